@@ -1,0 +1,53 @@
+# Everything a newcomer types. Each target installs what it needs into .venv, once, through uv from requirements.lock.
+#   make repro   the whole pipeline: data, teacher, students, evaluation, ONNX, benchmark, report
+#   make test    lint, types, unit tests and the toy pipeline
+#   make check   lint and types alone (seconds)
+#   make serve   serve the exported student on 127.0.0.1:8000
+#   make lock    resolve requirements.lock anew    make schema  write params.schema.json from the models
+#   make clean   remove what the pipeline made (not .venv)
+
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+export UV_SYSTEM_CERTS := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test check serve lock schema clean
+
+repro: .venv/installed
+	dvc repro
+
+test: check
+	python -m pytest -n auto -m "not slow"
+	python -m pytest -m slow
+
+check: .venv/installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+serve: .venv/installed
+	python -m serve run artifacts/deploy/student.onnx
+
+schema: .venv/installed
+	python -m stages.preflight --schema params.schema.json
+
+lock: .venv/uv/bin/uv
+	.venv/uv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+		--group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf artifacts data/prepared report .resume
+
+# uv lives in an environment of its own inside .venv, so that the lock alone decides what .venv holds.
+.venv/uv/bin/uv:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv .venv/uv
+	.venv/uv/bin/pip install -q uv==$(UV_VERSION)
+
+.venv/installed: requirements.lock .venv/uv/bin/uv
+	@echo "Installing the pinned packages into .venv (several GB, once)"
+	.venv/uv/bin/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock
+	touch $@

@@ -1,0 +1,120 @@
+"""A prepared split on disk: `images.npy` and `labels.npy`, read memory-mapped and written one image at a time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import files
+from pipeline.data.card import DataCard
+from pipeline.errors import DataError
+
+T = TypeVar("T", bound=np.generic)
+REMAKE = "Run `dvc repro --force prepare`."
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split; only the pages that are touched come into memory, and none can be written."""
+
+    images: NDArray[np.uint8]
+    """(N, H, W, 3) pixels in [0, 255], RGB."""
+    labels: NDArray[np.int64]
+    """(N,) class numbers in [0, K)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def load(cls, folder: Path, name: str, card: DataCard) -> Self:
+        """Map split `name` ("train", "val", "test") of the prepared data set in `folder`.
+
+        Raises DataError naming the file, what the card promises and what came. Bytes are not hashed here, because that
+        reads everything: see `verify`.
+        """
+        if name not in card.counts:
+            raise DataError(f"{folder} has no split '{name}'; its card lists {', '.join(card.counts)}.")
+        num = card.counts[name]
+        images = _mapped(folder / name / "images.npy", (num, card.image_px, card.image_px, 3), np.uint8)
+        labels = _mapped(folder / name / "labels.npy", (num,), np.int64)
+        return cls(images, labels)
+
+
+def verify(folder: Path, card: DataCard) -> None:
+    """Hash every array file of a prepared data set. Raises DataError naming the first that is not what the card says.
+
+    Reads all of it: a second for 200 MB, minutes for a data set of 100 GB.
+    """
+    for relative, expected in card.sha256.items():
+        path = folder / relative
+        try:
+            came = files.sha256(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}. {REMAKE}") from error
+        if came != expected:
+            raise DataError(
+                f"{path} is not the file that {folder / 'card.json'} describes: expected sha256 {expected}, "
+                f"came {came}. {REMAKE}"
+            )
+
+
+class ImagesWriter:
+    """Writes (num, px, px, 3) uint8 as .npy, one image after the other, holding none. Leaving it closes the file.
+
+    Plain appends, not a writable memory map: on a full disk a map ends the process with SIGBUS, an append raises
+    OSError, which a person can be told about.
+    """
+
+    def __init__(self, path: Path, num: int, image_px: int) -> None:
+        self._shape = (image_px, image_px, 3)
+        self._missing = num
+        self._file = path.open("wb")
+        header = {"descr": "|u1", "fortran_order": False, "shape": (num, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, pixels: NDArray[np.uint8]) -> None:
+        """Append one image (px, px, 3). Raises OSError when the disk refuses."""
+        if pixels.shape != self._shape or pixels.dtype != np.uint8:
+            raise ValueError(f"expected uint8 {self._shape}, came {pixels.dtype} {pixels.shape}")
+        if self._missing == 0:
+            raise ValueError("more images than the header announces")
+        self._file.write(pixels.tobytes())
+        self._missing -= 1
+
+    def finish(self) -> None:
+        """Put what is buffered on the file. Raises ValueError if images are missing that the header announces."""
+        if self._missing:
+            raise ValueError(f"{self._missing} images fewer than the header announces")
+        self._file.flush()
+
+
+def write_labels(path: Path, labels: NDArray[np.int64]) -> None:
+    """Write class numbers (N,) as .npy. Raises OSError when the disk refuses."""
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(labels, dtype=np.int64), allow_pickle=False)
+
+
+def _mapped(path: Path, shape: tuple[int, ...], dtype: type[T]) -> NDArray[T]:
+    """A read-only map of a .npy file, checked against the card."""
+    try:
+        array: NDArray[T] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing, though the card beside it lists this split. {REMAKE}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is not a whole .npy file: {error}. {REMAKE}") from error
+    if array.shape != shape or array.dtype != dtype:
+        raise DataError(
+            f"{path} does not fit its card: expected {np.dtype(dtype)} {shape}, came {array.dtype} {array.shape}. {REMAKE}"
+        )
+    return array

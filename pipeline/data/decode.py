@@ -1,0 +1,62 @@
+"""From an image file to RGB pixels, and from pixels of any size to the square that networks see. Thread safe."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pipeline.errors import DataError
+
+WHITE = (255, 255, 255, 255)
+
+
+def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
+    """Pixels (h, w, 3) of an image file, upright and in RGB. Raises DataError with `name` if it cannot be decoded.
+
+    - The EXIF orientation is applied, as every viewer does.
+    - Transparency is laid over white: what has an alpha channel (logos, products, scans) was mostly drawn for a white
+      page, and Pillow's plain conversion would show whatever colour, often black, lies hidden under it.
+    - 16-bit grey is divided by 256; Pillow would clip it at 255. CMYK goes through Pillow's formula, no colour profile
+      is applied.
+    - Of an animation the first frame is taken.
+    """
+    try:
+        with Image.open(file) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_as_rgb(image))
+    # The decoders of foreign bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, bomb errors, ...
+    except Exception as error:
+        raise DataError(f"{name}: {_reason(error)}") from error
+
+
+def square(pixels: NDArray[np.uint8], image_px: int) -> NDArray[np.uint8]:
+    """(image_px, image_px, 3) from (h, w, 3): the short side is resized to image_px, the long one cut around its middle.
+
+    Bicubic and antialiased, one step for both. Pixels that already have the size come back as they are.
+    """
+    height, width = pixels.shape[:2]
+    if height == width == image_px:
+        return pixels
+    short = min(height, width)
+    left, top = (width - short) / 2, (height - short) / 2
+    image = Image.fromarray(pixels)
+    box = (left, top, left + short, top + short)
+    return np.asarray(image.resize((image_px, image_px), Image.Resampling.BICUBIC, box=box))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known range; store them with 8 or 16 bits")
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    """What Pillow says, without the address of the buffer that stands in "cannot identify image file"."""
+    return str(error).split(" <")[0] or type(error).__name__

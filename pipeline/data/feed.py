@@ -1,0 +1,73 @@
+"""From a prepared split to normalised batches on the device, in a repeatable order.
+
+The pixels stay where they are (a memory-mapped file, or the accelerator's memory when they fit there); a batch is
+gathered, augmented and normalised as one tensor, without worker processes.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data import augment
+from pipeline.data.arrays import Split
+from pipeline.params import Augment, Normalization
+
+
+class Feed:
+    """Batches of one split on one device.
+
+    Args:
+        split: uint8 images (N, H, W, 3) and int64 labels (N,).
+        normalization: applied to every image.
+        device: where batches are wanted.
+    """
+
+    def __init__(self, split: Split, normalization: Normalization, device: torch.device) -> None:
+        self.normalization = normalization
+        self.device = device
+        self.labels = torch.from_numpy(np.array(split.labels)).to(device)
+        self._mapped = split.images
+        # A set that takes at most a quarter of the accelerator's memory moves there once, as bytes.
+        resident = device.type == "cuda" and split.images.nbytes <= torch.cuda.mem_get_info(device)[1] // 4
+        self._resident = torch.from_numpy(np.array(split.images)).to(device) if resident else None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, positions: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) of the images at `positions` (B,) int64."""
+        if self._resident is not None:
+            return self._resident[positions]
+        return torch.from_numpy(self._mapped[positions.cpu().numpy()]).to(self.device, non_blocking=True)
+
+    def train_batches(
+        self, settings: Augment, seed: int, epoch: int, batch_size: int, drop_last: bool
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(images, labels, positions) of one epoch: a permutation drawn from (seed, epoch), each image augmented."""
+        generator = torch.Generator().manual_seed(_mix(seed, epoch))
+        order = torch.randperm(len(self), generator=generator).to(self.device)
+        views = augment.draw(settings, seed, epoch, order)
+        for start in range(0, num_batches(len(self), batch_size, drop_last) * batch_size, batch_size):
+            chosen = slice(start, start + batch_size)
+            positions = order[chosen]
+            view = augment.Views(views.top[chosen], views.left[chosen], views.flip[chosen])
+            pixels = augment.apply(settings, self.pixels(positions), view)
+            yield augment.normalize(pixels, self.normalization), self.labels[positions], positions
+
+    def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of the whole split in order, unaugmented."""
+        for start in range(0, len(self), batch_size):
+            positions = torch.arange(start, min(start + batch_size, len(self)), device=self.device)
+            yield augment.normalize(self.pixels(positions), self.normalization), self.labels[positions]
+
+
+def num_batches(images: int, batch_size: int, drop_last: bool) -> int:
+    """Steps of one epoch."""
+    return images // batch_size if drop_last else -(-images // batch_size)
+
+
+def _mix(seed: int, epoch: int) -> int:
+    # Neighbouring (seed, epoch) must not share a stream: seed 0 epoch 1 is not seed 1 epoch 0.
+    return seed * 1_000_003 + epoch

@@ -1,0 +1,179 @@
+"""Any image data set that the `datasets` library reads: a folder of Parquet shards or of images, or an id on the Hub.
+
+A folder is read without touching the network and leaves nothing behind. Class names are those of the data set where
+its label column has them, else its values, sorted.
+"""
+
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pipeline import params
+from pipeline.data import decode
+from pipeline.data.source import Records, Source
+from pipeline.errors import DataError, ParamsError
+from pipeline.registry import nearest
+
+Name = Annotated[str, Field(min_length=1)]
+KEY = "data.sources.huggingface"
+
+
+class Config(params.Section):
+    """Which columns and splits of the data set to take."""
+
+    image_column: Name = "image"
+    label_column: Name = "label"
+    train_split: Name = "train"
+    test_split: Name = "test"
+    val_split: Name | None = None
+    """A validation split of the data set's own; null: drawn from train by data.val_fraction."""
+    revision: Name | None = None
+    """Branch, tag or commit on the Hub, so that the data cannot change underfoot. Not for folders."""
+
+    @model_validator(mode="after")
+    def _splits_differ(self) -> "Config":
+        names = [self.train_split, self.test_split, *([self.val_split] if self.val_split else [])]
+        if len(set(names)) < len(names):
+            raise ValueError("train_split, val_split and test_split must differ, or the test images are trained on")
+        return self
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One split of the data set."""
+
+    split: str
+    images: Any
+    """pyarrow.ChunkedArray of {bytes, path}; memory-mapped, and safe to read from many threads."""
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels (h, w, 3) of one row, as `decode.rgb` makes them. Raises DataError naming the row."""
+        cell = self.images[index].as_py()
+        if cell is None:
+            raise DataError(f"{self.name(index)}: the image is null")
+        if cell["bytes"] is not None:
+            return decode.rgb(io.BytesIO(cell["bytes"]), self.name(index))
+        return decode.rgb(Path(cell["path"] or ""), self.name(index))
+
+    def name(self, index: int) -> str:
+        """Split and row, and the file name where the data set keeps it."""
+        path = (self.images[index].as_py() or {}).get("path")
+        return f"{self.split} row {index}" + (f" ({path})" if path else "")
+
+
+def open_source(config: Config, data: params.Data) -> Source:
+    """Find splits, columns and labels; no image is decoded yet.
+
+    Raises ParamsError if data.path is not given, DataError if there is no such data set, split or column, if a label
+    is missing, or if the label column holds neither classes, integers nor strings.
+    """
+    if data.path is None:
+        raise ParamsError("params.yaml: data.path is null; the source huggingface needs a folder or a Hub id there.")
+    folder = Path(data.path)
+    loaded = _load_folder(folder) if folder.exists() else _fetch(data.path, config.revision)
+
+    wanted = {"train": config.train_split, "val": config.val_split, "test": config.test_split}
+    chosen = {split: _named(loaded, name, f"{KEY}.{split}_split", "splits") for split, name in wanted.items() if name}
+    names, labels = _labels(chosen, config.label_column)
+    splits: dict[str, Records] = {}
+    for split, dataset in chosen.items():
+        images = _image_column(dataset, config.image_column)
+        splits[split] = Rows(split, images, labels[split])
+    return Source(names, splits, chosen["train"].info.license or None)
+
+
+def _load_folder(folder: Path) -> Any:
+    """The splits of a local folder, as a datasets.DatasetDict."""
+    import datasets  # type: ignore[import-untyped]  # ships no types; seconds to import
+
+    if not folder.is_dir():
+        raise DataError(f"data.path {folder} is a file; expected the folder that holds the data set.")
+    # The library converts shards to Arrow files in its cache, and maps those. Mapped, they outlive their names, so the
+    # cache can go at once: nothing stays in the source's folder, in the home folder, or in /tmp after a kill.
+    with tempfile.TemporaryDirectory(prefix="pupil-") as cache:
+        try:
+            return datasets.load_dataset(str(folder.resolve()), cache_dir=cache)
+        except Exception as error:  # its own errors have no common base, and readers of bad files raise any
+            raise DataError(
+                f"data.path {folder} is not a folder that `datasets` can read: {_why(error)}. Expected Parquet files "
+                "named by split, such as train-00000-of-00001.parquet, or a folder of images for each split and class."
+            ) from error
+
+
+def _fetch(hub_id: str, revision: str | None) -> Any:
+    """The splits of a data set on the Hub, as a datasets.DatasetDict; what was fetched before comes from its cache."""
+    if hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1:
+        raise DataError(f"data.path {hub_id} does not exist; expected a folder, or an id on the Hub such as org/name.")
+    import datasets
+
+    try:
+        return datasets.load_dataset(hub_id, revision=revision)
+    except Exception as error:  # its own errors have no common base, and those of the network even less
+        raise DataError(
+            f"There is no folder {hub_id}, and as a data set id it could not be fetched from the Hub: {_why(error)}. "
+            "Without a network here, download it where there is one and give its folder as data.path."
+        ) from error
+
+
+def _labels(chosen: dict[str, Any], column: str) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
+    """Class names, and the class numbers (N,) of each split."""
+    import datasets
+
+    raw = {}
+    for split, dataset in chosen.items():
+        feature = _named(dataset.features, column, f"{KEY}.label_column", "columns")
+        kind = getattr(feature, "dtype", "nothing of one type")
+        if not isinstance(feature, (datasets.ClassLabel, datasets.Value)) or "int" not in kind and "string" not in kind:
+            raise DataError(f"Column '{column}' holds {kind}; expected class labels, integers or strings.")
+        cells = dataset.data.column(column)
+        if cells.null_count:
+            raise DataError(f"{cells.null_count} of {len(cells)} rows of {split} have no label in column '{column}'.")
+        raw[split] = cells.to_numpy()
+        if "int" in kind and len(cells) and raw[split].min() < 0:
+            raise DataError(
+                f"Column '{column}' of {split} holds {raw[split].min()}, which marks a row without a label; expected "
+                f"a labelled split. Choose another with {KEY}.{split}_split."
+            )
+    if isinstance(feature, datasets.ClassLabel):
+        return tuple(feature.names), {split: values.astype(np.int64) for split, values in raw.items()}
+    # Over all splits, so that a class of test that train lacks is still there to be named when prepare checks.
+    values = np.unique(np.concatenate(list(raw.values())))
+    return tuple(str(value) for value in values), {split: np.searchsorted(values, raw[split]) for split in raw}
+
+
+def _image_column(dataset: Any, column: str) -> Any:
+    """The column as Arrow cells of {bytes, path}."""
+    import datasets
+    import pyarrow  # type: ignore[import-untyped]  # ships no types
+
+    feature = _named(dataset.features, column, f"{KEY}.image_column", "columns")
+    kind = feature.pa_type if isinstance(feature, datasets.Image) else dataset.data.column(column).type
+    if not (pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 or pyarrow.types.is_binary(kind)):
+        raise DataError(f"Column '{column}' holds {kind}; expected images. Choose with {KEY}.image_column.")
+    cells = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return cells.data.column(column)
+
+
+def _named(known: Any, name: str, key: str, what: str) -> Any:
+    """known[name], or a DataError listing what there is."""
+    if name not in known:
+        listed = ", ".join(known)
+        raise DataError(f"{key} is '{name}'{nearest(name, list(known))}; the data set has these {what}: {listed}.")
+    return known[name]
+
+
+def _why(error: Exception) -> str:
+    """The first line of what went wrong, from the innermost cause: the outer ones only say that something did."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,171 @@
+"""The contract of every distillation method: a student to train, a borrowed teacher, and named loss terms.
+
+The teacher is only borrowed. It is no submodule, so it stands in no parameters(), no state_dict() and no train() of the
+method; its weights and its BN statistics never change.
+
+The law: method.eval(); method.deployed()(images) == method(batch).logits. What is measured is what ships.
+"""
+
+import copy
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline import registry
+from pipeline.data.card import DataCard
+from pipeline.distillation.blocks import soft_kl
+from pipeline.errors import ParamsError
+from pipeline.models.base import Classifier, Features, Shapes, shapes
+from pipeline.params import Normalization, Section
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Config(Section):
+    """Settings that every method has. A method's own Config sets its source's defaults and adds what it needs."""
+
+    ce_weight: Weight = 1.0
+    """Of the cross-entropy with the labels."""
+    kl_weight: Weight = 0.0
+    """Of the divergence between the softened predictions (Hinton's KD term); 0 switches it off."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Softens both predictions in the KD term."""
+    teacher_bn: Literal["eval", "batch"] = "eval"
+    """The teacher normalises by its running statistics, or by those of the batch (as some official codes do)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data."""
+
+    images: Tensor
+    """(B, 3, H, W) float, normalised for the student."""
+    labels: Tensor
+    """(B,) int64."""
+    positions: Tensor
+    """(B,) int64, index of each image in the training set."""
+    progress: float
+    """Share of training that is done, in [0, 1)."""
+    epoch: int
+    """Counted from 0."""
+
+
+class Output(NamedTuple):
+    """What a method computes on a batch."""
+
+    logits: Tensor
+    """(B, K) of what will be deployed."""
+    terms: dict[str, Tensor]
+    """Named, already weighted scalars whose sum is the loss."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network to learn from, and the normalisation that its images need."""
+
+    model: Classifier
+    normalization: Normalization
+
+
+class Method(nn.Module):
+    """Cross-entropy and the KD term, each with its weight; a subclass adds terms of its own.
+
+    Args:
+        config: the `Config` beside the subclass.
+        student: trained, and owned by the method.
+        teacher: borrowed; None only where `needs_teacher` is False.
+        card: of the data set: image size, classes, counts, and the student's normalisation.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+
+    def __init__(self, config: Any, student: Classifier, teacher: Teacher | None, card: DataCard) -> None:
+        super().__init__()
+        self.config = config
+        self.student = student
+        self._borrowed: tuple[Classifier, ...] = ()
+        self._renormalize: tuple[Tensor, Tensor] | None = None
+        if not self.needs_teacher:
+            return
+        if teacher is None:
+            raise ParamsError(f"{type(self).__module__} learns from a teacher, and none was given.")
+        classes = teacher.model.fc.out_features
+        if config.kl_weight > 0 and classes != card.num_classes:
+            raise ParamsError(
+                f"kl_weight is {config.kl_weight}, but the teacher knows {classes} classes and the data set has "
+                f"{card.num_classes}: their predictions cannot be compared. Set kl_weight to 0 or take another teacher."
+            )
+        model = _with_batch_statistics(teacher.model) if config.teacher_bn == "batch" else teacher.model
+        self._borrowed = (model.eval().requires_grad_(False),)
+        if teacher.normalization != card.normalization:
+            self._renormalize = _between(card.normalization, teacher.normalization)
+
+    @property
+    def teacher(self) -> Classifier:
+        """The borrowed network, always in eval mode and without gradients."""
+        return self._borrowed[0]
+
+    def lend_to(self, device: torch.device) -> None:
+        """Move the teacher to the student's device, in the memory layout that convolutions want."""
+        for model in self._borrowed:
+            model.to(device, memory_format=torch.channels_last)
+
+    def forward(self, batch: Batch) -> Output:
+        """Networks compute in the precision that the caller's autocast sets, loss terms in float32."""
+        s = self.student.features(batch.images)
+        t = self.teach(batch.images) if self.needs_teacher else None
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return Output(s.logits, self.terms(s, t, batch))
+
+    def teach(self, images: Tensor) -> Features:
+        """The teacher's features of the student's images, re-normalised where the two were trained differently."""
+        with torch.no_grad():
+            if self._renormalize is not None:
+                scale, shift = (x.to(images) for x in self._renormalize)
+                images = images * scale + shift
+            return self.teacher.features(images)
+
+    def terms(self, s: Features, t: Any, batch: Batch) -> dict[str, Tensor]:
+        """Named, weighted scalars whose sum is the loss; `t` is None for a method without a teacher."""
+        c = self.config
+        terms = {}
+        if c.ce_weight:
+            terms["ce"] = c.ce_weight * functional.cross_entropy(s.logits, batch.labels)
+        if t is not None and c.kl_weight:
+            terms["kl"] = c.kl_weight * soft_kl(s.logits, t.logits, c.temperature)
+        return terms
+
+    def deployed(self) -> nn.Module:
+        """The network that ships: the student alone, unless a method says otherwise."""
+        return self.student
+
+    def shapes(self, card: DataCard) -> tuple[Shapes, Shapes]:
+        """Measured tap sizes of student and teacher."""
+        return shapes(self.student, card.image_px), shapes(self.teacher, card.image_px)
+
+
+def find(name: str) -> ModuleType:
+    """The method file called `name`. Raises ParamsError with the nearest name when there is none."""
+    return registry.find("pipeline.distillation", name, "distill.methods")
+
+
+def _with_batch_statistics(teacher: Classifier) -> Classifier:
+    # Without running statistics a BN falls back on the batch, even in eval mode, and has none that could drift.
+    model = copy.deepcopy(teacher)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+    return model
+
+
+def _between(student: Normalization, teacher: Normalization) -> tuple[Tensor, Tensor]:
+    # (x * std_s + mean_s - mean_t) / std_t, as one scale and one shift per channel.
+    mean_s, std_s = (torch.tensor(x).view(1, 3, 1, 1) for x in (student.mean, student.std))
+    mean_t, std_t = (torch.tensor(x).view(1, 3, 1, 1) for x in (teacher.mean, teacher.std))
+    return std_s / std_t, (mean_s - mean_t) / std_t

@@ -1,0 +1,1 @@
+"""Networks, one family a file, all behind the contract of base.py."""

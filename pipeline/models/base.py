@@ -1,0 +1,164 @@
+"""The contract of every network: images -> logits, and one forward pass that can be looked into.
+
+A tap is one place in a network, seen in three forms, because distillation methods disagree on where to look:
+
+    form   post-activation nets (ResNet)       pre-activation nets (WRN)
+    raw    what the block hands on: = act      the residual sum, no BN, no ReLU (has negatives)
+    pre    the residual sum before its ReLU    the sum after the BN that follows it
+    act    ReLU(pre)                           ReLU(pre)
+
+For pre-activation nets `pre` and `act` are the tensors that the next block computes anyway, handed out, never computed
+a second time: a BN that runs twice in a step updates its running statistics twice.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline import registry
+
+Spec = Mapping[str, Any]
+"""Plain data from which `build` makes the same network again: {"arch": "resnet20", "num_classes": 100, ...}."""
+
+
+class Tap(NamedTuple):
+    """Feature map (B, C, H, W) of one place, in its three forms."""
+
+    raw: Tensor
+    pre: Tensor
+    act: Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """All that one forward pass computes on its way to the logits."""
+
+    stem: Tap
+    blocks: tuple[Tap, ...]
+    """Behind each residual block."""
+    stages: tuple[Tap, ...]
+    """Behind the last block of each stage; the last one's `act` feeds the pooling."""
+    pooled: Tensor
+    """(B, D) global average of the last `act`, float32 under autocast too."""
+    logits: Tensor
+    """(B, K), float32 under autocast too."""
+
+
+class MapShape(NamedTuple):
+    """Size of a feature map without its batch axis."""
+
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a network's taps, in the order of `Features`."""
+
+    stem: MapShape
+    blocks: tuple[MapShape, ...]
+    stages: tuple[MapShape, ...]
+    pooled: int
+    classes: int
+
+
+class Classifier(nn.Module):
+    """images (B, 3, H, W), float and normalised -> logits (B, K).
+
+    A family sets `spec`, `stage_ends` (the index of each stage's last block) and `fc`, the head, and writes `walk`.
+    """
+
+    spec: Spec
+    stage_ends: tuple[int, ...]
+    fc: nn.Linear
+
+    def walk(self, images: Tensor) -> Iterator[Tap]:
+        """Run the network and hand out each tap when it is there: the stem, then every block."""
+        raise NotImplementedError
+
+    def stage_norms(self) -> list[nn.BatchNorm2d]:
+        """The BN whose output is (nearly) the `pre` form of each stage, which OFD takes its margins from."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """logits (B, K); holds no feature map longer than the next one needs it."""
+        for tap in self.walk(images):
+            last = tap.act
+        return self._classify(pool(last))
+
+    def features(self, images: Tensor) -> Features:
+        """The same pass as `forward`, with everything on the way kept."""
+        stem, *blocks = self.walk(images)
+        pooled = pool(blocks[-1].act)
+        stages = tuple(blocks[end] for end in self.stage_ends)
+        return Features(stem, tuple(blocks), stages, pooled, self._classify(pooled))
+
+    def _classify(self, pooled: Tensor) -> Tensor:
+        # bf16 logits would carry two digits and make every softened probability coarse; this product costs nothing.
+        with torch.autocast(pooled.device.type, enabled=False):
+            logits: Tensor = self.fc(pooled)
+        return logits
+
+
+def pool(maps: Tensor) -> Tensor:
+    """Global average (B, C, H, W) -> (B, C), in float32 where the maps are bf16."""
+    return maps.mean((2, 3), dtype=torch.float32 if maps.dtype is torch.bfloat16 else None)
+
+
+def family(arch: str, key: str = "arch") -> Any:
+    """The family file of an architecture: the letters it begins with (wrn_40_2 -> wrn), or all before a slash."""
+    name = arch.split("/")[0] if "/" in arch else arch[: next((i for i, c in enumerate(arch) if not c.isalpha()), None)]
+    return registry.find("pipeline.models", name, f"{key} '{arch}'")
+
+
+def build(spec: Spec) -> Classifier:
+    """A network with fresh weights. Raises ParamsError, with the sizes its family knows, for an unknown one."""
+    network: Classifier = family(spec["arch"]).build(spec)
+    return network
+
+
+@torch.no_grad()
+def shapes(model: Classifier, image_px: int) -> Shapes:
+    """Measure all taps with one blank pass of two images in eval mode; the model is left as it was found."""
+    training = model.training
+    model.eval()
+    features = model.features(_blank(model, 2, image_px))
+    model.train(training)
+
+    def size(tap: Tap) -> MapShape:
+        channels, height, width = tap.raw.shape[1:]
+        return MapShape(channels, height, width)
+
+    return Shapes(
+        stem=size(features.stem),
+        blocks=tuple(map(size, features.blocks)),
+        stages=tuple(map(size, features.stages)),
+        pooled=features.pooled.shape[1],
+        classes=features.logits.shape[1],
+    )
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Trainable numbers; running statistics of BN do not count, as in all published tables."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def count_macs(model: Classifier, image_px: int) -> int:
+    """Multiply-accumulates of one image, convolutions and matrix products alone (as torch's own counter counts)."""
+    training = model.training
+    model.eval()
+    with FlopCounterMode(display=False) as counter:
+        model(_blank(model, 1, image_px))
+    model.train(training)
+    return int(counter.get_total_flops()) // 2
+
+
+def _blank(model: nn.Module, batch: int, image_px: int) -> Tensor:
+    like = next(model.parameters())
+    return torch.zeros(batch, 3, image_px, image_px, device=like.device, dtype=like.dtype)

@@ -1,0 +1,267 @@
+"""params.yaml as typed, frozen values. Numbers are checked here, at the door, and trusted inside.
+
+A method's or a data source's own settings stand in its own file, as a `Config` beside the code that reads them;
+`method_config` and `source_config` find them. `check_all` looks at everything, before anything long starts.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline import registry
+from pipeline.errors import ParamsError
+
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Channels = tuple[float, float, float]
+S = TypeVar("S", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """Base of every group of settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Normalization(Section):
+    """Per-channel statistics, of pixels scaled to [0, 1]: images = (pixels / 255 - mean) / std."""
+
+    mean: Channels
+    std: Channels
+
+    @model_validator(mode="after")
+    def _std_is_positive(self) -> "Normalization":
+        if min(self.std) <= 0:
+            raise ValueError("every std must be above 0")
+        return self
+
+
+class Data(Section):
+    """Where images come from and how they are stored (stage prepare)."""
+
+    source: str = "digit_pairs"
+    """A file of pipeline/data/sources: digit_pairs, huggingface, ..."""
+    path: str | None = None
+    """Folder or Hub id for sources that read one."""
+    image_px: Annotated[int, Field(ge=8, le=1024)] = 32
+    """Height and width of the images that the networks see."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of train set aside for validation, drawn class by class."""
+    seed: Seed = 0
+    """Draws the validation split, and the images of sources that make them."""
+    sources: dict[str, dict[str, Any]] = {}
+    """Settings of each source by its name; only the chosen one is read."""
+
+
+class Augment(Section):
+    """Random changes of training images, drawn from (seed, epoch, position) and so repeatable."""
+
+    crop_padding_px: Annotated[int, Field(ge=0, le=64)] = 4
+    """Pad by this much, then cut the original size out at a random place. 0 switches it off."""
+    pad_mode: Literal["zeros", "reflect"] = "zeros"
+    """What the padding holds: black, or the mirrored image."""
+    flip: bool = True
+    """Mirror left and right at random. Off for writing and digits."""
+
+
+class Train(Section):
+    """How a network is trained: SGD, and a learning rate that drops at milestones."""
+
+    epochs: Positive = 240
+    batch_size: Positive = 64
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """On all parameters, those of BN and biases too, as in the published recipes."""
+    milestones: tuple[Annotated[float, Field(gt=0)], ...] = (150, 180, 210)
+    """After this many epochs the learning rate is multiplied by `decay`. Below 1: a fraction of `epochs`."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    drop_last: bool = False
+    """Leave out the last batch of an epoch where it is smaller than the others."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Networks compute in this; losses are always fp32. auto: bf16 where the processor has it."""
+    select: Literal["last", "best"] = "last"
+    """Which epoch ships: the last one, or the best on the validation split (never the test split)."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "Train":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: true needs a momentum above 0")
+        return self
+
+
+class Teacher(Section):
+    """The good, large network (stage train_teacher)."""
+
+    arch: str = "resnet56"
+    """resnet20, wrn_40_2, resnet34, ...: a family file of pipeline/models and a size it knows."""
+    weights: str | None = None
+    """A safetensors file to take instead of training."""
+    normalization: Normalization | None = None
+    """What `weights` was trained with, where the file does not say so itself; null: that of the data card."""
+    seed: Seed = 0
+    train: Train = Train()
+
+
+class Student(Section):
+    """The small network that is to be deployed."""
+
+    arch: str = "resnet20"
+
+
+class Distill(Section):
+    """From teacher to student: every method of `methods` with every seed of `seeds` (stage distill)."""
+
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    train: Train = Train()
+    methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"vanilla": {}}
+    """Settings of each method by its name; what is listed is trained."""
+
+
+class Evaluate(Section):
+    """The test split, touched once (stage evaluate)."""
+
+    batch_size: Positive = 256
+    ece_bins: Annotated[int, Field(ge=2, le=1000)] = 15
+    """Bins of equal width for the expected calibration error."""
+
+
+class Deploy(Section):
+    """Which student is exported, and how exactly the ONNX file must agree with it (stage export)."""
+
+    method: str = "vanilla"
+    seed: Seed = 0
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
+    max_probability_error: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """Largest difference in any probability between torch and ONNX Runtime, both in float32."""
+
+
+class Benchmark(Section):
+    """Latency of the deployed student beside its teacher (stage benchmark)."""
+
+    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 32)
+    samples: Annotated[int, Field(ge=20)] = 700
+    """Timed calls of each candidate at batch 1; larger batches take fewer, never below 70. p99 needs 662, p90 64."""
+    warmup: Annotated[int, Field(ge=1)] = 20
+    """Calls of each candidate at each batch size before the clock starts."""
+    threads: Positive = 1
+    """Of ONNX Runtime and of torch alike."""
+    seed: Seed = 0
+    """Draws the order of the rounds, the test images and the bootstrap."""
+
+
+class Params(Section):
+    """Everything in params.yaml, one section per stage."""
+
+    data: Data = Data()
+    augment: Augment = Augment()
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    distill: Distill = Distill()
+    evaluate: Evaluate = Evaluate()
+    deploy: Deploy = Deploy()
+    benchmark: Benchmark = Benchmark()
+
+
+def load(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises ParamsError naming every bad key with its value, what is allowed, and the nearest valid key.
+    """
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParamsError(f"{path}: expected a readable YAML file ({error.strerror}).") from error
+    except YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    return parse(Params, raw if raw is not None else {}, "", str(path))
+
+
+def parse(model: type[S], raw: object, prefix: str, where: str) -> S:
+    """A checked section from plain values; `prefix` is its dotted key, `where` the file to name in an error.
+
+    Goes through JSON because only there strict means what a person means: a list may become a tuple, a string or a
+    number in quotes may not become a number.
+    """
+    try:
+        return model.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        lines = [_explain(model, item, prefix) for item in error.errors(include_url=False)]
+        raise ParamsError(f"{where}: " + " ".join(lines)) from error
+    except TypeError as error:
+        raise ParamsError(f"{where}: {prefix or 'the file'} holds a value that is not plain data ({error}).") from error
+
+
+def method_config(params: Params, name: str) -> Any:
+    """The typed settings of one distillation method: `distill.methods.NAME` as that method's `Config`."""
+    module = registry.find("pipeline.distillation", name, "distill.methods")
+    return parse(module.Config, params.distill.methods[name], f"distill.methods.{name}", "params.yaml")
+
+
+def source_config(data: Data) -> Any:
+    """The typed settings of the chosen data source: `data.sources.NAME` as that source's `Config`."""
+    module = registry.find("pipeline.data.sources", data.source, "data.source")
+    return parse(module.Config, data.sources.get(data.source, {}), f"data.sources.{data.source}", "params.yaml")
+
+
+def check_all(params: Params) -> None:
+    """Check what single stages would only meet later: every method and source, and what `deploy` points at."""
+    for name in params.data.sources:
+        registry.find("pipeline.data.sources", name, "data.sources")
+    source_config(params.data)
+    for name in params.distill.methods:
+        method_config(params, name)
+    if params.deploy.method not in params.distill.methods:
+        listed = ", ".join(params.distill.methods)
+        raise ParamsError(
+            f"params.yaml: deploy.method is '{params.deploy.method}', which distill.methods does not list ({listed})."
+        )
+    if params.deploy.seed not in params.distill.seeds:
+        seeds = ", ".join(map(str, params.distill.seeds))
+        raise ParamsError(f"params.yaml: deploy.seed is {params.deploy.seed}, distill.seeds lists {seeds}.")
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema of params.yaml, with the settings of every method and source, for editors to complete and check."""
+    schema = Params.model_json_schema()
+    definitions = schema["$defs"]
+    for section, key, package in (
+        ("Distill", "methods", "pipeline.distillation"),
+        ("Data", "sources", "pipeline.data.sources"),
+    ):
+        properties: dict[str, Any] = {}
+        for name in registry.names(package):
+            config = registry.find(package, name, key).Config.model_json_schema(ref_template="#/$defs/{model}")
+            definitions.update(config.pop("$defs", {}))
+            properties[name] = {**config, "title": name}
+        target = definitions[section]["properties"][key]
+        target["properties"] = properties
+        target["additionalProperties"] = False
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _explain(model: type[BaseModel], item: Any, prefix: str) -> str:
+    """One sentence for one pydantic error: the dotted key, what came, what is allowed."""
+    location = [str(part) for part in item["loc"]]
+    key = ".".join([*([prefix] if prefix else []), *location]) or "the file"
+    if item["type"] == "extra_forbidden":
+        known = list(_section_at(model, location[:-1]).model_fields)
+        return f"{key} is not a key{registry.nearest(location[-1], known)}; known here: {', '.join(known)}."
+    return f"{key} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."
+
+
+def _section_at(model: type[BaseModel], location: list[str]) -> type[BaseModel]:
+    """The section that holds a key, found by walking down from the outermost one."""
+    for name in location:
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        inner = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not inner:
+            break
+        model = inner[0]
+    return model

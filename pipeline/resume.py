@@ -1,0 +1,70 @@
+"""What an interrupted training needs to go on: everything that changed since it began, keyed by what it is.
+
+The key is a digest of parameters, data, teacher, code and versions. A state with another key belongs to another run:
+it is named and left alone, never loaded. The file is one safetensors file, written aside and renamed, so a kill leaves the
+previous state or the new one. It lives outside DVC's outputs, which DVC deletes before a rerun.
+"""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline import checkpoint
+from pipeline.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a run's state lies, and the key that makes it this run's."""
+
+    path: Path
+    key: str
+
+    def save(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Replace the state by a new one; `facts` is plain data."""
+        checkpoint.write_tensors(self.path, tensors, {"key": self.key, **facts})
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The state of this very run, or None; a torn or foreign file is said and not used."""
+        if not self.path.exists():
+            return None
+        try:
+            tensors, facts = checkpoint.read_tensors(self.path)
+        except CheckpointError as error:
+            print(f"not resuming, starting anew: {error}", file=sys.stderr)
+            return None
+        if facts is None or facts.get("key") != self.key:
+            print(
+                f"not resuming, starting anew: {self.path} belongs to a run with other parameters, data, code or "
+                "versions.",
+                file=sys.stderr,
+            )
+            return None
+        return tensors, facts
+
+    def clear(self) -> None:
+        """Forget the state of a finished run."""
+        self.path.unlink(missing_ok=True)
+
+
+def run_key(facts: dict[str, Any]) -> str:
+    """Digest of what decides a run's result: `facts`, the code loaded from this project, and torch's version."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest.update(torch.__version__.encode())
+    for path in loaded_sources(root):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def loaded_sources(root: Path) -> list[Path]:
+    """The project's own files among the modules imported so far, the chosen method and networks included."""
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    own = (root / "pipeline", root / "stages")
+    return sorted({Path(f) for f in files if f and any(Path(f).is_relative_to(folder) for folder in own)})

@@ -1,0 +1,110 @@
+"""The card inside an exported ONNX file: what the model is, what it takes and where it came from.
+
+It is the JSON value of one metadata key, `pupil_card`. Everything a server shows or checks is read from there, so a
+label or an image size is never typed a second time. Keys this version does not know are ignored: a later exporter may
+add some without breaking an earlier server. A change that would break one raises `FORMAT`.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serve.errors import ModelError
+
+KEY = "pupil_card"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything an exported model says about itself."""
+
+    name: str  # stands in URLs: letters, digits, '.', '_' and '-'
+    labels: tuple[str, ...]  # K class names, in the order of the outputs
+    image_px: int  # images are image_px high and image_px wide
+    mean: tuple[float, ...]  # 3 channel means of the training images in [0, 1]; already applied inside the graph
+    std: tuple[float, ...]  # 3 channel deviations, likewise
+    arch: str
+    method: str | None  # the distillation method; None for a network trained without a teacher
+    seed: int | None
+    num_parameters: int
+    macs: int  # multiply-accumulates of one image
+    metrics: Mapping[str, float]  # on the test split; accuracies in percent
+    params_sha256: str  # of the parameters that made it
+    data_sha256: str  # of the data set it was trained on
+    data_licence: str | None
+
+    @classmethod
+    def from_json(cls, text: str) -> "Card":
+        """Read a card; raises ModelError naming the first key that is missing or impossible, and what came."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"its card is not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise ModelError(f"its card is a JSON {type(values).__name__}, not an object")
+        if values.get("format") != FORMAT:
+            raise ModelError(f"its card has format {values.get('format')!r}, and this server reads format {FORMAT}")
+        for key, (is_valid, expected) in _FIELDS.items():
+            if key not in values:
+                raise ModelError(f"its card has no {key!r} (expected {expected})")
+            if not is_valid(values[key]):
+                raise ModelError(f"its card has {key} = {values[key]!r:.80}, expected {expected}")
+        known = {key: values[key] for key in _FIELDS}
+        known |= {key: tuple(values[key]) for key in ("labels", "mean", "std")}
+        return cls(**known)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0  # not isinstance: True is an int
+
+
+def _is_number(value: Any) -> bool:
+    # JSON integers have no bound; beyond 2^53 they would not survive as a float.
+    return (type(value) is int and abs(value) < 2**53) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_labels(value: Any) -> bool:
+    # Two classes may share a word (ImageNet has two cranes), so labels need not differ.
+    return isinstance(value, list) and len(value) > 0 and all(_is_text(label) for label in value)
+
+
+def _is_triple(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_number(number) for number in value)
+
+
+def _is_deviations(value: Any) -> bool:
+    return _is_triple(value) and min(value) > 0
+
+
+def _is_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(number) for number in value.values())
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (_is_name, "a name of letters, digits, '.', '_' and '-'"),
+    "labels": (_is_labels, "a list of one or more class names"),
+    "image_px": (_is_count, "a positive integer"),
+    "mean": (_is_triple, "3 finite numbers"),
+    "std": (_is_deviations, "3 positive numbers"),
+    "arch": (_is_text, "a text"),
+    "method": (lambda value: value is None or _is_text(value), "a text or null"),
+    "seed": (lambda value: value is None or type(value) is int, "an integer or null"),
+    "num_parameters": (_is_count, "a positive integer"),
+    "macs": (_is_count, "a positive integer"),
+    "metrics": (_is_metrics, "an object of finite numbers"),
+    "params_sha256": (_is_text, "a text"),
+    "data_sha256": (_is_text, "a text"),
+    "data_licence": (lambda value: value is None or _is_text(value), "a text or null"),
+}

@@ -1,0 +1,70 @@
+"""What machine this is, as far as it decides how fast a model runs.
+
+Two calls on one machine give the same answer, so it can be hashed to tell one machine from another. The load, which
+changes, is apart. Nothing here imports more than the standard library: it runs at every start of the pipeline.
+"""
+
+import os
+import platform
+from pathlib import Path
+
+# Instructions that inference kernels are chosen by.
+_X86 = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni")
+_AMX = ("amx_tile", "amx_int8", "amx_bf16")
+_ARM = ("asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve")
+
+
+def describe(root: Path = Path("/")) -> dict[str, object]:
+    """Plain JSON data: cpu, cpu_flags, cores, memory_bytes, os, python, governor (None if unreadable), gpus.
+
+    `cores` counts the logical cores this process may use. `root` is where proc/ and sys/ are found.
+    """
+    cpuinfo = _cpuinfo(root)
+    flags = set((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
+    return {
+        "cpu": cpuinfo.get("model name") or platform.processor() or platform.machine(),
+        "cpu_flags": [flag for flag in (*_X86, *_AMX, *_ARM) if flag in flags],
+        "cores": num_cores(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "governor": _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "gpus": _gpus(root),
+    }
+
+
+def num_cores() -> int:
+    """Logical cores this process may use, which is fewer than the machine has under taskset or a cpuset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def load_average() -> float:
+    """Mean number of running processes over the last minute, of the whole machine."""
+    return os.getloadavg()[0]
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """Key -> value of the first processor in proc/cpuinfo; empty where there is none."""
+    first, _, _ = (_read(root / "proc/cpuinfo") or "").partition("\n\n")
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _gpus(root: Path) -> list[str]:
+    """Model names of the NVIDIA GPUs that the driver lists, in bus order."""
+    names = []
+    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        for line in (_read(path) or "").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "Model":
+                names.append(value.strip())
+    return names
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None

@@ -1,0 +1,31 @@
+"""DVCLive as a recorder of epochs, so that `dvc metrics`, `dvc plots` and editors follow a training."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.engine import Record
+
+Recorder = Callable[[Record], None]
+
+
+@contextmanager
+def recorder(out: Path) -> Iterator[Recorder]:
+    """Record epochs under `out` (metrics.json, plots/); without DVCLive say so and record nothing there."""
+    try:
+        from dvclive import Live
+    except ImportError:
+        print("dvclive is not installed: no metrics.json and plots; history.json is written all the same.", file=sys.stderr)
+        yield lambda record: None
+        return
+    # dvcyaml: DVCLive would otherwise write itself into dvc.yaml while dvc is reading it.
+    with Live(str(out), dvcyaml=None, save_dvc_exp=False, report=None) as live:
+
+        def record_epoch(record: Record) -> None:
+            for part in ("train", "val"):
+                for name, value in record.get(part, {}).items():
+                    live.log_metric(f"{part}/{name}", value)
+            live.next_step()
+
+        yield record_epoch

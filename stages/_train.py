@@ -1,0 +1,69 @@
+"""What train_teacher and distill have in common: feeds in, a trained network and its history out."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from pipeline import checkpoint, engine
+from pipeline.data import card as cards
+from pipeline.data.arrays import Split
+from pipeline.data.feed import Feed
+from pipeline.distillation.base import Method
+from pipeline.files import write_json
+from pipeline.models.base import Classifier
+from pipeline.params import Augment, Normalization, Train
+from pipeline.resume import Resume, run_key
+from stages._live import recorder
+
+
+def train(
+    objective: Method,
+    settings: Train,
+    augment: Augment,
+    method: str | None,
+    seed: int,
+    data: Path,
+    facts: dict[str, Any],
+    resume: Path,
+    out: Path,
+) -> None:
+    """Fit `objective` and write model.safetensors, history.json and DVCLive's files to `out`.
+
+    `facts` is all that decides the result besides data and code: it keys the resume state and the header.
+    """
+    card = cards.load(data)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    feeds = [Feed(Split.load(data, name, card), card.normalization, device) for name in ("train", "val")]
+    state = Resume(resume, run_key({**facts, "seed": seed, "data": card.sha256}))
+    with recorder(out) as record:
+        result = engine.fit(objective, *feeds, settings, augment, seed, state, record)
+    model = cast(Classifier, objective.deployed())
+    checkpoint.save(model, make_header(model, card, card.normalization, method, seed, facts), out / "model.safetensors")
+    write_json(out / "history.json", {**result.summary(), "epochs": result.history})
+    # Only now: a kill before this line resumes from the last epoch, and a finished run leaves nothing behind.
+    state.clear()
+
+
+def make_header(
+    model: Classifier,
+    card: cards.DataCard,
+    normalization: Normalization,
+    method: str | None,
+    seed: int | None,
+    facts: dict[str, Any],
+) -> checkpoint.Header:
+    """The header of a network that was trained on the card's data."""
+    return checkpoint.Header(
+        model=dict(model.spec),
+        labels=card.labels,
+        image_px=card.image_px,
+        normalization=normalization,
+        method=method,
+        seed=seed,
+        params_sha256=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
+        data_sha256=card.sha256["train/images.npy"],
+        licence=card.licence,
+    )

@@ -1,0 +1,46 @@
+"""Export the deployed student and its teacher to ONNX, and prove on real images that the files compute the same."""
+
+import json
+from pathlib import Path
+
+from pipeline import checkpoint
+from pipeline import export as exporting
+from pipeline import params as parameters
+from pipeline.data import card as cards
+from pipeline.data.arrays import Split
+from pipeline.files import replacing, write_json
+from serve.model import OnnxClassifier
+from stages import _run
+
+PARITY_BATCHES = (1, 3, 64)
+
+
+def export(
+    params: Path, student: Path, student_scores: Path, teacher: Path, teacher_scores: Path, data: Path, out: Path
+) -> None:
+    """Write student.onnx, teacher.onnx and parity.json to `out`; where parity fails, no new file stands there."""
+    settings = parameters.load(params).deploy
+    pixels = Split.load(data, "test", cards.load(data)).images[: max(PARITY_BATCHES)]
+    parity = {}
+    with replacing(out / "student.onnx") as student_file, replacing(out / "teacher.onnx") as teacher_file:
+        for name, weights, scores, file in (
+            ("student", student, student_scores, student_file),
+            ("teacher", teacher, teacher_scores, teacher_file),
+        ):
+            model, header = checkpoint.load(weights)
+            test_scores = json.loads(scores.read_text(encoding="utf-8"))["test"]
+            servable = exporting.Servable(model, header.normalization)
+            card = exporting.make_card(name, model, header, test_scores)
+            exporting.write_onnx(servable, card, file, settings.opset)
+            # Always the CPU: an accelerator's own rounding (TF32) would pass for drift of the export.
+            classifier = OnnxClassifier(file, providers=("CPUExecutionProvider",))
+            parity[name] = exporting.check_parity(
+                servable, classifier.outputs, pixels, PARITY_BATCHES, settings.max_probability_error
+            )
+            worst = max(record["max_probability_error"] for record in parity[name])
+            print(f"{name}: {file.stat().st_size / 1e6:.2f} MB, probabilities equal torch's to {worst:.1e}")
+    write_json(out / "parity.json", parity)
+
+
+if __name__ == "__main__":
+    _run.main(export)

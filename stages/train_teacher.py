@@ -1,0 +1,53 @@
+"""Train the teacher on the labels, or take the weights that teacher.weights names."""
+
+from pathlib import Path
+
+import torch
+
+from pipeline import checkpoint
+from pipeline import params as parameters
+from pipeline.data import card as cards
+from pipeline.data.arrays import Split
+from pipeline.data.feed import Feed
+from pipeline.distillation import vanilla
+from pipeline.files import sha256, write_json
+from pipeline.metrics import classification, predict
+from pipeline.models.base import build
+from stages import _run
+from stages._live import recorder
+from stages._train import make_header, train
+
+
+def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
+    """Leave a teacher in `out`: model.safetensors, history.json, and DVCLive's metrics and plots."""
+    settings = parameters.load(params)
+    if settings.teacher.weights is not None:
+        _take(settings.teacher, data, out)
+        return
+    card = cards.load(data)
+    torch.manual_seed(settings.teacher.seed)
+    network = build({"arch": settings.teacher.arch, "num_classes": card.num_classes})
+    objective = vanilla.Method(vanilla.Config(), network, None, card)
+    facts = {"teacher": settings.teacher.model_dump(), "augment": settings.augment.model_dump()}
+    train(
+        objective, settings.teacher.train, settings.augment, None, settings.teacher.seed, data, facts, resume, out
+    )
+
+
+def _take(teacher: parameters.Teacher, data: Path, out: Path) -> None:
+    """Check weights from outside, validate them, and store them as if trained here."""
+    path = Path(teacher.weights or "")
+    card = cards.load(data)
+    model, normalization = checkpoint.import_weights(path, teacher.arch, teacher.normalization, card)
+    feed = Feed(Split.load(data, "val", card), normalization, torch.device("cpu"))
+    scores = classification(*predict(model, feed, teacher.train.batch_size * 4))
+    header = make_header(model, card, normalization, None, None, {"weights_sha256": sha256(path)})
+    checkpoint.save(model, header, out / "model.safetensors")
+    with recorder(out) as record:
+        record({"val": scores})
+    write_json(out / "history.json", {"taken": {"val_top1": scores["top1"]}, "epochs": []})
+    print(f"{teacher.arch} taken from {path}: validation top-1 {scores['top1']:.2f} %")
+
+
+if __name__ == "__main__":
+    _run.main(train_teacher)

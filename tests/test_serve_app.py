@@ -1,0 +1,336 @@
+"""serve.app over a real model: the protocol's answers, and one clear sentence for everything that is wrong."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from serve.app import VERSION, create_app
+from serve.model import OnnxClassifier
+from tests import tiny_onnx
+
+LIMIT = 20_000
+INFER = "/v2/models/student/infer"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxClassifier]:
+    folder = tmp_path_factory.mktemp("onnx")
+    sizes = {"student": (8, 3, 0), "teacher": (4, 5, 1)}
+    return {
+        name: OnnxClassifier(tiny_onnx.write(folder / f"{name}.onnx", name, *size), providers=("CPUExecutionProvider",))
+        for name, size in sizes.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def client(models: dict[str, OnnxClassifier]) -> Iterator[TestClient]:
+    with TestClient(create_app(models, max_body_bytes=LIMIT)) as client:
+        yield client
+
+
+def pixels(n: int = 2, size: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def tensor(images: np.ndarray, **changes: Any) -> dict[str, Any]:
+    whole = {"name": "pixels", "datatype": "UINT8", "shape": list(images.shape), "data": images.ravel().tolist()}
+    return {key: value for key, value in (whole | changes).items() if value is not ...}  # `...` leaves a key out
+
+
+def request(images: np.ndarray | None = None, **changes: Any) -> dict[str, Any]:
+    return {"inputs": [tensor(pixels() if images is None else images, **changes)]}
+
+
+def test_server_metadata_and_health(client: TestClient) -> None:
+    assert client.get("/v2").json() == {"name": "pupil", "version": VERSION, "extensions": []}
+    assert client.get("/v2/").json()["name"] == "pupil"  # the spelling of the OpenAPI file
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    assert client.get("/v2/models/teacher/ready").json() == {"name": "teacher", "ready": True}
+
+
+def test_version_is_that_of_the_project() -> None:
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert f'\nversion = "{VERSION}"\n' in project
+
+
+def test_model_metadata(client: TestClient) -> None:
+    assert client.get("/v2/models/teacher").json() == {
+        "name": "teacher",
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [-1, 4, 4, 3]}],
+        "outputs": [
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, 5]},
+            {"name": "logits", "datatype": "FP32", "shape": [-1, 5]},
+        ],
+    }
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_infer_answers_what_the_model_answers(
+    client: TestClient, models: dict[str, OnnxClassifier], n: int, is_nested: bool
+) -> None:
+    images = pixels(n)
+    data = images.tolist() if is_nested else images.ravel().tolist()
+    answer = client.post(INFER, json=request(images, data=data))
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert list(body) == ["model_name", "outputs"]  # no id was given, none comes back
+    assert body["model_name"] == "student"
+    names = ["probabilities", "logits"]
+    assert [output["name"] for output in body["outputs"]] == names
+    for output, expected in zip(body["outputs"], models["student"].outputs(images), strict=True):
+        assert output["datatype"] == "FP32"
+        assert output["shape"] == [n, 3]
+        # Bit for bit: JSON carries a float32 exactly.
+        np.testing.assert_array_equal(np.array(output["data"], dtype=np.float32).reshape(n, 3), expected)
+
+
+@pytest.mark.parametrize("id_", ["42", "", "Grüße", "\ud800"])
+def test_id_comes_back(client: TestClient, id_: str) -> None:
+    content = json.dumps({"id": id_, **request()}).encode()
+    assert client.post(INFER, content=content).json()["id"] == id_
+
+
+def test_parameters_are_accepted(client: TestClient) -> None:
+    body = request(parameters={"colour": "blue"}) | {"parameters": {"priority": 1}}
+    body["outputs"] = [{"name": "logits", "parameters": {"binary_data": False}}]
+    assert client.post(INFER, json=body).status_code == 200
+
+
+@pytest.mark.parametrize("names", [["logits"], ["logits", "probabilities"], ["probabilities"]])
+def test_only_the_outputs_asked_for_in_their_order(client: TestClient, names: list[str]) -> None:
+    outputs = [{"name": name} for name in names]
+    answer = client.post(INFER, json=request() | {"outputs": outputs}).json()
+    assert [output["name"] for output in answer["outputs"]] == names
+
+
+def test_an_empty_list_of_outputs_asks_for_all(client: TestClient) -> None:
+    assert len(client.post(INFER, json=request() | {"outputs": []}).json()["outputs"]) == 2
+
+
+def test_many_clients_get_their_own_answers(client: TestClient, models: dict[str, OnnxClassifier]) -> None:
+    def ask(seed: int) -> None:
+        images = pixels(1 + seed % 3, seed=seed)
+        answer = client.post(INFER, json={"id": str(seed), **request(images)}).json()
+        assert answer["id"] == str(seed)
+        expected = models["student"](images).ravel()
+        np.testing.assert_array_equal(np.array(answer["outputs"][0]["data"], dtype=np.float32), expected)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(60)))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"9" * 5000, "not JSON"),
+        (b"[" * 19_000, "nested too deeply"),
+        (b"[]", "The body must be a JSON object"),
+        (b"null", "The body must be a JSON object, not nothing"),
+    ],
+)
+def test_bodies_that_are_no_request(client: TestClient, content: bytes, complaint: str) -> None:
+    answer = client.post(INFER, content=content)
+    assert answer.status_code == 400
+    assert complaint in answer.json()["error"]
+
+
+HUGE = 10**4000
+WRONG = [
+    ({"inputs": ...}, "exactly one tensor, 'pixels', not nothing"),
+    ({"inputs": []}, "exactly one tensor"),
+    ({"inputs": [tensor(pixels()), tensor(pixels())]}, "exactly one tensor"),
+    ({"inputs": {}}, "exactly one tensor"),
+    ({"inputs": [3]}, "The input must be a JSON object, not 3"),
+    (request(name="image"), "must be named 'pixels', not 'image'"),
+    (request(name=...), "must be named 'pixels', not nothing"),
+    (request(datatype="FP32"), "datatype 'UINT8', not 'FP32'"),
+    (request(datatype=...), "datatype 'UINT8', not nothing"),
+    (request(parameters=3), "'parameters' must be a JSON object, not 3"),
+    (request() | {"parameters": []}, "'parameters' must be a JSON object, not []"),
+    (request() | {"id": 42}, "'id' must be a string, not 42"),
+    (request(shape=...), "four positive integers [n, H, W, 3], not nothing"),
+    (request(shape="2883"), "four positive integers"),
+    (request(shape=[8, 8, 3]), "four positive integers [n, H, W, 3], not [8, 8, 3]"),
+    (request(shape=[0, 8, 8, 3], data=[]), "four positive integers"),
+    (request(shape=[-2, 8, -8, 3]), "four positive integers"),
+    (request(shape=[2.0, 8, 8, 3]), "four positive integers"),
+    (request(shape=[True, 8, 8, 3]), "four positive integers"),
+    (request(shape=[2**64, 8, 8, 3]), "four positive integers"),
+    (request(shape=[2**63, 8, 8, 3]), "'data' holds 384"),
+    (request(pixels(2, size=4)), "must have shape (N, 8, 8, 3), these have (2, 4, 4, 3)"),
+    (request(shape=[2, 3, 8, 8]), "must have shape (N, 8, 8, 3), these have (2, 3, 8, 8)"),
+    (request(shape=[3, 8, 8, 3]), "asks for 576 values, 'data' holds 384"),
+    (request(shape=[1, 8, 8, 3]), "asks for 192 values, 'data' holds 384"),
+    (request(data=...), "'data' must be a list of integers, flat or nested as the shape, not nothing"),
+    (request(data="AAAA"), "'data' must be a list"),
+    (request(data=[]), "asks for 384 values, 'data' holds 0"),
+    (request(data=pixels(3).tolist()), "nested otherwise than 'shape' [2, 8, 8, 3] says"),
+    (request(data=[[1, 2], [3]]), "nested otherwise"),
+    (request(data=[[0] * 192, 0]), "nested otherwise"),
+    (request(data=pixels(1)[None].tolist(), shape=[1, 8, 8, 3]), "nested otherwise"),
+    (request(data=[0] * 383 + [[0]]), "integers only, not [0]"),
+    (request(data=[0] * 383 + [256]), "values in 0..255, not 256"),
+    (request(data=[0] * 383 + [-1]), "values in 0..255, not -1"),
+    (request(data=[0] * 383 + [HUGE]), "values in 0..255, not 1000"),
+    (request(data=[0] * 383 + [1.0]), "integers only, not 1.0"),
+    (request(data=[0] * 383 + [float("nan")]), "integers only, not nan"),
+    (request(data=[0] * 383 + [True]), "integers only, not True"),
+    (request(data=[0] * 383 + ["1"]), "integers only, not '1'"),
+    (request(data=[0] * 383 + [None]), "integers only, not nothing"),
+    (request() | {"outputs": [{"name": "labels"}]}, "no output 'labels'; it has probabilities and logits"),
+    (request() | {"outputs": [{"name": ["logits"]}]}, "no output ['logits']"),
+    (request() | {"outputs": [{}]}, "no output nothing"),
+    (request() | {"outputs": ["logits"]}, "A requested output must be a JSON object, not 'logits'"),
+    (request() | {"outputs": {"name": "logits"}}, "'outputs' must be a list"),
+    (request() | {"outputs": [{"name": "logits"}] * 2}, "'logits' is requested more than once"),
+    (request(name="\ud800" + "x" * 9999), "must be named 'pixels', not '"),
+]
+
+
+@pytest.mark.parametrize(("body", "complaint"), WRONG, ids=[complaint for _, complaint in WRONG])
+def test_bad_requests_get_400_and_one_clear_sentence(client: TestClient, body: dict[str, Any], complaint: str) -> None:
+    content = json.dumps({key: value for key, value in body.items() if value is not ...}).encode()
+    answer = client.post(INFER, content=content)
+    assert answer.status_code == 400
+    assert list(answer.json()) == ["error"]
+    message = answer.json()["error"]
+    assert complaint in message
+    assert "\n" not in message
+    assert len(message) < 200
+
+
+@pytest.mark.parametrize("path", ["/v2/models/nobody", "/v2/models/nobody/ready", "/v2/models/%F0%9F%90%88"])
+def test_unknown_model(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert "only student, teacher" in answer.json()["error"]
+    assert client.post("/v2/models/nobody/infer", json=request()).status_code == 404
+
+
+def test_unknown_path_and_method(client: TestClient) -> None:
+    answer = client.get("/v1/models")
+    assert (answer.status_code, answer.json()) == (
+        404,
+        {"error": "GET /v1/models is not served here; the paths are those of /v2."},
+    )
+    answer = client.get(INFER)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert "GET /v2/models/student/infer is not served here" in answer.json()["error"]
+
+
+def test_body_at_the_limit_is_read(client: TestClient) -> None:
+    content = json.dumps(request()).encode()
+    assert client.post(INFER, content=content.ljust(LIMIT)).status_code == 200
+    answer = client.post(INFER, content=content.ljust(LIMIT + 1))
+    assert answer.status_code == 413
+    assert f"larger than the limit of {LIMIT} bytes" in answer.json()["error"]
+
+
+def exchange(app: Starlette, next_message: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
+    """One POST of the bare ASGI kind: what the application sends while it is fed message after message."""
+    path = {"path": INFER, "raw_path": INFER.encode(), "root_path": "", "query_string": b""}
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "headers": [], **path}
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return next_message()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    anyio.run(app, scope, receive, send)
+    return sent
+
+
+def test_an_endless_body_is_read_no_further_than_the_limit(models: dict[str, OnnxClassifier]) -> None:
+    taken = 0
+
+    def chunk() -> dict[str, Any]:
+        nonlocal taken
+        taken += 1
+        return {"type": "http.request", "body": b" " * 1000, "more_body": True}
+
+    start, body = exchange(create_app(models, max_body_bytes=LIMIT), chunk)
+    assert start["status"] == 413
+    assert "larger than the limit" in json.loads(body["body"])["error"]
+    assert taken == LIMIT // 1000 + 1
+
+
+def test_a_client_that_leaves_is_no_failure(models: dict[str, OnnxClassifier]) -> None:
+    exchange(create_app(models), lambda: {"type": "http.disconnect"})  # would raise ClientDisconnect
+
+
+class Wrapped(OnnxClassifier):
+    """A real model that does something else before it answers."""
+
+    def __init__(self, model: OnnxClassifier, before: Callable[[], object]) -> None:
+        self.__dict__ = model.__dict__ | {"before": before}
+
+    def outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.before()
+        return super().outputs(pixels)
+
+
+def test_a_failing_model_is_a_500_that_tells_nothing_away(models: dict[str, OnnxClassifier]) -> None:
+    def fail() -> None:
+        raise RuntimeError("secret")
+
+    app = create_app({"student": Wrapped(models["student"], fail)})
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.post(INFER, json=request())
+        assert answer.status_code == 500
+        assert answer.json() == {"error": "The server failed on this request; its log says why."}
+        assert client.post(INFER, json=request(name="x")).status_code == 400  # and it lives on
+
+
+def test_no_more_requests_run_than_allowed(models: dict[str, OnnxClassifier]) -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def count() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+
+    app = create_app({"student": Wrapped(models["student"], count)}, max_running=2)
+    with TestClient(app) as client, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post(INFER, json=request()).status_code, range(24)))
+    assert answers == [200] * 24
+    assert most == 2
+
+
+def test_the_event_loop_stays_free_while_a_model_computes(models: dict[str, OnnxClassifier]) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        started.set()
+        assert release.wait(10)
+
+    app = create_app({"student": Wrapped(models["student"], wait)})
+    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(client.post, INFER, json=request())
+        assert started.wait(10)
+        assert client.get("/v2/health/live").status_code == 200
+        assert not pending.done()
+        release.set()
+        assert pending.result(10).status_code == 200

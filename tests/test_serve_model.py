@@ -1,0 +1,243 @@
+"""serve.model and serve.card: what a sound file computes, and what is said about an unsound one."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from serve.card import Card
+from serve.errors import InputError, ModelError, ServeError
+from serve.model import OnnxClassifier
+from tests import tiny_onnx
+
+CPU = ("CPUExecutionProvider",)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> OnnxClassifier:
+    return OnnxClassifier(tiny_onnx.write(tmp_path_factory.mktemp("onnx") / "student.onnx"), providers=CPU)
+
+
+def pixels(n: int, size: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def refusal(path: Path) -> str:
+    """The ModelError's message, once it is known to be one paragraph that names the file."""
+    with pytest.raises(ModelError) as caught:
+        OnnxClassifier(path, providers=CPU)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_computes_what_the_graph_says(model: OnnxClassifier, n: int) -> None:
+    probabilities, logits = model.outputs(pixels(n))
+    expected = tiny_onnx.expected_logits(pixels(n))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    exponentials = np.exp(expected - expected.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-6)
+    assert probabilities.dtype == logits.dtype == np.float32
+    np.testing.assert_array_equal(model(pixels(n)), probabilities)
+
+
+def test_strided_pixels_are_read_as_they_stand(model: OnnxClassifier) -> None:
+    flipped = pixels(4)[::-1, :, ::-1]
+    assert not flipped.flags.c_contiguous
+    np.testing.assert_array_equal(model(flipped), model(np.ascontiguousarray(flipped)))
+
+
+def test_threads_do_not_mix_their_answers(model: OnnxClassifier) -> None:
+    batches = [pixels(1 + seed % 3, seed=seed) for seed in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        for batch, answer in zip(batches, pool.map(model, batches), strict=True):
+            np.testing.assert_array_equal(answer, model(batch))
+
+
+def test_one_class_is_a_classifier(tmp_path: Path) -> None:
+    model = OnnxClassifier(tiny_onnx.write(tmp_path / "one.onnx", num_classes=1), providers=CPU)
+    np.testing.assert_array_equal(model(pixels(2)), [[1.0], [1.0]])
+
+
+def test_provider_is_the_one_that_runs(model: OnnxClassifier) -> None:
+    assert model.provider == "CPUExecutionProvider"
+
+
+def test_default_provider_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    default = OnnxClassifier(tiny_onnx.write(tmp_path / "student.onnx"))
+    assert default.provider in ("CPUExecutionProvider", "CUDAExecutionProvider")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_unknown_provider_is_refused_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="'AbacusExecutionProvider'; it has .*CPUExecutionProvider"):
+        OnnxClassifier(tiny_onnx.write(tmp_path / "student.onnx"), providers=("AbacusExecutionProvider",))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected", "came"),
+    [
+        (pixels(1).astype(np.float32), "uint8", "float32"),
+        (pixels(1)[0], "(N, 8, 8, 3)", "(8, 8, 3)"),
+        (pixels(1, size=9), "(N, 8, 8, 3)", "(1, 9, 9, 3)"),
+        (pixels(1).transpose(0, 3, 1, 2), "(N, 8, 8, 3)", "(1, 3, 8, 8)"),
+        (pixels(1)[..., :1], "(N, 8, 8, 3)", "(1, 8, 8, 1)"),
+        (pixels(0), "at least one image", "none"),
+        (np.uint8(3), "(N, 8, 8, 3)", "()"),
+    ],
+)
+def test_wrong_pixels_say_what_was_expected_and_what_came(
+    model: OnnxClassifier, wrong: np.ndarray, expected: str, came: str
+) -> None:
+    for call in (model, model.outputs):
+        with pytest.raises(InputError) as caught:
+            call(wrong)
+        assert expected in str(caught.value)
+        assert came in str(caught.value)
+
+
+def test_card_comes_back_typed(model: OnnxClassifier) -> None:
+    assert model.card == Card(
+        name="student",
+        labels=("class 0", "class 1", "class 2"),
+        image_px=8,
+        mean=(0.5, 0.25, 0.125),
+        std=(0.25, 0.5, 0.125),
+        arch="tiny",
+        method="kd",
+        seed=0,
+        num_parameters=12,
+        macs=9,
+        metrics={"top1": 50.0, "top5": 100.0},
+        params_sha256="0" * 64,
+        data_sha256="1" * 64,
+        data_licence=None,
+    )
+
+
+def test_card_may_hold_nulls_twin_labels_and_keys_of_the_future() -> None:
+    values = tiny_onnx.card() | {"method": None, "seed": None, "labels": ["crane", "crane"], "colour": "blue"}
+    card = Card.from_json(json.dumps(values))
+    assert (card.method, card.seed, card.labels) == (None, None, ("crane", "crane"))
+
+
+@pytest.mark.parametrize("key", [key for key in tiny_onnx.card() if key != "format"])
+def test_card_without_a_key_is_refused_by_its_name(key: str) -> None:
+    values = tiny_onnx.card()
+    del values[key]
+    with pytest.raises(ModelError, match=f"no '{key}'"):
+        Card.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "a/b"),
+        ("name", ""),
+        ("labels", []),
+        ("labels", "abc"),
+        ("labels", ["a", 1]),
+        ("image_px", 0),
+        ("image_px", 8.0),
+        ("image_px", True),
+        ("mean", [0.5, 0.5]),
+        ("mean", [0.5, 0.5, float("nan")]),
+        ("mean", [10**400, 0, 0]),
+        ("std", [1, 0, 1]),
+        ("arch", None),
+        ("seed", "0"),
+        ("num_parameters", -1),
+        ("metrics", {"top1": "high"}),
+        ("metrics", {"top1": float("inf")}),
+        ("data_licence", ""),
+    ],
+)
+def test_impossible_card_values_are_named(key: str, value: object) -> None:
+    with pytest.raises(ModelError, match=f"{key} = .*, expected"):
+        Card.from_json(json.dumps(tiny_onnx.card() | {key: value}))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "a JSON list, not an object"),
+        ("{}", "format None"),
+        ('{"format": 2}', "format 2, and this server reads format 1"),
+    ],
+)
+def test_texts_that_are_no_card(text: str, complaint: str) -> None:
+    with pytest.raises(ModelError, match=complaint):
+        Card.from_json(text)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "none.onnx")
+    assert "no such file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all", b"\x00" * 100])
+def test_files_that_are_not_onnx(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    assert "ONNX Runtime cannot load it" in refusal(path)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_torn_file(tmp_path: Path, keep: float) -> None:
+    path = tiny_onnx.write(tmp_path / "model.onnx")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole))])
+    refusal(path)
+
+
+def test_file_without_a_card(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_onnx.build(None).SerializeToString())
+    assert "no 'pupil_card' metadata" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("card", "complaint"),
+    [
+        (tiny_onnx.card(image_px=16), r"'pixels' is tensor\(uint8\) \['batch', 8, 8, 3\].*\['batch', 16, 16, 3\]"),
+        (tiny_onnx.card(labels=("a", "b")), r"'probabilities' is .* \['batch', 3\].*\['batch', 2\]"),
+    ],
+)
+def test_shapes_that_contradict_the_card(tmp_path: Path, card: dict[str, object], complaint: str) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_onnx.build(card).SerializeToString())
+    with pytest.raises(ModelError, match=complaint):
+        OnnxClassifier(path, providers=CPU)
+
+
+def test_frozen_batch_axis_is_refused(tmp_path: Path) -> None:
+    graph = tiny_onnx.build(tiny_onnx.card())
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graph.SerializeToString())
+    assert "[1, 8, 8, 3], and its card promises tensor(uint8) ['batch', 8, 8, 3]" in refusal(path)
+
+
+def test_missing_output_and_foreign_input_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    graph = tiny_onnx.build(tiny_onnx.card())
+    del graph.graph.output[1]
+    path.write_bytes(graph.SerializeToString())
+    assert "no output 'logits', only ['probabilities']" in refusal(path)
+
+    graph = tiny_onnx.build(tiny_onnx.card())
+    graph.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch"]))
+    path.write_bytes(graph.SerializeToString())
+    assert "its inputs are ['pixels', 'mask'], expected ['pixels']" in refusal(path)
+
+
+def test_threads_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        OnnxClassifier(tiny_onnx.write(tmp_path / "student.onnx"), threads=0)

@@ -34,7 +34,7 @@ serve: .venv/installed
 	python -m serve run artifacts/deploy/student.onnx
 
 schema: .venv/installed
-	python -m stages.preflight --schema params.schema.json
+	python -m stages.preflight --params params.yaml --out artifacts/preflight --schema params.schema.json
 
 lock: .venv/uv/bin/uv
 	.venv/uv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \

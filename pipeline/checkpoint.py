@@ -63,10 +63,7 @@ def load(path: Path) -> tuple[Classifier, Header]:
         raise CheckpointError(
             f"{path} has no header of Pupil's. Weights from elsewhere come in through teacher.weights in params.yaml."
         )
-    try:
-        header = Header.model_validate(raw)
-    except ValidationError as error:
-        raise CheckpointError(f"{path} has a header of another version: {error}") from error
+    header = _header(raw, path)
     model = build(header.model)
     _fill(model, tensors, path)
     return model, header
@@ -83,7 +80,7 @@ def import_weights(
     Raises CheckpointError saying what the file holds and what was expected.
     """
     tensors, raw = read_tensors(path)
-    stated = Header.model_validate(raw) if raw is not None else None
+    stated = _header(raw, path) if raw is not None else None
     if stated is not None:
         for what, expected, came in (
             ("teacher.arch", arch, stated.model["arch"]),
@@ -91,7 +88,9 @@ def import_weights(
             ("teacher.normalization", normalization or stated.normalization, stated.normalization),
         ):
             if expected != came:
-                raise CheckpointError(f"{path} does not fit: {what} is {_short(expected)}, the file says {_short(came)}.")
+                raise CheckpointError(
+                    f"{path} does not fit: {what} is {_short(expected)}, the file says {_short(came)}."
+                )
         spec, used = stated.model, stated.normalization
     else:
         spec, used = {"arch": arch, "num_classes": card.num_classes}, normalization or card.normalization
@@ -118,8 +117,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no whole safetensors file ({error}). Pickled weights are not read.") from error
+        raise CheckpointError(
+            f"{path} is no whole safetensors file ({error}). Pickled weights are not read."
+        ) from error
     return tensors, json.loads(metadata[_KEY]) if _KEY in metadata else None
+
+
+def _header(raw: dict[str, Any], path: Path) -> Header:
+    try:
+        return Header.model_validate(raw)
+    except ValidationError as error:
+        raise CheckpointError(f"{path} has a header of another version: {error}") from error
 
 
 def _fill(model: Classifier, tensors: dict[str, Tensor], path: Path) -> None:
@@ -135,7 +143,9 @@ def _fill(model: Classifier, tensors: dict[str, Tensor], path: Path) -> None:
     ]
     if missing or unknown or shapes:
         found = "; ".join(
-            [f"lacks {_short(missing)}"] * bool(missing) + [f"has {_short(unknown)}"] * bool(unknown) + sorted(shapes)[:3]
+            [f"lacks {_short(missing)}"] * bool(missing)
+            + [f"has {_short(unknown)}"] * bool(unknown)
+            + sorted(shapes)[:3]
         )
         raise CheckpointError(
             f"{path} does not hold a {model.spec['arch']} with {model.spec['num_classes']} classes: {found}. "

@@ -62,8 +62,7 @@ def fit(
     good epoch is kept.
     """
     device = train.device
-    objective.to(device, memory_format=torch.channels_last)
-    objective.lend_to(device)
+    objective.place_on(device)
     optimizer = torch.optim.SGD(
         objective.parameters(),
         lr=settings.lr,
@@ -74,8 +73,8 @@ def fit(
     )
     drops = milestone_epochs(settings)
     history, best = _restore(objective, optimizer, resume)
-    for record in history:
-        on_epoch(record)
+    for earlier in history:
+        on_epoch(earlier)
     clock = _Clock(settings.epochs - len(history))
     for epoch in range(len(history), settings.epochs):
         lr = settings.lr * settings.decay ** sum(drop <= epoch for drop in drops)
@@ -122,10 +121,8 @@ def milestone_epochs(settings: Train) -> list[int]:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The precision the networks compute in. Raises ParamsError for bf16 where the processor has none."""
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported()
-    else:
-        has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    on_cuda = device.type == "cuda"
+    has_bf16 = torch.cuda.is_bf16_supported() if on_cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if precision == "bf16" and not has_bf16:
         raise ParamsError("train.precision is bf16, which this processor does not compute in: set auto or fp32.")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bf16 and precision != "fp32")
@@ -157,7 +154,7 @@ def _train_epoch(
             logits, terms = objective(batch)
         values = torch.stack(list(terms.values()))
         optimizer.zero_grad(set_to_none=True)
-        values.sum().backward()
+        values.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step == 0:
             names, sums = list(terms), torch.zeros(len(terms), device=train.device)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import PupilError
@@ -16,21 +16,28 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises PupilError saying what could not be written and how much room is left, when the disk refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield scratch
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
         scratch.replace(path)
     except OSError as error:
-        free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
-        raise PupilError(
-            f"{path} could not be written: {error.strerror or error} ({free / 2**20:.0f} MiB free there). "
-            "What stood there before is untouched; make room and run again."
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> PupilError:
+    """What to tell a person when the disk refuses `path`: why, and how much room there is."""
+    existing = next(folder for folder in path.absolute().parents if folder.is_dir())
+    disk = os.statvfs(existing)
+    return PupilError(
+        f"{path} could not be written: {error.strerror or error} ({disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB free "
+        "there). What stood there before is untouched; mend that and run again."
+    )
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,8 +1,8 @@
 """What an interrupted training needs to go on: everything that changed since it began, keyed by what it is.
 
 The key is a digest of parameters, data, teacher, code and versions. A state with another key belongs to another run:
-it is named and left alone, never loaded. The file is one safetensors file, written aside and renamed, so a kill leaves the
-previous state or the new one. It lives outside DVC's outputs, which DVC deletes before a rerun.
+it is named and left alone, never loaded. The file is one safetensors file, written aside and renamed, so a kill leaves
+the previous state or the new one. It lives outside DVC's outputs, which DVC deletes before a rerun.
 """
 
 import hashlib

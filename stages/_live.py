@@ -14,9 +14,12 @@ Recorder = Callable[[Record], None]
 def recorder(out: Path) -> Iterator[Recorder]:
     """Record epochs under `out` (metrics.json, plots/); without DVCLive say so and record nothing there."""
     try:
-        from dvclive import Live
+        from dvclive.live import Live
     except ImportError:
-        print("dvclive is not installed: no metrics.json and plots; history.json is written all the same.", file=sys.stderr)
+        print(
+            "dvclive is not installed: no metrics.json and plots; history.json is written all the same.",
+            file=sys.stderr,
+        )
         yield lambda record: None
         return
     # dvcyaml: DVCLive would otherwise write itself into dvc.yaml while dvc is reading it.

@@ -13,6 +13,7 @@ from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
 from pipeline.distillation.base import Method
 from pipeline.files import write_json
+from pipeline.memory import keep_freed_memory
 from pipeline.models.base import Classifier
 from pipeline.params import Augment, Normalization, Train
 from pipeline.resume import Resume, run_key
@@ -34,12 +35,13 @@ def train(
 
     `facts` is all that decides the result besides data and code: it keys the resume state and the header.
     """
+    keep_freed_memory()
     card = cards.load(data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    feeds = [Feed(Split.load(data, name, card), card.normalization, device) for name in ("train", "val")]
+    train_feed, val_feed = (Feed(Split.load(data, name, card), card.normalization, device) for name in ("train", "val"))
     state = Resume(resume, run_key({**facts, "seed": seed, "data": card.sha256}))
     with recorder(out) as record:
-        result = engine.fit(objective, *feeds, settings, augment, seed, state, record)
+        result = engine.fit(objective, train_feed, val_feed, settings, augment, seed, state, record)
     model = cast(Classifier, objective.deployed())
     checkpoint.save(model, make_header(model, card, card.normalization, method, seed, facts), out / "model.safetensors")
     write_json(out / "history.json", {**result.summary(), "epochs": result.history})

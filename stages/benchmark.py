@@ -35,7 +35,7 @@ def benchmark(params: Path, student: Path, teacher: Path, deploy: Path, data: Pa
     settings = parameters.load(params).benchmark
     images = Split.load(data, "test", cards.load(data)).images
     torch.set_num_threads(settings.threads)
-    calls = {
+    calls: dict[str, Callable[[Any], object]] = {
         "student_onnx": OnnxClassifier(deploy / "student.onnx", threads=settings.threads),
         "teacher_onnx": OnnxClassifier(deploy / "teacher.onnx", threads=settings.threads),
         "student_torch": _in_torch(student),
@@ -45,7 +45,7 @@ def benchmark(params: Path, student: Path, teacher: Path, deploy: Path, data: Pa
     generator = np.random.default_rng(settings.seed)
     batches = []
     for batch_size in settings.batch_sizes:
-        pixels = np.ascontiguousarray(images[np.sort(generator.choice(len(images), batch_size))])
+        pixels = images[np.sort(generator.choice(len(images), batch_size))]
         rounds = max(_FEWEST, settings.samples // batch_size)
         candidates = {name: _bind(call, pixels) for name, call in calls.items()}
         samples = latency.measure(candidates, rounds, settings.warmup, settings.seed)

@@ -29,9 +29,7 @@ def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
     network = build({"arch": settings.teacher.arch, "num_classes": card.num_classes})
     objective = vanilla.Method(vanilla.Config(), network, None, card)
     facts = {"teacher": settings.teacher.model_dump(), "augment": settings.augment.model_dump()}
-    train(
-        objective, settings.teacher.train, settings.augment, None, settings.teacher.seed, data, facts, resume, out
-    )
+    train(objective, settings.teacher.train, settings.augment, None, settings.teacher.seed, data, facts, resume, out)
 
 
 def _take(teacher: parameters.Teacher, data: Path, out: Path) -> None:

@@ -78,13 +78,13 @@ def test_load_refuses_missing_torn_and_pickled_files(prepared: tuple[Path, DataC
     folder, card = prepared
     images = folder / "train/images.npy"
     images.write_bytes(images.read_bytes()[:-1])
-    with pytest.raises(DataError, match="not a whole .npy file"):
+    with pytest.raises(DataError, match=r"not a whole .npy file"):
         arrays.Split.load(folder, "train", card)
     np.save(images, np.array([{}], dtype=object))
-    with pytest.raises(DataError, match="not a whole .npy file"):
+    with pytest.raises(DataError, match=r"not a whole .npy file"):
         arrays.Split.load(folder, "train", card)
     images.write_bytes(b"")
-    with pytest.raises(DataError, match="not a whole .npy file"):
+    with pytest.raises(DataError, match=r"not a whole .npy file"):
         arrays.Split.load(folder, "train", card)
     images.unlink()
     with pytest.raises(DataError, match="is missing"):

@@ -77,12 +77,12 @@ def test_a_truncated_file_is_named(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     whole = stored(Image.fromarray(noise), kind).getvalue()
     for length in (0, 10, len(whole) // 2):
-        with pytest.raises(DataError, match="^cat 7: "):
+        with pytest.raises(DataError, match=r"^cat 7: "):
             decode.rgb(io.BytesIO(whole[:length]), "cat 7")
 
 
 def test_foreign_bytes_and_floats_are_named() -> None:
-    with pytest.raises(DataError, match="^cat 7: cannot identify image file$"):
+    with pytest.raises(DataError, match=r"^cat 7: cannot identify image file$"):
         decode.rgb(io.BytesIO(b"no image at all"), "cat 7")
     with pytest.raises(DataError, match="cat 7: pixels of mode F have no known range"):
         decode.rgb(stored(Image.new("F", (2, 2)), "TIFF"), "cat 7")
@@ -100,7 +100,8 @@ def test_square_cuts_the_long_side_around_its_middle(upright: bool) -> None:
     pixels = pixels.transpose(1, 0, 2).copy() if upright else pixels
     cut = decode.square(pixels, 8)
     assert cut.shape == (8, 8, 3)
-    assert (cut[1:-1, 1:-1] == 200).all()
+    assert np.abs(cut.astype(int) - 200).max() <= 30, "the edges of a bicubic filter see a little of what is cut"
+    assert np.abs(cut[2:-2, 2:-2].astype(int) - 200).max() <= 2
 
 
 def test_square_is_antialiased() -> None:

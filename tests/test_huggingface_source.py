@@ -138,7 +138,7 @@ def test_a_class_of_test_that_train_lacks_is_named(tmp_path: Path) -> None:
     shard(tmp_path / "pets", "train", ["owl", "ant"] * 2, datasets.Value("string"))
     shard(tmp_path / "pets", "test", ["bee"], datasets.Value("string"))
     data = params.Data(source="huggingface", path=str(tmp_path / "pets"))
-    with pytest.raises(DataError, match="1 classes stand in test but not in train.*: bee"):
+    with pytest.raises(DataError, match=r"1 classes stand in test but not in train.*: bee"):
         prepare.prepare(data, tmp_path / "out", progress=False)
 
 
@@ -203,7 +203,7 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file is a file; expected the folder"):
         opened(tmp_path / "file")
-    with pytest.raises(ParamsError, match="data.path is null"):
+    with pytest.raises(ParamsError, match=r"data.path is null"):
         huggingface.open_source(Config(), params.Data())
 
 
@@ -211,7 +211,7 @@ def test_a_torn_shard_is_refused(tmp_path: Path, scratch: Path) -> None:
     shard(tmp_path / "pets", "train", [0, 1])
     path = tmp_path / "pets" / "test-00000-of-00001.parquet"
     path.write_bytes((tmp_path / "pets" / "train-00000-of-00001.parquet").read_bytes()[:-9])
-    with pytest.raises(DataError, match="pets is not a folder that `datasets` can read: .*[Pp]arquet"):
+    with pytest.raises(DataError, match=r"pets is not a folder that `datasets` can read: .*[Pp]arquet"):
         opened(tmp_path / "pets")
     assert not os.listdir(scratch)
 

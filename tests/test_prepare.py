@@ -1,4 +1,4 @@
-"""prepare: same seed same bytes, nothing half-written ever looks finished, and every unfit source is refused in words."""
+"""prepare: same seed same bytes, nothing half-written ever looks finished, and unfit sources are refused in words."""
 
 import os
 import signal
@@ -185,20 +185,17 @@ def run(script: str, *args: object) -> "subprocess.Popen[str]":
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from pipeline import params
-from pipeline.data import prepare
+from tests.test_prepare import DATA, prepare, toy
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
-    prepare.prepare(params.Data(), Path(sys.argv[1]), progress=False)
-except prepare.DataError:
-    raise
+    prepare.write(toy([0, 1] * 1000), DATA, Path(sys.argv[1]), progress=False)
 except Exception as error:
     print(type(error).__name__, error)
 """
 
 
-@pytest.mark.parametrize("limit_bytes", [0, 10_000, 100_000])
+@pytest.mark.parametrize("limit_bytes", [0, 10_000, 100_000])  # the first byte, labels, images
 def test_a_disk_that_refuses_leaves_the_earlier_artefact(tmp_path: Path, limit_bytes: int) -> None:
     out = tmp_path / "out"
     prepare.write(toy([0, 1] * 4), DATA, out, progress=False)
@@ -251,16 +248,16 @@ def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path) -> None:
     prepare.write(toy([0, 1] * 4), DATA, out, progress=False)
     before = contents(out)
     out.rename(tmp_path / f".out.{process.pid}.replaced")
+    unreadable = Source(("a", "b"), {**toy([0, 1] * 4).splits, "test": Toy(np.array([0, 1]), frozenset({0}))}, None)
     with pytest.raises(DataError):
-        bad = Toy(np.array([0, 1]), frozenset({0}))
-        prepare.write(Source(("a", "b"), {**toy([0, 1] * 4).splits, "test": bad}, None), DATA, out, progress=False)
+        prepare.write(unreadable, DATA, out, progress=False)
     assert contents(out) == before
     assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(PupilError, match="out could not be written: Not a directory"):
+    with pytest.raises(PupilError, match="out could not be written: File exists"):
         prepare.write(toy([0, 1] * 4), DATA, tmp_path / "file" / "out", progress=False)
 
 
@@ -269,7 +266,8 @@ def test_progress_in_a_log_is_quiet_when_quick(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == ""
 
 
-def test_preparing_starts_without_torch_or_datasets() -> None:
-    script = "import sys, pipeline.data.prepare, pipeline.data.sources.huggingface; print({'torch', 'datasets'} & {*sys.modules})"
+def test_preparing_starts_without_heavy_imports() -> None:
+    script = "import sys, pipeline.data.prepare, pipeline.data.sources.huggingface, pipeline.data.sources.digit_pairs"
+    script += "; print({'torch', 'datasets', 'sklearn'} & {*sys.modules})"
     said, errors = run(script).communicate(timeout=100)
     assert said == "set()\n", errors

@@ -75,7 +75,7 @@ def test_default_provider_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFi
 
 
 def test_unknown_provider_is_refused_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(ServeError, match="'AbacusExecutionProvider'; it has .*CPUExecutionProvider"):
+    with pytest.raises(ServeError, match=r"'AbacusExecutionProvider'; it has .*CPUExecutionProvider"):
         OnnxClassifier(tiny_onnx.write(tmp_path / "student.onnx"), providers=("AbacusExecutionProvider",))
 
 

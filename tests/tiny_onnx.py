@@ -47,7 +47,7 @@ def weights(num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(card_: dict[str, object] | None, image_px: int = 8, num_classes: int = 3, seed: int = 0) -> onnx.ModelProto:
-    """The model; `card_` None leaves the metadata out. Sizes are given apart, so that a test can contradict the card."""
+    """The model; `card_` None leaves the metadata out. Sizes are given apart, so a test can contradict the card."""
     weight, bias = weights(num_classes, seed)
     constants = {
         "axes": np.array([1, 2], dtype=np.int64),

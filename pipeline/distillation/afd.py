@@ -53,7 +53,7 @@ class Method(base.Method):
         self.attention = Attention(thin(s.blocks), thin(t.blocks), config.query_dim)
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
-        """"ce", "kl" and "attention"."""
+        """ "ce", "kl" and "attention"."""
         maps_s, maps_t = ([tap.act for tap in thin(f.blocks)] for f in (s, t))
         distance = self.attention(maps_s, maps_t)
         return super().terms(s, t, batch) | {"attention": self.config.attention_weight * distance}
@@ -78,7 +78,8 @@ class Attention(nn.Module):
         for size, group in groupby(map(energy, maps_t), key=lambda e: (e.shape[1], e.shape[2])):
             v_s = _stack_units([functional.adaptive_avg_pool2d(e, size) for e in energies_s])
             distances.append(_mean_squared_distances(_stack_units(list(group)), v_s))
-        return (attention * torch.cat(distances, 1)).sum((1, 2)).mean()
+        attended: Tensor = (attention * torch.cat(distances, 1)).sum((1, 2)).mean()
+        return attended
 
     def weights(self, pooled_s: list[Tensor], pooled_t: list[Tensor]) -> Tensor:
         """a (B, T, S), each row summing to 1, from pooled maps (B, C)."""
@@ -87,7 +88,8 @@ class Attention(nn.Module):
         batch, num_t, dim = query.shape
         bilinear = self.bilinear(key.flatten(0, 1)).view(batch, -1, num_t, dim)
         logits = torch.einsum("bstd,btd->bts", bilinear, query) + self.position_t @ self.position_s.T
-        return (logits / dim**0.5).softmax(2)
+        weights: Tensor = (logits / dim**0.5).softmax(2)
+        return weights
 
 
 def thin(blocks: tuple[Tap, ...] | tuple[MapShape, ...]) -> tuple:  # type: ignore[type-arg]

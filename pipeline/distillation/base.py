@@ -20,7 +20,7 @@ from pipeline import registry
 from pipeline.data.card import DataCard
 from pipeline.distillation.blocks import soft_kl
 from pipeline.errors import ParamsError
-from pipeline.models.base import Classifier, Features, Shapes, shapes
+from pipeline.models.base import Classifier, Features, Shapes, channels_last, shapes
 from pipeline.params import Normalization, Section
 
 Weight = Annotated[float, Field(ge=0)]
@@ -110,10 +110,11 @@ class Method(nn.Module):
         """The borrowed network, always in eval mode and without gradients."""
         return self._borrowed[0]
 
-    def lend_to(self, device: torch.device) -> None:
-        """Move the teacher to the student's device, in the memory layout that convolutions want."""
+    def place_on(self, device: torch.device) -> None:
+        """Move student, projectors and the borrowed teacher to a device, in the layout that convolutions want."""
+        channels_last(self, device)
         for model in self._borrowed:
-            model.to(device, memory_format=torch.channels_last)
+            channels_last(model, device)
 
     def forward(self, batch: Batch) -> Output:
         """Networks compute in the precision that the caller's autocast sets, loss terms in float32."""

@@ -53,7 +53,7 @@ class Method(base.Method):
         self.connectors = nn.ModuleList(connector(a.channels, b.channels) for a, b in sizes)
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
-        """"ce", "kl" and "sad", the sum over stages."""
+        """ "ce", "kl" and "sad", the sum over stages."""
         distances = [
             functional.mse_loss(
                 unit(refine(energy(in_map_precision(lift, tap_s.raw)))), unit(refine(energy(tap_t.raw)))
@@ -66,7 +66,8 @@ class Method(base.Method):
 def refine(g: Tensor) -> Tensor:
     """Energy maps (B, H, H) -> self-attended maps (B, H, H), the R above."""
     affinity = g @ g.transpose(1, 2)
-    return g + (affinity.softmax(1) * g + affinity.softmax(2) * g) / g.shape[2] ** 0.5
+    refined: Tensor = g + (affinity.softmax(1) * g + affinity.softmax(2) * g) / g.shape[2] ** 0.5
+    return refined
 
 
 def weigh_stages(distances: list[Tensor]) -> Tensor:

@@ -99,7 +99,7 @@ def open_source(config: Config, data: params.Data) -> Source:
 
     Raises ParamsError if digits may be shifted so far that left and right lose their meaning.
     """
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # ships no types; slow to import
+    from sklearn.datasets import load_digits  # slow to import
 
     if 4 * config.max_shift_px >= data.image_px:
         raise ParamsError(
@@ -118,7 +118,7 @@ def open_source(config: Config, data: params.Data) -> Source:
 
 
 def deal(targets: NDArray[np.int64], seed: int) -> dict[str, tuple[NDArray[np.int64], ...]]:
-    """For each split the image numbers of each digit, from the digit shown in each image (N,). Every image goes once."""
+    """Image numbers by split and digit, from the digit that each image shows (N,). Every image is dealt once."""
     random = np.random.default_rng([seed, len(SPLITS)])
     pools: dict[str, list[NDArray[np.int64]]] = {split: [] for split in SPLITS}
     for digit in range(10):

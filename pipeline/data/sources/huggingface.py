@@ -94,7 +94,7 @@ def open_source(config: Config, data: params.Data) -> Source:
 
 def _load_folder(folder: Path) -> Any:
     """The splits of a local folder, as a datasets.DatasetDict."""
-    import datasets  # type: ignore[import-untyped]  # ships no types; seconds to import
+    from datasets.load import load_dataset  # seconds to import
 
     if not folder.is_dir():
         raise DataError(f"data.path {folder} is a file; expected the folder that holds the data set.")
@@ -102,7 +102,7 @@ def _load_folder(folder: Path) -> Any:
     # cache can go at once: nothing stays in the source's folder, in the home folder, or in /tmp after a kill.
     with tempfile.TemporaryDirectory(prefix="pupil-") as cache:
         try:
-            return datasets.load_dataset(str(folder.resolve()), cache_dir=cache)
+            return load_dataset(str(folder.resolve()), cache_dir=cache)
         except Exception as error:  # its own errors have no common base, and readers of bad files raise any
             raise DataError(
                 f"data.path {folder} is not a folder that `datasets` can read: {_why(error)}. Expected Parquet files "
@@ -114,10 +114,10 @@ def _fetch(hub_id: str, revision: str | None) -> Any:
     """The splits of a data set on the Hub, as a datasets.DatasetDict; what was fetched before comes from its cache."""
     if hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1:
         raise DataError(f"data.path {hub_id} does not exist; expected a folder, or an id on the Hub such as org/name.")
-    import datasets
+    from datasets.load import load_dataset
 
     try:
-        return datasets.load_dataset(hub_id, revision=revision)
+        return load_dataset(hub_id, revision=revision)
     except Exception as error:  # its own errors have no common base, and those of the network even less
         raise DataError(
             f"There is no folder {hub_id}, and as a data set id it could not be fetched from the Hub: {_why(error)}. "
@@ -133,7 +133,8 @@ def _labels(chosen: dict[str, Any], column: str) -> tuple[tuple[str, ...], dict[
     for split, dataset in chosen.items():
         feature = _named(dataset.features, column, f"{KEY}.label_column", "columns")
         kind = getattr(feature, "dtype", "nothing of one type")
-        if not isinstance(feature, (datasets.ClassLabel, datasets.Value)) or "int" not in kind and "string" not in kind:
+        known = isinstance(feature, (datasets.ClassLabel, datasets.Value)) and ("int" in kind or "string" in kind)
+        if not known:
             raise DataError(f"Column '{column}' holds {kind}; expected class labels, integers or strings.")
         cells = dataset.data.column(column)
         if cells.null_count:
@@ -158,7 +159,8 @@ def _image_column(dataset: Any, column: str) -> Any:
 
     feature = _named(dataset.features, column, f"{KEY}.image_column", "columns")
     kind = feature.pa_type if isinstance(feature, datasets.Image) else dataset.data.column(column).type
-    if not (pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 or pyarrow.types.is_binary(kind)):
+    is_cell = pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not (is_cell or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)):
         raise DataError(f"Column '{column}' holds {kind}; expected images. Choose with {KEY}.image_column.")
     cells = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     return cells.data.column(column)

@@ -1,0 +1,180 @@
+"""The JSON files that other stages leave behind, as typed, frozen records.
+
+Only what the report shows is named here; any other key in a file is passed over, so that a stage may write more.
+"""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import PupilError
+from pipeline.params import Positive
+
+SMALLER_MODEL = "teacher_onnx / student_onnx"
+"""The ratio of latencies that the report answers with: two networks in one runtime."""
+
+
+class Record(BaseModel):
+    """Base of everything the report reads or aggregates: frozen, finite numbers, unknown keys passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Scores(Record):
+    """One network on the test split."""
+
+    top1: float
+    """Percent, as top5 and top1_agreement."""
+    top5: float
+    nll: float
+    """Nats, as kl_from_teacher."""
+    ece: float
+    """In [0, 1]."""
+    top1_agreement: float | None = None
+    """None for the teacher itself, as kl_from_teacher."""
+    kl_from_teacher: float | None = None
+
+
+class Evaluation(Record):
+    """evaluation.json of a teacher or of one student."""
+
+    arch: str
+    method: str | None
+    seed: int | None
+    test: Scores
+    images: Positive
+    num_parameters: Positive
+    macs: Positive
+    """For one image."""
+    size_bytes: int
+    """Of the safetensors file."""
+
+
+class Validation(Record):
+    """Validation top-1 in percent, of one epoch or of weights that were taken."""
+
+    val_top1: float
+
+
+class EpochScores(Record):
+    """What the learning curves need of an epoch's validation."""
+
+    top1: float
+
+
+class Epoch(Record):
+    """One line of history."""
+
+    epoch: int
+    """Counted from 1."""
+    val: EpochScores
+
+
+class History(Record):
+    """history.json: `last` and `best` of a trained network, `taken` of weights from a file, which have no epochs."""
+
+    last: Validation | None = None
+    best: Validation | None = None
+    taken: Validation | None = None
+    epochs: tuple[Epoch, ...] = ()
+
+    @model_validator(mode="after")
+    def _trained_or_taken(self) -> "History":
+        if self.taken is None and (self.last is None or self.best is None):
+            raise ValueError("neither 'last' and 'best' nor 'taken' is there")
+        return self
+
+
+class ParityRecord(Record):
+    """torch against the exported file at one batch size."""
+
+    batch_size: int
+    max_probability_error: float
+    max_logit_error: float
+    top1_equal: bool
+
+
+class Parity(Record):
+    """parity.json of both exported files."""
+
+    student: tuple[ParityRecord, ...]
+    teacher: tuple[ParityRecord, ...]
+
+
+class Timing(Record):
+    """Latency of one candidate in milliseconds; None where n samples are too few for a percentile."""
+
+    n: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float | None
+    p99_ms: float | None
+
+
+class Ratio(Record):
+    """How many times as long one candidate took as another, with a 95 % interval."""
+
+    median: Annotated[float, Field(gt=0)]
+    low: Annotated[float, Field(gt=0)]
+    high: Annotated[float, Field(gt=0)]
+
+
+class Batch(Record):
+    """All candidates at one batch size."""
+
+    batch_size: int
+    candidates: dict[str, Timing]
+    ratios: dict[str, Ratio]
+
+    @model_validator(mode="after")
+    def _holds_the_answer(self) -> "Batch":
+        if SMALLER_MODEL not in self.ratios or not {"student_onnx", "teacher_onnx"} <= self.candidates.keys():
+            raise ValueError(f"student_onnx, teacher_onnx and the ratio '{SMALLER_MODEL}' are needed")
+        return self
+
+
+class Machine(Record):
+    """What the latency was measured on."""
+
+    cpu: str
+    cores: int
+    os: str
+    python: str
+    governor: str | None = None
+    gpus: tuple[str, ...] = ()
+    packages: dict[str, str] = {}
+    """Package name -> version."""
+
+
+def _in_a_list(value: object) -> object:
+    """One load average may stand alone."""
+    return [value] if isinstance(value, float | int) else value
+
+
+class Latency(Record):
+    """latency.json."""
+
+    machine: Machine
+    load_average: Annotated[tuple[float, ...], Field(min_length=1), BeforeValidator(_in_a_list)]
+    """Before the measurement, over the last minute, and where known over the last 5 and 15."""
+    threads: int
+    batches: Annotated[tuple[Batch, ...], Field(min_length=1)]
+    size_bytes: dict[str, int]
+    """Of the exported files."""
+
+
+def read(model: type[R], path: Path, stage: str) -> R:
+    """Read one artefact. Raises PupilError naming the file and the DVC stage that writes it."""
+    again = f"Stage {stage} writes it: run `dvc repro {stage}`."
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise PupilError(f"{path} could not be read ({error.strerror}). {again}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise PupilError(f"{path} is not what the report expects: {where}: {first['msg']}. {again}") from error

@@ -1,0 +1,239 @@
+"""dvc.yaml lists every file of code that a stage runs, and no other: DVC does not see Python's imports.
+
+A file too few, and an edit reruns nothing; a file too many, and it retrains students for nothing. Each failure names
+the line of dvc.yaml.
+"""
+
+import ast
+import itertools
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import params as parameters
+from pipeline import registry
+from tests.closure import ROOT, closure
+
+CODE = ("pipeline", "stages", "serve")
+# The file that a stage picks by a name in params.yaml, as its deps name it, and the package that it picks from.
+CHOSEN = {
+    "prepare": ("pipeline/data/sources/${data.source}.py", "pipeline.data.sources"),
+    "distill": ("pipeline/distillation/${item.method}.py", "pipeline.distillation"),
+}
+# Stages that run this pick networks too. Their deps do not name the family's file, but a hash of it that preflight
+# writes: artifacts/preflight/{teacher,student}.json.
+NETWORKS = "pipeline/models/base.py"
+PARAMS: Any = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+# Round trip: it remembers line numbers.
+DVC: Any = YAML().load(ROOT / "dvc.yaml")["stages"]
+STAGES = sorted(DVC)
+# preflight runs every time, whatever it depends on.
+LISTED = [name for name in STAGES if not DVC[name].get("always_changed")]
+
+
+def resolve(template: str, item: dict[str, Any]) -> str:
+    """The text with every ${dotted.key} replaced, as DVC does."""
+
+    def value(match: re.Match[str]) -> str:
+        found: Any = {**PARAMS, "item": item}
+        for key in match[1].split("."):
+            found = found[key]
+        return str(found)
+
+    return re.sub(r"\$\{([\w.]+)\}", value, template)
+
+
+def items(stage: str) -> list[dict[str, Any]]:
+    """The combinations of a stage's matrix; one empty one for a stage without."""
+    unknown = DVC[stage].keys() & {"foreach", "do", "vars", "wdir"}
+    assert not unknown, f"stage {stage} uses {unknown}, which this test does not know"
+    axes = {}
+    for name, values in DVC[stage].get("matrix", {}).items():
+        section: Any = PARAMS
+        for key in values.strip("${}").split("."):
+            section = section[key]
+        axes[name] = list(section)
+    return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+
+
+def module(stage: str) -> str:
+    """stages.X of the command `python -m stages.X ...`."""
+    match = re.match(r"python -m (stages\.\w+) ", DVC[stage]["cmd"])
+    assert match, f"the command of stage {stage} is no `python -m stages.X ...`"
+    return match[1]
+
+
+@cache
+def needed(stage: str) -> dict[str, str]:
+    """The code that a stage runs, as its deps should name it -> why.
+
+    That is the import closure of its module, the file it picks by name, what any file that it could pick imports, and
+    what those read from their own folder.
+    """
+    start = module(stage)
+    found = dict.fromkeys(sorted(closure(start)), f"{start} imports it")
+    packages = ["pipeline.models"] if NETWORKS in found else []
+    if stage in CHOSEN:
+        template, package = CHOSEN[stage]
+        found[template] = "params.yaml names it"
+        packages.append(package)
+    for package in packages:
+        for name in registry.names(package):
+            path = f"{package.replace('.', '/')}/{name}.py"
+            found |= dict.fromkeys(sorted(closure(f"{package}.{name}") - {path} - found.keys()), f"{path} imports it")
+    for path in [path for path in found if "$" not in path]:
+        for beside in (ROOT / path).parent.iterdir():
+            if beside.is_file() and beside.suffix != ".py" and f'"{beside.name}"' in (ROOT / path).read_text("utf-8"):
+                found[beside.relative_to(ROOT).as_posix()] = f"{path} reads it"
+    return found
+
+
+def declared(stage: str) -> dict[str, int]:
+    """The code among a stage's deps -> its line in dvc.yaml."""
+    deps = DVC[stage].get("deps", [])
+    return {path: deps.lc.item(index)[0] + 1 for index, path in enumerate(deps) if path.split("/")[0] in CODE}
+
+
+def where_to_add(stage: str, path: str) -> str:
+    """Behind which line of a stage's deps a path belongs: they are sorted."""
+    lines = declared(stage)
+    first = next(iter(lines), None)
+    above = max((other for other in lines if other < path), default=first)
+    place = f"below line {lines[above]} (- {above})" if above else "under deps:"
+    return f"dvc.yaml, stage {stage}, {place}, add:\n      - {path}"
+
+
+@pytest.mark.parametrize("stage", LISTED)
+def test_a_stage_depends_on_every_file_that_it_runs(stage: str) -> None:
+    lines = declared(stage)
+    missing = [f"{where_to_add(stage, path)}\n({why})" for path, why in needed(stage).items() if path not in lines]
+    if missing:
+        pytest.fail("\n\n".join(["dvc would not rerun this stage when these files change.", *missing]), pytrace=False)
+
+
+@pytest.mark.parametrize("stage", LISTED)
+def test_a_stage_depends_on_no_file_that_it_does_not_run(stage: str) -> None:
+    stale = [
+        f"dvc.yaml line {line}, stage {stage}, remove:\n      - {path}"
+        for path, line in declared(stage).items()
+        if path not in needed(stage)
+    ]
+    if stale:
+        pytest.fail("\n\n".join(["dvc would rerun this stage for nothing.", *stale]), pytrace=False)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_files_of_code_that_are_there_never_on_a_folder(stage: str) -> None:
+    for path, line in declared(stage).items():
+        for item in items(stage):
+            assert (ROOT / resolve(path, item)).is_file(), f"dvc.yaml line {line}: {path} is not a file"
+
+
+@pytest.mark.parametrize("stage", LISTED)
+def test_a_stage_that_builds_a_network_depends_on_the_code_of_its_family(stage: str) -> None:
+    entry = DVC[stage]
+    weights = [path for path in (*entry.get("deps", []), *entry.get("outs", [])) if path.endswith("model.safetensors")]
+    if NETWORKS not in needed(stage):
+        return
+    roles = {"teacher": "artifacts/teacher/", "student": "artifacts/students/"}
+    expected = {role for role, folder in roles.items() if any(path.startswith(folder) for path in weights)}
+    assert expected, f"stage {stage} can build networks, but neither reads nor writes a model.safetensors"
+    came = {role for role in roles if f"artifacts/preflight/{role}.json" in entry["deps"]}
+    assert came == expected, (
+        f"dvc.yaml, stage {stage}, handles the weights of {' and '.join(sorted(expected))}; so its deps should list "
+        + " and ".join(f"artifacts/preflight/{role}.json" for role in sorted(expected))
+        + f", and of these files they list {' and '.join(sorted(came)) or 'none'}"
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_only_params_that_exist(stage: str) -> None:
+    keys = DVC[stage].get("params", [])
+    for index, key in enumerate(keys):
+        line = keys.lc.item(index)[0] + 1
+        for item in items(stage):
+            section: Any = PARAMS
+            for name in resolve(key, item).split("."):
+                assert isinstance(section, dict), f"dvc.yaml line {line}: {key} goes below a value"
+                assert name in section, f"dvc.yaml line {line}: params.yaml has no {resolve(key, item)}"
+                section = section[name]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_given_only_paths_that_it_declares(stage: str) -> None:
+    entry = DVC[stage]
+    known = [
+        path
+        for kind in ("deps", "outs", "metrics", "plots")
+        for listed in entry.get(kind, [])
+        for path in ([listed] if isinstance(listed, str) else listed)
+    ]
+    for path in re.findall(r"(?:artifacts|data|report)/\S*", entry["cmd"]):
+        # A folder counts as declared by what the stage reads or writes in it, as a file by the folder it lies in.
+        assert any(f"{other}/".startswith(f"{path}/") or path.startswith(f"{other}/") for other in known), (
+            f"dvc.yaml, stage {stage}: its command names {path}, its deps and outs do not"
+        )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_stage_reads_another_one_makes(stage: str) -> None:
+    made = {
+        path
+        for entry in DVC.values()
+        for kind in ("outs", "metrics", "plots")
+        for listed in entry.get(kind, [])
+        for path in ([listed] if isinstance(listed, str) else listed)
+    }
+    # ${deploy.method} and ${item.method} are the same place.
+    shapes = {re.sub(r"\$\{[\w.]+\.(\w+)\}", r"<\1>", path) for path in made}
+    for path in DVC[stage].get("deps", []):
+        if path.startswith(("artifacts/", "data/", "report/")):
+            shape = re.sub(r"\$\{[\w.]+\.(\w+)\}", r"<\1>", path)
+            inside = any(f"{shape}/".startswith(f"{other}/") or other.startswith(f"{shape}/") for other in shapes)
+            assert inside, f"dvc.yaml, stage {stage}: no stage makes {path}"
+
+
+def sources() -> list[Path]:
+    return sorted(path for folder in CODE for path in (ROOT / folder).rglob("*.py"))
+
+
+def test_only_the_registry_imports_by_name() -> None:
+    """Any other import by name would be one that no closure shows."""
+    for path in sources():
+        if path != ROOT / "pipeline" / "registry.py":
+            text = path.read_text(encoding="utf-8")
+            assert "import_module(" not in text, path
+            assert "__import__(" not in text, path
+
+
+def test_imports_are_absolute() -> None:
+    """closure() reads no relative ones."""
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}:{node.lineno}"
+
+
+def test_init_files_hold_a_docstring_alone() -> None:
+    """They are in no closure, so they may decide nothing."""
+    for path in sources():
+        if path.name == "__init__.py":
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            assert [type(node) for node in body] == [ast.Expr], path
+
+
+def test_params_yaml_is_valid_with_every_method_and_source_it_names() -> None:
+    settings = parameters.load(ROOT / "params.yaml")
+    parameters.check_all(settings)
+    assert set(settings.model_dump()) == set(PARAMS), "params.yaml shows every section"
+
+
+def test_the_schema_that_editors_read_is_that_of_the_code() -> None:
+    path = ROOT / "params.schema.json"
+    assert path.is_file(), "run `make schema`"
+    expected = json.loads(json.dumps(parameters.json_schema()))
+    assert json.loads(path.read_text(encoding="utf-8")) == expected, "run `make schema`"

@@ -1,0 +1,157 @@
+"""The training loop: schedules, resume to the bit, NaN by name, which epoch ships."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import engine, metrics
+from pipeline.distillation.base import Batch, Method, Output
+from pipeline.errors import TrainingError
+from pipeline.params import Augment, Train
+from pipeline.resume import Resume
+from tests import tiny
+
+AUGMENT = Augment(crop_padding_px=2, flip=False)
+SETTINGS = Train(epochs=3, batch_size=24, lr=0.02, milestones=(0.67,), precision="fp32")
+
+
+class Killed(Exception):
+    """Stands for the end of the process, right after an epoch's state was written."""
+
+
+def fit(
+    method: Method, state: Path, settings: Train = SETTINGS, key: str = "k", kill_after: int | None = None
+) -> engine.Result:
+    def on_epoch(record: engine.Record) -> None:
+        if record["epoch"] == kill_after:
+            raise Killed
+
+    resume = Resume(state, key)
+    return engine.fit(method, tiny.feed(), tiny.feed(32, seed=1), settings, AUGMENT, 0, resume, on_epoch)
+
+
+def weights(method: Method) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in method.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert not [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def test_training_learns_the_tiny_task(tmp_path: Path) -> None:
+    settings = Train(epochs=8, batch_size=16, lr=0.05, milestones=(0.75,), precision="fp32")
+    result = fit(tiny.method("vanilla"), tmp_path / "state", settings)
+    assert result.history[-1]["train"]["loss"] < 0.8 * result.history[0]["train"]["loss"]
+    assert result.history[-1]["val"]["top1"] > 90
+
+
+@pytest.mark.parametrize("name", ["vanilla", "afd", "sakd"])
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_a_killed_and_resumed_run_ends_in_the_same_bits(name: str, precision: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"precision": precision})
+    whole = tiny.method(name)
+    expected = fit(whole, tmp_path / "whole", settings)
+
+    first = tiny.method(name)
+    with pytest.raises(Killed):
+        fit(first, tmp_path / "state", settings, kill_after=2)
+    # Another start, other random numbers drawn meanwhile: all must come from the state.
+    second = tiny.method(name)
+    for parameter in second.parameters():
+        torch.nn.init.normal_(parameter)
+    came = fit(second, tmp_path / "state", settings)
+    assert_same(weights(second), weights(whole))
+    assert [r["train"] for r in came.history] == [r["train"] for r in expected.history]
+
+
+def test_a_resumed_run_reports_the_earlier_epochs_too(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        fit(tiny.method("kd"), tmp_path / "state", kill_after=1)
+    seen = []
+    resume = Resume(tmp_path / "state", "k")
+    engine.fit(
+        tiny.method("kd"), tiny.feed(), tiny.feed(32), SETTINGS, AUGMENT, 0, resume, lambda r: seen.append(r["epoch"])
+    )
+    assert seen == [1, 2, 3]
+
+
+def test_a_foreign_state_is_said_and_not_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Killed):
+        fit(tiny.method("kd"), tmp_path / "state", key="other", kill_after=1)
+    foreign, fresh = tiny.method("kd"), tiny.method("kd")
+    fit(foreign, tmp_path / "state", key="mine")
+    assert "belongs to a run with other parameters" in capsys.readouterr().err
+    fit(fresh, tmp_path / "fresh")
+    assert_same(weights(foreign), weights(fresh))
+
+
+def test_a_torn_state_is_said_and_not_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Killed):
+        fit(tiny.method("kd"), tmp_path / "state", kill_after=1)
+    torn = (tmp_path / "state").read_bytes()
+    (tmp_path / "state").write_bytes(torn[: len(torn) // 2])
+    assert len(fit(tiny.method("kd"), tmp_path / "state").history) == 3
+    assert "no whole safetensors file" in capsys.readouterr().err
+
+
+class _Diverges(Method):
+    """A real method whose second term is lost in the second epoch."""
+
+    needs_teacher = False
+
+    def forward(self, batch: Batch) -> Output:
+        logits, terms = super().forward(batch)
+        lost = float("nan") if batch.epoch == 1 else 1.0
+        return Output(logits, terms | {"extra": terms["ce"] * lost})
+
+
+def test_a_term_that_turns_nan_is_named_and_the_last_good_state_kept(tmp_path: Path) -> None:
+    module = tiny.method("vanilla")
+    method = _Diverges(module.config, module.student, None, tiny.card())
+    with pytest.raises(TrainingError, match="'extra' is no longer finite in epoch 2, by step 1"):
+        fit(method, tmp_path / "state")
+    tensors, facts = Resume(tmp_path / "state", "k").load() or ({}, {})
+    assert [r["epoch"] for r in facts["history"]] == [1]
+    assert all(t.isfinite().all() for t in tensors.values())
+
+
+def test_the_learning_rate_drops_after_the_milestone(tmp_path: Path) -> None:
+    history = fit(tiny.method("vanilla"), tmp_path / "state", Train(epochs=4, milestones=(2, 0.75), lr=0.1)).history
+    assert [r["lr"] for r in history] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
+def test_published_milestones_first_act_in_epoch_151() -> None:
+    drops = engine.milestone_epochs(Train(epochs=240, milestones=(0.625, 0.75, 0.875)))
+    assert drops == engine.milestone_epochs(Train(epochs=240, milestones=(150, 180, 210))) == [150, 180, 210]
+
+
+def test_a_milestone_that_is_never_reached_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
+    engine.milestone_epochs(Train(epochs=65, milestones=(150,)))
+    assert "milestone 150 is never reached in 65 epochs" in capsys.readouterr().err
+
+
+def test_best_ships_the_first_epoch_with_the_highest_validation_top1(tmp_path: Path) -> None:
+    # A learning rate that ruins the network at the end.
+    settings = Train(epochs=4, batch_size=16, lr=0.05, milestones=(3,), decay=1.0, select="best", precision="fp32")
+    method = tiny.method("vanilla")
+    result = fit(method, tmp_path / "state", settings)
+    tops = [record["val"]["top1"] for record in result.history]
+    assert result.shipped_epoch == tops.index(max(tops)) + 1
+    scores = metrics.classification(*metrics.predict(method.deployed(), tiny.feed(32, seed=1), 32))
+    assert scores == result.history[result.shipped_epoch - 1]["val"]
+
+
+def test_the_last_validation_figure_is_what_evaluation_says_of_the_result(tmp_path: Path) -> None:
+    method = tiny.method("kd")
+    result = fit(method, tmp_path / "state")
+    scores = metrics.classification(*metrics.predict(method.deployed(), tiny.feed(32, seed=1), 96))
+    assert scores == result.history[-1]["val"]
+    assert result.summary()["last"] == {"epoch": 3, "val_top1": scores["top1"]}
+
+
+def test_an_epoch_that_does_not_divide_trains_on_the_rest_or_drops_it() -> None:
+    feed = tiny.feed(50)
+    for drop_last, sizes in ((False, [24, 24, 2]), (True, [24, 24])):
+        assert [len(labels) for _, labels, _ in feed.train_batches(AUGMENT, 0, 0, 24, drop_last)] == sizes

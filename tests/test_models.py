@@ -1,0 +1,140 @@
+"""Networks: exact sizes, the features contract, and BN that runs once."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import ParamsError
+from pipeline.models import base
+
+# Parameters with 100 classes, as published.
+PARAMETERS = {
+    "resnet8": 83_892,
+    "resnet14": 181_108,
+    "resnet20": 278_324,
+    "resnet32": 472_756,
+    "resnet44": 667_188,
+    "resnet56": 861_620,
+    "resnet110": 1_736_564,
+    "resnet8x4": 1_233_540,
+    "resnet32x4": 7_433_860,
+    "wrn_16_1": 180_916,
+    "wrn_16_2": 703_284,
+    "wrn_16_4": 2_772_020,
+    "wrn_28_1": 375_348,
+    "wrn_28_2": 1_479_220,
+    "wrn_28_4": 5_872_180,
+    "wrn_40_1": 569_780,
+    "wrn_40_2": 2_255_156,
+    "resnet18": 11_227_812,
+    "resnet34": 21_335_972,
+    "resnet18_cifar": 11_220_132,
+    "resnet34_cifar": 21_328_292,
+}
+OTHER_CLASSES = {
+    ("resnet20", 10): 272_474,
+    ("resnet56", 40): 857_720,
+    ("wrn_16_2", 40): 695_544,
+    ("wrn_40_2", 10): 2_243_546,
+    ("resnet18", 1000): 11_689_512,
+    ("resnet34", 1000): 21_797_672,
+    ("resnet34", 40): 21_305_192,
+}
+FAMILIES = ("resnet8", "wrn_16_1", "resnet18")
+
+
+def build(arch: str, classes: int = 100) -> base.Classifier:
+    torch.manual_seed(0)
+    return base.build({"arch": arch, "num_classes": classes})
+
+
+@pytest.mark.parametrize("arch", PARAMETERS)
+def test_parameter_count_is_the_published_one(arch: str) -> None:
+    assert base.num_parameters(build(arch)) == PARAMETERS[arch]
+
+
+@pytest.mark.parametrize(("arch", "classes"), OTHER_CLASSES)
+def test_parameter_count_follows_the_classes(arch: str, classes: int) -> None:
+    assert base.num_parameters(build(arch, classes)) == OTHER_CLASSES[arch, classes]
+
+
+@pytest.mark.parametrize(
+    ("arch", "blocks"), [("resnet20", 9), ("resnet56", 27), ("wrn_16_2", 6), ("wrn_40_2", 18), ("resnet34", 16)]
+)
+def test_number_of_block_taps(arch: str, blocks: int) -> None:
+    assert len(base.shapes(build(arch), 32).blocks) == blocks
+
+
+def test_shapes_of_the_imagenet_form_at_224() -> None:
+    shapes = base.shapes(build("resnet18"), 224)
+    assert shapes.stem == (64, 112, 112)
+    assert shapes.stages == ((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
+    assert (shapes.pooled, shapes.classes) == (512, 100)
+
+
+def test_macs_of_wrn_40_2() -> None:
+    # 0.66 GFLOP forward at 2 FLOP per multiply-accumulate.
+    assert base.count_macs(build("wrn_40_2"), 32) == pytest.approx(0.3276e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_features_and_forward_give_the_same_logits(arch: str) -> None:
+    model = build(arch).eval()
+    images = torch.randn(3, 3, 32, 32)
+    assert torch.equal(model(images), model.features(images).logits)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_every_act_is_the_relu_of_its_pre(arch: str) -> None:
+    features = build(arch).features(torch.randn(2, 3, 32, 32))
+    for tap in (features.stem, *features.blocks):
+        assert torch.equal(tap.act, tap.pre.relu())
+        assert (tap.pre < 0).any(), "a rectified `pre` is not the value before the ReLU"
+    torch.testing.assert_close(features.pooled, features.stages[-1].act.mean((2, 3)))
+
+
+def test_raw_is_post_activation_in_resnet_and_a_residual_sum_in_wrn() -> None:
+    images = torch.randn(2, 3, 32, 32)
+    for tap in build("resnet8").features(images).stages:
+        assert torch.equal(tap.raw, tap.act)
+    for tap in build("wrn_16_1").features(images).stages:
+        assert (tap.raw < 0).any()
+        assert not torch.equal(tap.raw, tap.pre)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_looking_inside_runs_every_bn_once(arch: str) -> None:
+    model = build(arch).train()
+    model.features(torch.randn(4, 3, 32, 32))
+    counts = {int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
+    assert counts == {1}
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_stage_norms_produce_the_pre_taps(arch: str) -> None:
+    model = build(arch).eval()
+    outputs: dict[int, torch.Tensor] = {}
+    for number, norm in enumerate(model.stage_norms()):
+        norm.register_forward_hook(lambda _, __, out, number=number: outputs.__setitem__(number, out))
+    features = model.features(torch.randn(2, 3, 32, 32))
+    for number, tap in enumerate(features.stages):
+        assert outputs[number].shape == tap.pre.shape
+        if arch.startswith("wrn"):
+            assert torch.equal(outputs[number], tap.pre)
+
+
+def test_shapes_leave_the_model_as_it_was() -> None:
+    model = build("wrn_16_1").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    base.shapes(model, 32)
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("arch", "said"),
+    [("resnet21", "resnet20"), ("resnt20", "did you mean 'resnet'"), ("wrn_17_2", "6n \\+ 4"), ("20", "Known:")],
+)
+def test_unknown_network_is_named_with_what_there_is(arch: str, said: str) -> None:
+    with pytest.raises(ParamsError, match=said):
+        build(arch)

@@ -1,0 +1,72 @@
+"""A data set of 64 images and networks that train on it in a second."""
+
+import numpy as np
+import torch
+
+from pipeline.data.arrays import Split
+from pipeline.data.card import DataCard
+from pipeline.data.feed import Feed
+from pipeline.distillation.base import Batch, Method, Teacher, find
+from pipeline.models.base import Classifier, build
+from pipeline.params import Normalization
+
+NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+CLASSES = 4
+CPU = torch.device("cpu")
+
+
+def card(train: int = 64, classes: int = CLASSES, image_px: int = 32) -> DataCard:
+    counts = {"train": train, "val": 32, "test": 32}
+    return DataCard(
+        source="tiny",
+        labels=tuple(f"class {k}" for k in range(classes)),
+        image_px=image_px,
+        counts=counts,
+        class_counts={name: (count // classes,) * classes for name, count in counts.items()},
+        normalization=NORMALIZATION,
+        sha256={"train/images.npy": "0" * 64},
+        licence=None,
+    )
+
+
+def split(images: int = 64, image_px: int = 32, seed: int = 0) -> Split:
+    """Noise with a bright quarter that tells the class: learnable in a few steps."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(images, dtype=np.int64) % CLASSES
+    pixels = generator.integers(0, 128, (images, image_px, image_px, 3), dtype=np.uint8)
+    half = image_px // 2
+    for image, label in zip(pixels, labels, strict=True):
+        row, column = divmod(int(label), 2)
+        image[row * half : (row + 1) * half, column * half : (column + 1) * half] += 100
+    return Split(pixels, labels)
+
+
+def feed(images: int = 64, seed: int = 0) -> Feed:
+    return Feed(split(images, seed=seed), NORMALIZATION, CPU)
+
+
+def network(arch: str = "resnet8", classes: int = CLASSES, seed: int = 0) -> Classifier:
+    torch.manual_seed(seed)
+    return build({"arch": arch, "num_classes": classes})
+
+
+def method(name: str, student: str = "resnet8", teacher: str = "resnet14", **config: object) -> Method:
+    """A method on fresh networks; the teacher has seen a batch, so that its BN statistics are not the initial ones."""
+    module = find(name)
+    taught = network(teacher, seed=1)
+    taught.train()(torch.randn(16, 3, 32, 32))
+    made: Method = module.Method(
+        module.Config(**config), network(student, seed=2), Teacher(taught.eval(), NORMALIZATION), card()
+    )
+    return made
+
+
+def batch(size: int = 8, seed: int = 0) -> Batch:
+    torch.manual_seed(seed)
+    return Batch(
+        images=torch.randn(size, 3, 32, 32),
+        labels=torch.arange(size) % CLASSES,
+        positions=torch.arange(size),
+        progress=0.5,
+        epoch=1,
+    )

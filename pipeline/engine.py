@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import metrics
-from pipeline.data.feed import Feed, num_batches
+from pipeline.data.feed import Feed, batch_sizes, num_batches
 from pipeline.distillation.base import Batch, Method
 from pipeline.errors import ParamsError, TrainingError
 from pipeline.params import Augment, Train
@@ -58,10 +58,18 @@ def fit(
 
     `on_epoch` is called with the record of every epoch, those of an earlier, interrupted part of the run first.
 
-    Raises TrainingError naming the loss term, epoch and step when a loss is no longer finite; the state of the last
-    good epoch is kept.
+    Raises ParamsError for batches the objective cannot train on, and TrainingError naming the loss term, epoch and step
+    when a loss is no longer finite; the state of the last good epoch is kept.
     """
     device = train.device
+    sizes = batch_sizes(len(train), settings.batch_size, settings.drop_last)
+    if not sizes:
+        raise ParamsError(
+            f"an epoch of {len(train)} images has no batch of {settings.batch_size} with drop_last: true. Lower "
+            "train.batch_size."
+        )
+    objective.check_batches(sizes)
+    objective.begin(train.labels)
     objective.place_on(device)
     optimizer = torch.optim.SGD(
         objective.parameters(),

@@ -132,7 +132,7 @@ def check_parity(
         if not errors[0] <= max_probability_error:
             raise ParityError(
                 f"at batch {len(batch)} the exported file's probabilities differ from torch's by up to "
-                f"{errors[0]:.2e}, more than deploy.max_probability_error {max_probability_error:.2e}. No file was written. Raise the "
-                "tolerance only if that is small for your use; try another deploy.opset first."
+                f"{errors[0]:.2e}, more than deploy.max_probability_error {max_probability_error:.2e}. No file was "
+                "written. Raise the tolerance only if that is small for your use; try another deploy.opset first."
             )
     return records

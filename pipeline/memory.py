@@ -19,4 +19,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 * 2**20))
-    return sum(mallopt(name, value) for name, value in settings) == len(settings)
+    accepted = [bool(mallopt(name, value)) for name, value in settings]
+    return all(accepted)

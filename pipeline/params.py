@@ -22,9 +22,9 @@ S = TypeVar("S", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """Base of every group of settings: frozen, and an unknown key is an error."""
+    """Base of every group of settings: frozen; an unknown key is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Normalization(Section):
@@ -177,8 +177,10 @@ def load(path: Path) -> Params:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParamsError(f"{path}: expected a readable YAML file ({error.strerror}).") from error
-    except YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        # Behind an empty line ruamel only explains how to switch a check off.
+        problem = str(error).split("\n\n")[0]
+        raise ParamsError(f"{path} is not valid YAML: {problem}") from error
     return parse(Params, raw if raw is not None else {}, "", str(path))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from pipeline import engine, metrics
 from pipeline.distillation.base import Batch, Method, Output
-from pipeline.errors import TrainingError
+from pipeline.errors import ParamsError, TrainingError
 from pipeline.params import Augment, Train
 from pipeline.resume import Resume
 from tests import tiny
@@ -155,3 +155,15 @@ def test_an_epoch_that_does_not_divide_trains_on_the_rest_or_drops_it() -> None:
     feed = tiny.feed(50)
     for drop_last, sizes in ((False, [24, 24, 2]), (True, [24, 24])):
         assert [len(labels) for _, labels, _ in feed.train_batches(AUGMENT, 0, 0, 24, drop_last)] == sizes
+
+
+def test_a_batch_too_small_for_the_method_is_refused_before_training(tmp_path: Path) -> None:
+    settings = Train(epochs=1, batch_size=21, precision="fp32")  # 64 = 3 * 21 + 1
+    with pytest.raises(ParamsError, match="afd needs at least 2 images in a batch, and an epoch would have one of 1"):
+        fit(tiny.method("afd"), tmp_path / "state", settings)
+    assert fit(tiny.method("afd"), tmp_path / "state", settings.model_copy(update={"drop_last": True})).history
+
+
+def test_no_whole_batch_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="no batch"):
+        fit(tiny.method("kd"), tmp_path / "state", Train(epochs=1, batch_size=100, drop_last=True))

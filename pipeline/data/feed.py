@@ -68,6 +68,12 @@ def num_batches(images: int, batch_size: int, drop_last: bool) -> int:
     return images // batch_size if drop_last else -(-images // batch_size)
 
 
+def batch_sizes(images: int, batch_size: int, drop_last: bool) -> set[int]:
+    """The sizes of batches that an epoch will have."""
+    full, rest = divmod(images, batch_size)
+    return ({batch_size} if full else set()) | ({rest} if rest and not drop_last else set())
+
+
 def _mix(seed: int, epoch: int) -> int:
     # Neighbouring (seed, epoch) must not share a stream: seed 0 epoch 1 is not seed 1 epoch 0.
     return seed * 1_000_003 + epoch

@@ -18,7 +18,7 @@ The mean over H * W makes the term small for large maps (at most 2 / (H * W) eac
 """
 
 from itertools import groupby
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -46,6 +46,8 @@ class Config(base.Config):
 
 class Method(base.Method):
     """Attention over all pairs of teacher and student blocks."""
+
+    smallest_batch: ClassVar[int] = 2  # the queries pass a BN over the batch
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)

@@ -83,6 +83,8 @@ class Method(nn.Module):
     """
 
     needs_teacher: ClassVar[bool] = True
+    smallest_batch: ClassVar[int] = 1
+    """Fewest images that the method can train on at a time."""
 
     def __init__(self, config: Any, student: Classifier, teacher: Teacher | None, card: DataCard) -> None:
         super().__init__()
@@ -109,6 +111,18 @@ class Method(nn.Module):
     def teacher(self) -> Classifier:
         """The borrowed network, always in eval mode and without gradients."""
         return self._borrowed[0]
+
+    def check_batches(self, sizes: set[int]) -> None:
+        """Refuse, before training, batches the method cannot work on; `sizes` are those that an epoch will have."""
+        if min(sizes) < self.smallest_batch:
+            name = type(self).__module__.rpartition(".")[2]
+            raise ParamsError(
+                f"{name} needs at least {self.smallest_batch} images in a batch, and an epoch would have one of "
+                f"{min(sizes)}. Set distill.train.drop_last to true, or another distill.train.batch_size."
+            )
+
+    def begin(self, labels: Tensor) -> None:
+        """Called once before training with the labels (N,) of the training set, for methods that sample by class."""
 
     def place_on(self, device: torch.device) -> None:
         """Move student, projectors and the borrowed teacher to a device, in the layout that convolutions want."""

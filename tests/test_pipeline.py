@@ -1,0 +1,178 @@
+"""The whole pipeline in a toy repository, run by DVC: what runs after which edit, what repeats bit for bit, what survives.
+
+The tests start from copies of one finished run.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve.model import OnnxClassifier
+from tests import toy
+
+pytestmark = pytest.mark.slow
+
+METHODS = ("vanilla", "kd")
+# Whether the report is among the stages or not, no expectation here names it: it follows whatever came before.
+REPORT = {"report"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy project after its first `dvc repro`. Not to be changed; see `project`."""
+    folder = toy.make(tmp_path_factory.mktemp("finished"))
+    stages, _ = toy.repro(folder)
+    students = {f"{stage}@{method}-0" for stage in ("distill", "evaluate") for method in METHODS}
+    assert stages - REPORT == {"prepare", "train_teacher", "evaluate_teacher", "export", "benchmark"} | students
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be edited."""
+    return copy(finished, tmp_path / "project")
+
+
+def copy(project: Path, to: Path) -> Path:
+    return shutil.copytree(project, to, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def after(project: Path, changes: Mapping[str, Any], *arguments: str) -> set[str]:
+    """The stages that `dvc repro` runs once params.yaml is edited, preflight and report apart."""
+    toy.edit(project, changes)
+    return toy.repro(project, *arguments)[0] - REPORT
+
+
+def test_every_artefact_is_there(finished: Path) -> None:
+    students = [finished / "artifacts/students" / method / "0" for method in METHODS]
+    for folder in (finished / "artifacts/teacher", *students):
+        for name in ("model.safetensors", "history.json", "metrics.json", "evaluation.json"):
+            assert (folder / name).is_file(), folder / name
+        assert list((folder / "plots").rglob("*.tsv"))
+    for name in ("student.onnx", "teacher.onnx", "parity.json", "latency.json"):
+        assert (finished / "artifacts/deploy" / name).is_file(), name
+    assert list((finished / ".resume").iterdir()) == []
+
+
+def test_what_is_exported_answers_without_torch(finished: Path) -> None:
+    images = np.load(finished / "data/prepared/test/images.npy")[:3]
+    for name, arch, method in (("student", "resnet8", "kd"), ("teacher", "resnet14", None)):
+        classifier = OnnxClassifier(finished / f"artifacts/deploy/{name}.onnx")
+        assert (classifier.card.name, classifier.card.arch, classifier.card.method) == (name, arch, method)
+        probabilities = classifier(images)
+        assert probabilities.shape == (3, 100)
+        np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+
+
+def test_the_exported_files_can_be_timed(finished: Path) -> None:
+    files = [f"artifacts/deploy/{name}.onnx" for name in ("student", "teacher")]
+    table = toy.run(finished, "python", "-m", "serve", "benchmark", *files, "--samples", "70")
+    lines = table.splitlines()
+    assert [line.split()[0] for line in lines[-5:]] == ["model", "student", "teacher", "student", "teacher"]
+
+
+def test_a_second_run_does_nothing_and_changes_no_byte(project: Path) -> None:
+    before = toy.contents(project)
+    assert after(project, {}) == set()
+    assert toy.contents(project) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("deploy.max_probability_error", 2e-4, {"export"}),
+        ("benchmark.samples", 71, {"benchmark"}),
+        ("evaluate.ece_bins", 10, {"evaluate_teacher", "evaluate@vanilla-0", "evaluate@kd-0"}),
+        ("distill.methods.kd.temperature", 2.0, {"distill@kd-0"}),
+        ("distill.train.lr", 0.01, {"distill@vanilla-0", "distill@kd-0"}),
+        ("teacher.train.lr", 0.01, {"train_teacher"}),
+        ("data.seed", 1, {"prepare"}),
+        ("data.sources.huggingface.image_column", "image", set()),
+    ],
+)
+def test_an_edit_touches_only_the_stages_that_read_it(
+    key: str, value: object, expected: set[str], project: Path
+) -> None:
+    """--dry shows the first stages that an edit reaches, not those behind them."""
+    assert after(project, {key: value}, "--dry") == expected
+
+
+def test_a_setting_of_deployment_retrains_nothing(project: Path) -> None:
+    changes = {"deploy.max_probability_error": 2e-4, "benchmark.samples": 71}
+    assert after(project, changes) == {"export", "benchmark"}
+
+
+def test_a_setting_of_one_method_reruns_that_method_alone_and_is_undone_without_training(project: Path) -> None:
+    before = toy.contents(project)
+    changed = after(project, {"distill.methods.kd.temperature": 2.0})
+    assert changed == {"distill@kd-0", "evaluate@kd-0", "export", "benchmark"}
+    assert after(project, {"distill.methods.kd.temperature": 4.0}) == set()
+    assert toy.contents(project) == before
+
+
+def test_a_new_method_or_seed_trains_that_alone(project: Path) -> None:
+    assert after(project, {"distill.methods.sakd": {}}) == {"distill@sakd-0", "evaluate@sakd-0"}
+    seeds = after(project, {"distill.seeds": [0, 1]}, "distill")
+    assert seeds == {"distill@vanilla-1", "distill@kd-1", "distill@sakd-1"}
+
+
+def test_another_teacher_needs_other_students_of_the_same_data(project: Path) -> None:
+    stages = after(project, {"teacher.train.epochs": 1}, "distill")
+    assert stages == {"train_teacher", "distill@vanilla-0", "distill@kd-0"}
+
+
+def test_a_kill_in_training_costs_at_most_an_epoch_and_changes_no_bit(project: Path, tmp_path: Path) -> None:
+    toy.edit(project, {"distill.train.epochs": 6, "distill.methods.kd.temperature": 3.0})
+    undisturbed = copy(project, tmp_path / "undisturbed")
+    state = project / ".resume/kd-0.safetensors"
+    command = ["python", "-m", "dvc", "repro", "distill@kd-0"]
+    with subprocess.Popen(
+        command,
+        cwd=project,
+        env=toy.environment(),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as run:
+        deadline = time.monotonic() + 120
+        while not state.exists() and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.killpg(run.pid, signal.SIGKILL)
+        output = run.communicate()[0].decode()
+    assert state.exists(), f"was not killed between two epochs:\n{output}"
+    model = "artifacts/students/kd/0/model.safetensors"
+    assert not (project / model).exists()
+
+    stages, output = toy.repro(project, "distill@kd-0")
+    assert stages == {"distill@kd-0"}
+    assert "resuming after epoch" in output
+    assert "epoch 6/6" in output
+    assert "epoch 1/6" not in output
+    assert not state.exists()
+    toy.repro(undisturbed, "distill@kd-0")
+    assert (project / model).read_bytes() == (undisturbed / model).read_bytes()
+
+
+def test_the_same_seed_trains_the_same_bytes(project: Path) -> None:
+    arguments = ["--params", "params.yaml", "--data", "data/prepared", "--resume", "again.safetensors"]
+    toy.run(project, "python", "-m", "stages.train_teacher", *arguments, "--out", "again")
+    again, first = (project / folder / "model.safetensors" for folder in ("again", "artifacts/teacher"))
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_the_same_weights_export_the_same_bytes(project: Path) -> None:
+    student, teacher = "artifacts/students/kd/0", "artifacts/teacher"
+    networks = ["--student", f"{student}/model.safetensors", "--teacher", f"{teacher}/model.safetensors"]
+    scores = ["--student-scores", f"{student}/evaluation.json", "--teacher-scores", f"{teacher}/evaluation.json"]
+    arguments = ["--params", "params.yaml", "--data", "data/prepared", *networks, *scores, "--out", "again"]
+    toy.run(project, "python", "-m", "stages.export", *arguments)
+    for name in ("student.onnx", "teacher.onnx", "parity.json"):
+        assert (project / "again" / name).read_bytes() == (project / "artifacts/deploy" / name).read_bytes(), name

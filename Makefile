@@ -2,6 +2,7 @@
 #   make repro   the whole pipeline: data, teacher, students, evaluation, ONNX, benchmark, report
 #   make test    lint, types, unit tests and the toy pipeline
 #   make check   lint and types alone (seconds)
+#   make table   methods against pairs of networks, with seeds (see below)
 #   make serve   serve the exported student on 127.0.0.1:8000
 #   make lock    resolve requirements.lock anew    make schema  write params.schema.json from the models
 #   make clean   remove what the pipeline made (not .venv)
@@ -13,7 +14,7 @@ BIN := .venv/bin
 export UV_SYSTEM_CERTS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check serve lock schema clean
+.PHONY: repro test check table serve lock schema clean
 
 # dvc.lock changes with every run. Until somebody commits one of their own, a run leaves the checkout as clean as it was;
 # to start recording runs in git: git update-index --no-skip-worktree dvc.lock && git add dvc.lock
@@ -29,6 +30,14 @@ check: .venv/installed
 	ruff check .
 	ruff format --check .
 	mypy
+
+# make table PAIRS=a,f METHODS=vanilla,kd,afd,sakd SEEDS=0,1,2 PROTOCOL=unified: trains what is missing of that table
+PAIRS ?= a
+METHODS ?= vanilla,kd,afd,sakd
+SEEDS ?= 0
+PROTOCOL ?= unified
+table: .venv/installed
+	python -m stages.table --pairs $(PAIRS) --methods $(METHODS) --seeds $(SEEDS) --protocol $(PROTOCOL)
 
 serve: .venv/installed
 	python -m serve run artifacts/deploy/student.onnx

@@ -88,6 +88,8 @@ def fit(
         lr = settings.lr * settings.decay ** sum(drop <= epoch for drop in drops)
         for group in optimizer.param_groups:
             group["lr"] = lr
+        if settings.reset_momentum and epoch in drops:
+            optimizer.state.clear()
         started = time.perf_counter()
         train_scores = _train_epoch(objective, optimizer, train, settings, augment, seed, epoch)
         seconds = time.perf_counter() - started

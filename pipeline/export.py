@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import Header
 from pipeline.errors import ParityError
-from pipeline.models.base import Classifier, count_macs, num_parameters
+from pipeline.models.base import Classifier, count_macs, num_parameters, title
 from pipeline.params import Normalization
 
 CARD_KEY = "pupil_card"
@@ -55,7 +55,7 @@ def make_card(name: str, model: Classifier, header: Header, metrics: dict[str, f
         "image_px": header.image_px,
         "mean": list(header.normalization.mean),
         "std": list(header.normalization.std),
-        "arch": header.model["arch"],
+        "arch": title(header.model),
         "method": header.method,
         "seed": header.seed,
         "num_parameters": num_parameters(model),

@@ -51,6 +51,8 @@ class Data(Section):
     """Height and width of the images that the networks see."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of train set aside for validation, drawn class by class."""
+    normalization: Normalization | None = None
+    """What images are normalised by; null: the mean and std of the train split."""
     seed: Seed = 0
     """Draws the validation split, and the images of sources that make them."""
     sources: dict[str, dict[str, Any]] = {}
@@ -81,6 +83,8 @@ class Train(Section):
     milestones: tuple[Annotated[float, Field(gt=0)], ...] = (150, 180, 210)
     """After this many epochs the learning rate is multiplied by `decay`. Below 1: a fraction of `epochs`."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    reset_momentum: bool = False
+    """Forget the momentum at each milestone, as codes do that build a new optimiser there."""
     drop_last: bool = False
     """Leave out the last batch of an epoch where it is smaller than the others."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -6,7 +6,7 @@ everything else is replaced. The result is checked as a whole before anything is
 
 import copy
 import io
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,16 @@ def apply(preset: Path, target: Path) -> list[str]:
     with replacing(target) as scratch:
         scratch.write_text(text.getvalue(), encoding="utf-8")
     return changes
+
+
+def overlaid(target: Path, layers: Iterable[Path]) -> dict[str, Any]:
+    """What `target` would hold with every preset of `layers` laid over it, as plain data; nothing is written."""
+    yaml = YAML()
+    values = _read(yaml, target)
+    for preset in layers:
+        _merge(values, _read(yaml, preset), "")
+    plain: dict[str, Any] = _plain(values)
+    return plain
 
 
 def _read(yaml: YAML, path: Path) -> MutableMapping[str, Any]:

@@ -10,7 +10,7 @@ from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
 from pipeline.files import write_json
-from pipeline.models.base import count_macs, num_parameters
+from pipeline.models.base import count_macs, num_parameters, title
 from stages import _run
 
 
@@ -31,7 +31,7 @@ def evaluate(params: Path, model: Path, data: Path, out: Path, teacher: Path | N
     if teacher is not None:
         scores |= metrics.agreement(logits, predict(teacher)[0])
     record = {
-        "arch": header.model["arch"],
+        "arch": title(header.model),
         "method": header.method,
         "seed": header.seed,
         "test": scores,
@@ -42,7 +42,7 @@ def evaluate(params: Path, model: Path, data: Path, out: Path, teacher: Path | N
     }
     write_json(out, record)
     who = header.method or "teacher"
-    print(f"{who} ({header.model['arch']}): test top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %")
+    print(f"{who} ({title(header.model)}): test top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %")
 
 
 if __name__ == "__main__":

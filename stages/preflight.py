@@ -26,9 +26,11 @@ def preflight(params: Path, out: Path, schema: Path | None = None) -> None:
     settings = parameters.load(params)
     parameters.check_all(settings)
     for role, arch in (("teacher", settings.teacher.arch), ("student", settings.student.arch)):
-        build({"arch": arch, "num_classes": 2})
-        code = Path(family(arch).__file__)
-        write_json(out / f"{role}.json", {"family": code.stem, "sha256": sha256(code)})
+        if not (role == "teacher" and settings.teacher.weights):  # a file of weights says more of its network
+            build({"arch": arch, "num_classes": 2})
+        # A deployed student may be wrapped in `reused`, whatever its own family.
+        code = {Path(module.__file__) for module in (family(arch), family("reused"))}
+        write_json(out / f"{role}.json", {file.stem: sha256(file) for file in sorted(code)})
     packages = {name: version(name) for name in ("torch", "onnxruntime-gpu", "numpy")}
     write_json(out / "machine.json", {**machine.describe(), "packages": packages})
     write_json(out / "source.json", _files_below(settings.data.path))

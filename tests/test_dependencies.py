@@ -93,6 +93,12 @@ def needed(stage: str) -> dict[str, str]:
     return found
 
 
+def paths(stage: str, *kinds: str) -> list[str]:
+    """Paths under a stage's deps, outs, metrics or plots, whose entries are `path` or `path: {option: value}`."""
+    entries = (entry for kind in kinds for entry in DVC[stage].get(kind, []))
+    return [path for entry in entries for path in ([entry] if isinstance(entry, str) else entry)]
+
+
 def declared(stage: str) -> dict[str, int]:
     """The code among a stage's deps -> its line in dvc.yaml."""
     deps = DVC[stage].get("deps", [])
@@ -136,14 +142,13 @@ def test_a_stage_depends_on_files_of_code_that_are_there_never_on_a_folder(stage
 
 @pytest.mark.parametrize("stage", LISTED)
 def test_a_stage_that_builds_a_network_depends_on_the_code_of_its_family(stage: str) -> None:
-    entry = DVC[stage]
-    weights = [path for path in (*entry.get("deps", []), *entry.get("outs", [])) if path.endswith("model.safetensors")]
+    weights = [path for path in paths(stage, "deps", "outs") if path.endswith("model.safetensors")]
     if NETWORKS not in needed(stage):
         return
     roles = {"teacher": "artifacts/teacher/", "student": "artifacts/students/"}
     expected = {role for role, folder in roles.items() if any(path.startswith(folder) for path in weights)}
     assert expected, f"stage {stage} can build networks, but neither reads nor writes a model.safetensors"
-    came = {role for role in roles if f"artifacts/preflight/{role}.json" in entry["deps"]}
+    came = {role for role in roles if f"artifacts/preflight/{role}.json" in paths(stage, "deps")}
     assert came == expected, (
         f"dvc.yaml, stage {stage}, handles the weights of {' and '.join(sorted(expected))}; so its deps should list "
         + " and ".join(f"artifacts/preflight/{role}.json" for role in sorted(expected))
@@ -166,14 +171,8 @@ def test_a_stage_lists_only_params_that_exist(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_given_only_paths_that_it_declares(stage: str) -> None:
-    entry = DVC[stage]
-    known = [
-        path
-        for kind in ("deps", "outs", "metrics", "plots")
-        for listed in entry.get(kind, [])
-        for path in ([listed] if isinstance(listed, str) else listed)
-    ]
-    for path in re.findall(r"(?:artifacts|data|report)/\S*", entry["cmd"]):
+    known = paths(stage, "deps", "outs", "metrics", "plots")
+    for path in re.findall(r"(?:artifacts|data|report)/\S*", DVC[stage]["cmd"]):
         # A folder counts as declared by what the stage reads or writes in it, as a file by the folder it lies in.
         assert any(f"{other}/".startswith(f"{path}/") or path.startswith(f"{other}/") for other in known), (
             f"dvc.yaml, stage {stage}: its command names {path}, its deps and outs do not"
@@ -182,16 +181,10 @@ def test_a_stage_is_given_only_paths_that_it_declares(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_a_stage_reads_another_one_makes(stage: str) -> None:
-    made = {
-        path
-        for entry in DVC.values()
-        for kind in ("outs", "metrics", "plots")
-        for listed in entry.get(kind, [])
-        for path in ([listed] if isinstance(listed, str) else listed)
-    }
+    made = {path for other in STAGES for path in paths(other, "outs", "metrics", "plots")}
     # ${deploy.method} and ${item.method} are the same place.
     shapes = {re.sub(r"\$\{[\w.]+\.(\w+)\}", r"<\1>", path) for path in made}
-    for path in DVC[stage].get("deps", []):
+    for path in paths(stage, "deps"):
         if path.startswith(("artifacts/", "data/", "report/")):
             shape = re.sub(r"\$\{[\w.]+\.(\w+)\}", r"<\1>", path)
             inside = any(f"{shape}/".startswith(f"{other}/") or other.startswith(f"{shape}/") for other in shapes)

@@ -47,7 +47,7 @@ def test_training_learns_the_tiny_task(tmp_path: Path) -> None:
     assert result.history[-1]["val"]["top1"] > 90
 
 
-@pytest.mark.parametrize("name", ["vanilla", "afd", "sakd"])
+@pytest.mark.parametrize("name", ["vanilla", "afd", "sakd", "norm", "simkd", "crd", "sakd_sparse"])
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_a_killed_and_resumed_run_ends_in_the_same_bits(name: str, precision: str, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"precision": precision})
@@ -167,3 +167,15 @@ def test_a_batch_too_small_for_the_method_is_refused_before_training(tmp_path: P
 def test_no_whole_batch_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="no batch"):
         fit(tiny.method("kd"), tmp_path / "state", Train(epochs=1, batch_size=100, drop_last=True))
+
+
+def test_momentum_is_forgotten_at_a_milestone_only_when_asked(tmp_path: Path) -> None:
+    # With the learning rate unchanged, all that differs from epoch 2 on is the momentum.
+    ends = []
+    for reset in (False, True):
+        settings = Train(epochs=2, batch_size=16, milestones=(1,), decay=1.0, reset_momentum=reset, precision="fp32")
+        method = tiny.method("vanilla")
+        result = fit(method, tmp_path / str(reset), settings)
+        ends.append((result.history[0]["train"], result.history[1]["train"]))
+    assert ends[0][0] == ends[1][0]
+    assert ends[0][1] != ends[1][1]

@@ -55,7 +55,7 @@ def _sakd_distances() -> list[torch.Tensor]:
 def test_sakd_golden() -> None:
     distances = _sakd_distances()
     close(torch.stack(distances), [6.0801063e-04, 4.6917979e-05, 4.5272261e-03])
-    close(sakd.weigh_stages(distances), 0.0047026877)
+    close(blocks.weigh_stages(distances), 0.0047026877)
 
 
 def test_sakd_refined_map_golden() -> None:
@@ -95,7 +95,7 @@ def test_afd_attention_rows_sum_to_one() -> None:
 def test_afd_distance_is_the_plain_mean_square_of_unit_maps() -> None:
     v_t, v_s = (functional.normalize(G((2, n, 25), c).relu(), dim=2) for n, c in ((3, 0.1), (2, 0.7)))
     expected = (v_t.unsqueeze(2) - v_s.unsqueeze(1)).square().mean(3)
-    torch.testing.assert_close(afd._mean_squared_distances(v_t, v_s), expected)
+    torch.testing.assert_close(blocks.mean_squared_distances(v_t, v_s), expected)
 
 
 @pytest.mark.parametrize(
@@ -111,5 +111,5 @@ def test_afd_has_the_published_number_of_extra_parameters(pair: tuple[str, str],
     from pipeline.models import base
 
     t, s = (base.shapes(base.build({"arch": arch, "num_classes": 100}), 32).blocks for arch in pair)
-    attention = afd.Attention(afd.thin(s), afd.thin(t), query_dim=128)
+    attention = afd.Attention(blocks.thin(s), blocks.thin(t), query_dim=128)
     assert base.num_parameters(attention) == expected

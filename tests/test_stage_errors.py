@@ -1,7 +1,6 @@
 """What a person can get wrong, at the command line of a stage: one paragraph that says what to do, and nothing lost."""
 
 import os
-import pickle
 import re
 import resource
 import shutil
@@ -140,7 +139,6 @@ def test_missing_teacher_weights_are_named_before_anything_runs(project: Path) -
     ("arch", "seed", "said"),
     [
         ("resnet21", 0, "there is no 'resnet21' (did you mean 'resnet"),
-        ("resent20", 0, "arch 'resent20': there is no 'resent' (did you mean 'resnet'?)"),
         ("resnet8", 7, "deploy.seed is 7, distill.seeds lists 0"),
     ],
 )
@@ -156,20 +154,12 @@ def other_arch(path: Path) -> None:
 
 
 def other_classes(path: Path) -> None:
-    network(path, "resnet14", NUM_CLASSES - 1)
-
-
-def foreign_with_other_classes(path: Path) -> None:
     save_file(build({"arch": "resnet14", "num_classes": 7}).state_dict(), path)
 
 
 def torn(path: Path) -> None:
     network(path, "resnet14")
     os.truncate(path, path.stat().st_size - 1)
-
-
-def pickled(path: Path) -> None:
-    torch.save(build({"arch": "resnet14", "num_classes": NUM_CLASSES}).state_dict(), path)
 
 
 class Trap:
@@ -179,8 +169,8 @@ class Trap:
         return os.mkdir, ("sprung",)
 
 
-def trap(path: Path) -> None:
-    path.write_bytes(pickle.dumps(Trap()))
+def pickled(path: Path) -> None:
+    torch.save({"state_dict": Trap()}, path)
 
 
 @pytest.mark.slow
@@ -188,11 +178,9 @@ def trap(path: Path) -> None:
     ("make", "said"),
     [
         (other_arch, "does not fit: teacher.arch is resnet14, the file says resnet8"),
-        (other_classes, "does not fit: the data set's classes is"),
-        (foreign_with_other_classes, "does not hold a resnet14 with 100 classes: fc.bias is (7,), not (100,)"),
+        (other_classes, "does not hold a resnet14 with 100 classes: fc.bias is (7,), not (100,)"),
         (torn, "is no whole safetensors file"),
         (pickled, "Pickled weights are not read"),
-        (trap, "Pickled weights are not read"),
     ],
 )
 def test_unfit_teacher_weights_are_refused(

@@ -13,6 +13,8 @@ from pipeline.params import Normalization
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 CLASSES = 4
 CPU = torch.device("cpu")
+SETTINGS: dict[str, dict[str, object]] = {"crd": {"num_negatives": 16}, "semckd": {"batch_size": 8}}
+"""What a method needs to fit 64 images and `batch()`, where its defaults do not."""
 
 
 def card(train: int = 64, classes: int = CLASSES, image_px: int = 32) -> DataCard:
@@ -56,7 +58,10 @@ def method(name: str, student: str = "resnet8", teacher: str = "resnet14", **con
     taught = network(teacher, seed=1)
     taught.train()(torch.randn(16, 3, 32, 32))
     made: Method = module.Method(
-        module.Config(**config), network(student, seed=2), Teacher(taught.eval(), NORMALIZATION), card()
+        module.Config(**(SETTINGS.get(name, {}) | config)),
+        network(student, seed=2),
+        Teacher(taught.eval(), NORMALIZATION),
+        card(),
     )
     return made
 

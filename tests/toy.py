@@ -26,6 +26,7 @@ SMALL = {
     "distill.train.epochs": 2,
     "distill.methods": {"vanilla": {}, "kd": {"kl_weight": 0.9, "temperature": 4.0}},
     "deploy.method": "kd",
+    "benchmark.batch_sizes": [1, 2],
     "benchmark.samples": 70,
     "benchmark.warmup": 1,
 }
@@ -52,6 +53,8 @@ def make(folder: Path) -> Path:
     edit(folder, SMALL)
     run(folder, "git", "init", "-q")
     run(folder, "python", "-m", "dvc", "init", "-q")
+    # What DVC remembers of a repository outside of it goes with the folder too.
+    (folder / ".dvc/config").write_text("[core]\n    site_cache_dir = .dvc/tmp/site\n")
     run(folder, "git", "add", "-A")
     run(folder, "git", "-c", "user.name=Toy", "-c", "user.email=toy@example.org", "commit", "-q", "-m", "Toy")
     return folder
@@ -74,7 +77,13 @@ def edit(folder: Path, changes: Mapping[str, Any]) -> None:
 def run(folder: Path, *command: str) -> str:
     """Run a command there; stdout and stderr together. It must succeed."""
     result = subprocess.run(
-        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, f"{' '.join(command)} failed in {folder}:\n{result.stdout}"
     return result.stdout

@@ -23,7 +23,7 @@ class DataCard(BaseModel):
     class_counts: dict[str, tuple[int, ...]]
     """Images by split and class."""
     normalization: Normalization
-    """Of the train split, pixels scaled to [0, 1]."""
+    """What images are normalised by: the statistics of the train split, unless params.yaml sets others."""
     sha256: dict[str, str]
     """Of each array file, by its path below the card's folder, such as train/images.npy."""
     licence: str | None

@@ -76,7 +76,7 @@ def write(source: Source, data: params.Data, out: Path, progress: bool = True) -
             image_px=data.image_px,
             counts={name: len(part.order) for name, part in parts.items()},
             class_counts={name: tuple(class_counts(part.labels, source).tolist()) for name, part in parts.items()},
-            normalization=_normalization(histogram),
+            normalization=data.normalization or _normalization(histogram),
             sha256={
                 f"{name}/{array}.npy": files.sha256(scratch / name / f"{array}.npy")
                 for name in parts

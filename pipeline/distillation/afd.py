@@ -28,10 +28,8 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import energy
-from pipeline.models.base import Classifier, Features, MapShape, Tap, pool
-
-_MOST_BLOCKS = 27
+from pipeline.distillation.blocks import embedding, energy, mean_squared_distances, thin
+from pipeline.models.base import Classifier, Features, MapShape, pool
 
 
 class Config(base.Config):
@@ -66,9 +64,9 @@ class Attention(nn.Module):
 
     def __init__(self, student: tuple[MapShape, ...], teacher: tuple[MapShape, ...], query_dim: int) -> None:
         super().__init__()
-        self.queries = nn.ModuleList(_embed(shape.channels, query_dim) for shape in teacher)
-        self.keys = nn.ModuleList(_embed(shape.channels, query_dim) for shape in student)
-        self.bilinear = _embed(query_dim, query_dim * len(teacher))
+        self.queries = nn.ModuleList(embedding(shape.channels, query_dim) for shape in teacher)
+        self.keys = nn.ModuleList(embedding(shape.channels, query_dim) for shape in student)
+        self.bilinear = embedding(query_dim, query_dim * len(teacher))
         self.position_t = nn.Parameter(nn.init.xavier_normal_(torch.empty(len(teacher), query_dim)))
         self.position_s = nn.Parameter(nn.init.xavier_normal_(torch.empty(len(student), query_dim)))
 
@@ -79,7 +77,7 @@ class Attention(nn.Module):
         distances = []
         for size, group in groupby(map(energy, maps_t), key=lambda e: (e.shape[1], e.shape[2])):
             v_s = _stack_units([functional.adaptive_avg_pool2d(e, size) for e in energies_s])
-            distances.append(_mean_squared_distances(_stack_units(list(group)), v_s))
+            distances.append(mean_squared_distances(_stack_units(list(group)), v_s))
         attended: Tensor = (attention * torch.cat(distances, 1)).sum((1, 2)).mean()
         return attended
 
@@ -94,21 +92,5 @@ class Attention(nn.Module):
         return weights
 
 
-def thin(blocks: tuple[Tap, ...] | tuple[MapShape, ...]) -> tuple:  # type: ignore[type-arg]
-    """All blocks, or every second one (2, 4, ...) where there are more than 27."""
-    return blocks if len(blocks) <= _MOST_BLOCKS else blocks[1::2]
-
-
 def _stack_units(energies: list[Tensor]) -> Tensor:
     return functional.normalize(torch.stack(energies, 1).flatten(2), dim=2)
-
-
-def _mean_squared_distances(v_t: Tensor, v_s: Tensor) -> Tensor:
-    # (B, T, N) and (B, S, N) -> (B, T, S). As |a|^2 + |b|^2 - 2ab one matrix product serves all pairs; with unit
-    # vectors the cancellation costs 1e-7 at most, far below the noise of a batch.
-    squares = v_t.square().sum(2).unsqueeze(2) + v_s.square().sum(2).unsqueeze(1)
-    return (squares - 2 * v_t @ v_s.transpose(1, 2)) / v_t.shape[2]
-
-
-def _embed(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs))

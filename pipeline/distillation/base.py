@@ -85,6 +85,8 @@ class Method(nn.Module):
     needs_teacher: ClassVar[bool] = True
     smallest_batch: ClassVar[int] = 1
     """Fewest images that the method can train on at a time."""
+    compares_logits: ClassVar[bool] = False
+    """The method's own terms compare predictions, so that teacher and data need the same classes at any kl_weight."""
 
     def __init__(self, config: Any, student: Classifier, teacher: Teacher | None, card: DataCard) -> None:
         super().__init__()
@@ -97,10 +99,13 @@ class Method(nn.Module):
         if teacher is None:
             raise ParamsError(f"{type(self).__module__} learns from a teacher, and none was given.")
         classes = teacher.model.fc.out_features
-        if config.kl_weight > 0 and classes != card.num_classes:
+        if (self.compares_logits or config.kl_weight > 0) and classes != card.num_classes:
+            cause, cure = f"kl_weight is {config.kl_weight}", "Set kl_weight to 0 or take another teacher."
+            if self.compares_logits:
+                cause, cure = f"{type(self).__module__} compares predictions", "Take another teacher or method."
             raise ParamsError(
-                f"kl_weight is {config.kl_weight}, but the teacher knows {classes} classes and the data set has "
-                f"{card.num_classes}: their predictions cannot be compared. Set kl_weight to 0 or take another teacher."
+                f"{cause}, but the teacher knows {classes} classes and the data set has {card.num_classes}: their "
+                f"predictions cannot be compared. {cure}"
             )
         model = _with_batch_statistics(teacher.model) if config.teacher_bn == "batch" else teacher.model
         self._borrowed = (model.eval().requires_grad_(False),)

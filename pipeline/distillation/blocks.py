@@ -4,10 +4,16 @@ Maps arrive in the networks' precision (bf16 under autocast); whatever is summed
 """
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Place = TypeVar("Place")
+"""A tap, or its shape."""
+
+_MOST_BLOCKS = 27
 
 
 def soft_kl(z_s: Tensor, z_t: Tensor, temperature: float) -> Tensor:
@@ -37,8 +43,46 @@ def connector(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out))
 
 
+def weigh_stages(distances: list[Tensor]) -> Tensor:
+    """sum_i l_i / 2^(n - i): the last stage counts whole, each earlier one half of the next."""
+    return sum((d / 2**back for back, d in enumerate(reversed(distances))), start=distances[0].new_zeros(()))
+
+
+def pool_larger(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (B, C, H, W) of two networks, the larger one brought to the other's H and W by adaptive averaging.
+
+    Averaged in float32; each keeps its channels and the precision that it came in.
+    """
+    size = min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3])
+
+    def fit(maps: Tensor) -> Tensor:
+        if maps.shape[2:] == size:
+            return maps
+        return functional.adaptive_avg_pool2d(maps.float(), size).to(maps.dtype)
+
+    return fit(a), fit(b)
+
+
 def in_map_precision(module: nn.Module, maps: Tensor) -> Tensor:
     """Run a convolutional projector in the precision that its input came in."""
     with torch.autocast(maps.device.type, dtype=torch.bfloat16, enabled=maps.dtype is torch.bfloat16):
         out: Tensor = module(maps)
     return out
+
+
+def thin(blocks: tuple[Place, ...]) -> tuple[Place, ...]:
+    """All blocks, or every second one (2, 4, ...) where there are more than 27."""
+    return blocks if len(blocks) <= _MOST_BLOCKS else blocks[1::2]
+
+
+def embedding(inputs: int, outputs: int) -> nn.Sequential:
+    """BN(Linear(h)) of pooled features (B, inputs): queries and keys (B, outputs) of an attention."""
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs))
+
+
+def mean_squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """mean_n (a_i - b_j)^2 of all pairs of unit vectors (B, I, N) and (B, J, N): (B, I, J)."""
+    # As |a|^2 + |b|^2 - 2ab one matrix product serves all pairs; with unit vectors the cancellation costs 1e-7 at most,
+    # far below the noise of a batch.
+    squares = a.square().sum(2).unsqueeze(2) + b.square().sum(2).unsqueeze(1)
+    return (squares - 2 * a @ b.transpose(1, 2)) / a.shape[2]

@@ -13,11 +13,11 @@ unit(.)   flattened per image and divided by its Euclidean norm.
 Trained beside the student: the connectors u (always there, even where channels agree). They are dropped afterwards.
 
 Source: the code of github.com/CRGuan/SAKD (2024), which names no paper; the attention has no parameters, and nothing
-in it is sparse. Differences: the official code runs the teacher with batch statistics (`teacher_bn: batch` does that)
-and builds a new optimiser, without momentum, at every milestone.
+in it is sparse. As there, the teacher normalises by the statistics of the batch (`teacher_bn: eval` for the running
+ones). The official code also builds a new optimiser, without momentum, at every milestone: see presets/published.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,7 +25,7 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import connector, energy, in_map_precision, unit
+from pipeline.distillation.blocks import connector, energy, in_map_precision, unit, weigh_stages
 from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features
 
@@ -34,6 +34,8 @@ class Config(base.Config):
     """Weights of the official CIFAR-100 code."""
 
     kl_weight: Weight = 0.9
+    # The official code never calls eval() on its teacher.
+    teacher_bn: Literal["eval", "batch"] = "batch"
     sad_weight: Weight = 200.0
     """Of the distance between refined energy maps."""
 
@@ -68,11 +70,6 @@ def refine(g: Tensor) -> Tensor:
     affinity = g @ g.transpose(1, 2)
     refined: Tensor = g + (affinity.softmax(1) * g + affinity.softmax(2) * g) / g.shape[2] ** 0.5
     return refined
-
-
-def weigh_stages(distances: list[Tensor]) -> Tensor:
-    """sum_i l_i / 2^(n - i): the last stage counts whole, each earlier one half of the next."""
-    return sum((d / 2**back for back, d in enumerate(reversed(distances))), start=distances[0].new_zeros(()))
 
 
 def _text(stages: Any) -> str:

@@ -13,7 +13,7 @@ a second time: a BN that runs twice in a step updates its running statistics twi
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,13 +73,31 @@ class Classifier(nn.Module):
     A family sets `spec`, `stage_ends` (the index of each stage's last block) and `fc`, the head, and writes `walk`.
     """
 
+    neck_feeds_pooling: ClassVar[bool] = False
+    """Nothing but the global average and `fc` follows the neck, so that `fc` can absorb a linear one."""
     spec: Spec
     stage_ends: tuple[int, ...]
     fc: nn.Linear
+    neck: nn.Module
+    """Maps (B, C, H, W) -> (B, C, H, W), linear. Nothing unless the spec has a "neck" or a method puts one in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neck = nn.Identity()
 
     def walk(self, images: Tensor) -> Iterator[Tap]:
-        """Run the network and hand out each tap when it is there: the stem, then every block."""
+        """Run the network and hand out each tap when it is there: the stem, then every block.
+
+        The last block's `raw` is what `neck` makes of it, and all that follows builds on that.
+        """
         raise NotImplementedError
+
+    def drop_head(self) -> None:
+        """Leave only what `walk` needs up to the last block's `raw`: a body that another head is put on.
+
+        A family that has more than `fc` behind that map drops it too.
+        """
+        del self.fc
 
     def stage_norms(self) -> list[nn.BatchNorm2d]:
         """The BN whose output is (nearly) the `pre` form of each stage, which OFD takes its margins from."""
@@ -116,9 +134,20 @@ def family(arch: str, key: str = "arch") -> Any:
     return registry.find("pipeline.models", name, f"{key} '{arch}'")
 
 
+def title(spec: Spec) -> str:
+    """What to call a network in a table: its architecture, and what a method added to it."""
+    name: str = title(spec["body"]) + " + reused head" if "body" in spec else spec["arch"]
+    return name + " + neck" if "neck" in spec else name
+
+
 def build(spec: Spec) -> Classifier:
-    """A network with fresh weights. Raises ParamsError, with the sizes its family knows, for an unknown one."""
+    """A network with fresh weights. Raises ParamsError, with the sizes its family knows, for an unknown one.
+
+    A spec with "neck": C gets a 1x1 convolution with bias, C -> C channels, as its neck.
+    """
     network: Classifier = family(spec["arch"]).build(spec)
+    if "neck" in spec:
+        network.neck = nn.Conv2d(spec["neck"], spec["neck"], 1)
     return network
 
 

@@ -13,7 +13,7 @@ convolution with BN where the shape changes (option B), which is what the distil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -81,6 +81,8 @@ class BasicBlock(nn.Module):
 class ResNet(base.Classifier):
     """Stem, stages of basic blocks, global average, linear head."""
 
+    neck_feeds_pooling: ClassVar[bool] = True
+
     def __init__(self, spec: base.Spec, size: _Size) -> None:
         super().__init__()
         self.spec = spec
@@ -110,17 +112,19 @@ class ResNet(base.Classifier):
         return [cast(nn.Sequential, self.get_submodule(f"layer{n + 1}")) for n in range(self.num_stages)]
 
     def walk(self, images: Tensor) -> Iterator[Tap]:
-        """The stem's tap is taken before the pooling of the ImageNet form."""
+        """The stem's tap is taken before the pooling of the ImageNet form; a neck comes behind the last ReLU."""
         pre = self.bn1(self.conv1(images))
         act = functional.relu(pre)
         yield Tap(act, pre, act)
         act = self.maxpool(act)
-        for stage in self.stages():
-            for block in stage:
-                pre = block(act)
-                # Not in place: that would silently rectify the `pre` tap.
-                act = functional.relu(pre)
-                yield Tap(act, pre, act)
+        blocks = [block for stage in self.stages() for block in stage]
+        for block in blocks:
+            pre = block(act)
+            # Not in place: that would silently rectify the `pre` tap.
+            act = functional.relu(pre)
+            if block is blocks[-1]:
+                act = self.neck(act)
+            yield Tap(act, pre, act)
 
     def stage_norms(self) -> list[nn.BatchNorm2d]:
         """The last BN of each stage's last block: the tapped sum is that BN's output plus the shortcut."""

@@ -60,7 +60,7 @@ class WRN(base.Classifier):
         strides = [2 if index in (n, 2 * n) else 1 for index in range(3 * n)]
         inputs = [16, *widths[:-1]]
         self.blocks = nn.ModuleList(map(PreActivationBlock, inputs, widths, strides))
-        self.bn = nn.BatchNorm2d(widths[-1])
+        self.bn: nn.Module = nn.BatchNorm2d(widths[-1])
         self.fc = nn.Linear(widths[-1], spec["num_classes"])
         nn.init.zeros_(self.fc.bias)
         for module in self.modules():
@@ -69,19 +69,28 @@ class WRN(base.Classifier):
                 nn.init.normal_(module.weight, 0.0, math.sqrt(2 / fan_out))
 
     def walk(self, images: Tensor) -> Iterator[Tap]:
-        """A block's tap is handed out when the next block's first BN and ReLU have run on it."""
+        """A block's tap is handed out when the next block's first BN and ReLU have run on it.
+
+        A neck comes behind the last residual sum, before the final BN.
+        """
         raw = self.stem(images)
         for block in self._blocks():
             pre = block.bn1(raw)
             act = functional.relu(pre)
             yield Tap(raw, pre, act)
             raw = block(raw, act)
+        raw = self.neck(raw)
         pre = self.bn(raw)
         yield Tap(raw, pre, functional.relu(pre))
 
+    def drop_head(self) -> None:
+        """The final BN belongs to the head: the last residual sum comes before it."""
+        super().drop_head()
+        self.bn = nn.Identity()
+
     def stage_norms(self) -> list[nn.BatchNorm2d]:
         """First BN of stages 2 and 3, and the final BN."""
-        norms = [block.bn1 for block in self._blocks()] + [self.bn]
+        norms = [block.bn1 for block in self._blocks()] + [cast(nn.BatchNorm2d, self.bn)]
         return [norms[end + 1] for end in self.stage_ends]
 
     def _blocks(self) -> list[PreActivationBlock]:

@@ -1,0 +1,62 @@
+"""AT: look where the teacher looks, stage by stage.
+
+    Q   = unit(mean_c F^2)                      (B, H * W) attention map, of F_s and of F_t
+    l_i = mean over B, H * W of (Q_s - Q_t)^2
+    L   = ce_weight * CE + kl_weight * KL_T + attention_weight * sum_i l_i
+
+F_s, F_t  `raw` taps (B, C, H, W) of stage i: post-ReLU maps of a ResNet, residual sums of a WRN. The channels may
+          differ; where H and W do, the larger map is first pooled to the smaller (averaged, then squared).
+unit(.)   flattened per image and divided by its Euclidean norm.
+i         1 .. n, n being the number of stages of the network that has fewer: stages are paired in order, and a deeper
+          network's last ones are left out, with a warning.
+Nothing is trained beside the student.
+
+Zagoruyko, Komodakis, "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks
+via Attention Transfer", ICLR 2017, arXiv:1612.03928. As in the official code the distance is the mean square; the paper
+writes half the weight and an L2 norm. Weights are those of the CRD benchmark (Tian et al., ICLR 2020): no KL.
+The mean over H * W makes the term small for large maps (at most 2 / (H * W) each): raise the weight for 224-pixel data.
+"""
+
+import sys
+
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.data.card import DataCard
+from pipeline.distillation import base
+from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.blocks import energy, pool_larger, unit
+from pipeline.models.base import Classifier, Features
+
+
+class Config(base.Config):
+    """Weights of the CRD benchmark."""
+
+    attention_weight: Weight = 1000.0
+    """Of the squared distance between attention maps, summed over stages."""
+
+
+class Method(base.Method):
+    """Attention maps of all stages."""
+
+    def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
+        super().__init__(config, student, teacher, card)
+        stages_s, stages_t = len(student.stage_ends), len(self.teacher.stage_ends)
+        if stages_s != stages_t:
+            print(
+                f"warning: at pairs stages in order, and the student has {stages_s}, the teacher {stages_t}: only the "
+                f"first {min(stages_s, stages_t)} of each are compared.",
+                file=sys.stderr,
+            )
+
+    def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
+        """ "ce", "kl" and "attention", the sum over stages."""
+        distances = [distance(a.raw, b.raw) for a, b in zip(s.stages, t.stages, strict=False)]
+        total = sum(distances, start=s.logits.new_zeros(()))
+        return super().terms(s, t, batch) | {"attention": self.config.attention_weight * total}
+
+
+def distance(maps_s: Tensor, maps_t: Tensor) -> Tensor:
+    """l_i of one stage's maps (B, C_s, H_s, W_s) and (B, C_t, H_t, W_t); a scalar."""
+    q_s, q_t = (unit(energy(maps)) for maps in pool_larger(maps_s.float(), maps_t.float()))
+    return functional.mse_loss(q_s, q_t)

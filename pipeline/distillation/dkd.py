@@ -1,0 +1,85 @@
+"""DKD: the softened divergence split in two, "is it the labelled class?" and "which of the others?", each weighted.
+
+    p     = softmax(z / T)                            (B, K)
+    b     = (p_y, sum_{k != y} p_k)                   (B, 2), y the label
+    q     = softmax over k != y of z_k / T            (B, K - 1)
+    tckd  = T^2 * mean_b KL(b_t || b_s)
+    nckd  = T^2 * mean_b KL(q_t || q_s)
+    w(e)  = min((e + 1) / warmup_epochs, 1)           e the epoch, counted from 0
+    L     = ce_weight * CE + kl_weight * KL_T + w(e) * (target_weight * tckd + nontarget_weight * nckd)
+
+z_s, z_t  logits (B, K) of student and teacher; both need the same classes. Nothing is trained beside the student and
+nothing is dropped. With weights 1 and (1 - p_t,y), image by image, the two terms are the KD term again; DKD frees the
+second from that factor, which is small just where the teacher is sure.
+
+Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022, arXiv:2203.08679. Weights of its CIFAR-100
+table: target 1; nontarget 8 (ResNet-32x4 to -8x4, the default here), 6 (WRN-40-2 to WRN-16-2 and WRN-40-1, VGG-13 to
+VGG-8), 2 (ResNet-56 to -20, ResNet-110 to -32). Difference: all is computed from logarithms, and the labelled class is
+left out, not pushed down by a constant; the values are the same, and nothing is clamped.
+The warm-up counts whole epochs: shorten it for a run that is not much longer.
+"""
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.distillation import base
+from pipeline.distillation.base import Batch, Weight
+from pipeline.models.base import Features
+
+
+class Config(base.Config):
+    """Settings of the paper's CIFAR-100 table."""
+
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Softens both predictions, in both terms and in the KD term."""
+    target_weight: Weight = 1.0
+    """Of the divergence between "the labelled class" and "any other"; alpha in the paper."""
+    nontarget_weight: Weight = 8.0
+    """Of the divergence among the other classes; beta in the paper."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    """Both weights grow linearly over this many epochs; 0 starts with the whole."""
+
+
+class Method(base.Method):
+    """Target and non-target divergence, with a warm-up."""
+
+    compares_logits: ClassVar[bool] = True
+
+    def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
+        """ "ce", "kl", "tckd" and "nckd"."""
+        c = self.config
+        grown = min((batch.epoch + 1) / c.warmup_epochs, 1.0) if c.warmup_epochs else 1.0
+        target, nontarget = decouple(s.logits, t.logits, batch.labels, c.temperature)
+        return super().terms(s, t, batch) | {
+            "tckd": grown * c.target_weight * target.mean(),
+            "nckd": grown * c.nontarget_weight * nontarget.mean(),
+        }
+
+
+def decouple(z_s: Tensor, z_t: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Target and non-target divergence of every image, times T^2: two of (B,), from logits (B, K) and labels (B,)."""
+    z_s, z_t = z_s / temperature, z_t / temperature
+    target = _divergence(_binary(z_s, labels), _binary(z_t, labels))
+    nontarget = _divergence(others(z_s, labels).log_softmax(1), others(z_t, labels).log_softmax(1))
+    return temperature**2 * target, temperature**2 * nontarget
+
+
+def others(z: Tensor, labels: Tensor) -> Tensor:
+    """Columns of (B, K) without the labelled one, in order: (B, K - 1)."""
+    # By index, not by a mask: a mask's result has a size that an accelerator would have to be asked for.
+    columns = torch.arange(z.shape[1] - 1, device=z.device).expand(len(z), -1)
+    return z.gather(1, columns + (columns >= labels.unsqueeze(1)))
+
+
+def _binary(z: Tensor, labels: Tensor) -> Tensor:
+    # log b. The rest is summed over the other classes: 1 - p_y would be 0, and its log -inf, for a sure network.
+    log_p = z.log_softmax(1)
+    return torch.cat([log_p.gather(1, labels.unsqueeze(1)), others(log_p, labels).logsumexp(1, keepdim=True)], 1)
+
+
+def _divergence(log_s: Tensor, log_t: Tensor) -> Tensor:
+    return functional.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1)

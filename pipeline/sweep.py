@@ -1,0 +1,102 @@
+"""The table of pairs x methods x seeds as independent runs, each a pure function of parameters, data and teacher.
+
+A run's parameters are params.yaml with three presets laid over it: the pair, the protocol, and, where the protocol is
+"published", the method's own recipe. Runs that need the same data or the same teacher name the same folder for it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import presets
+from pipeline.errors import ParamsError
+from pipeline.params import Params, check_all, parse
+
+PUBLISHED = "published"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One student to train: what it is called in the table, with what, and where things lie."""
+
+    pair: str
+    method: str
+    seed: int
+    params: dict[str, Any]
+    """A whole params.yaml as plain data, with this method alone."""
+    data: Path
+    teacher: Path
+    out: Path
+
+    @property
+    def key(self) -> str:
+        """Digest of what decides the result; a finished run with the same key need not be trained again."""
+        sections = ("data", "augment", "teacher", "student", "distill", "evaluate")
+        return digest({name: self.params.get(name) for name in sections})
+
+
+def plan(
+    params: Path,
+    folder: Path,
+    pairs: Iterable[str],
+    methods: Iterable[str],
+    seeds: Iterable[int],
+    protocol: str,
+    out: Path,
+) -> list[Run]:
+    """Every run of a table, checked; `folder` holds the presets, `out` will hold the runs.
+
+    Raises ParamsError for a pair, protocol, method or setting that does not exist, before anything runs.
+    """
+    runs = []
+    for pair in pairs:
+        over = [_preset(folder / "pairs", pair), _preset(folder / "protocols", _base_protocol(protocol))]
+        for method in methods:
+            own = folder / "published" / f"{method}.yaml"
+            layers = [*over, own] if protocol == PUBLISHED and own.exists() else over
+            values = _for_one_method(presets.overlaid(params, layers), method, protocol)
+            for seed in seeds:
+                values = {**values, "distill": {**values["distill"], "seeds": [seed]}}
+                values["deploy"] = {**values.get("deploy", {}), "method": method, "seed": seed}
+                check_all(parse(Params, values, "", f"{pair}, {method}"))
+                teacher = digest(values["teacher"], values["augment"], values["data"])
+                runs.append(
+                    Run(
+                        pair,
+                        method,
+                        seed,
+                        values,
+                        data=out / "data" / digest(values["data"]),
+                        teacher=out / "teachers" / f"{values['teacher']['arch']}-{teacher}",
+                        out=out / protocol / pair / method / str(seed),
+                    )
+                )
+    return runs
+
+
+def digest(*values: Any) -> str:
+    """Twelve hex digits that name plain data."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _for_one_method(values: dict[str, Any], method: str, protocol: str) -> dict[str, Any]:
+    config = dict(values["distill"]["methods"].get(method, {}))
+    if protocol != PUBLISHED and method != "vanilla":
+        # One protocol for all: some sources leave their teacher in train mode, which is no property of the method.
+        config["teacher_bn"] = "eval"
+    return {**values, "distill": {**values["distill"], "methods": {method: config}}}
+
+
+def _base_protocol(protocol: str) -> str:
+    return "unified" if protocol == PUBLISHED else protocol
+
+
+def _preset(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ParamsError(f"there is no preset {path}. Known: {known}.")
+    return path

@@ -1,0 +1,128 @@
+"""Finished runs of a sweep as one table: rows methods, columns pairs, published numbers beside."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.metrics import mean_and_spread
+
+TIE_POINTS = 0.5
+"""Differences of top-1 below this are ties: two seeds of one method often differ by as much."""
+
+Results = dict[str, Any]
+
+
+def aggregate(
+    runs: Sequence[Mapping[str, Any]],
+    teachers: Mapping[str, Any],
+    published: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> Results:
+    """Everything the table says, as plain data.
+
+    Args:
+        runs: {pair, method, seed, evaluation, history} of each finished run.
+        teachers: evaluation of each pair's teacher.
+        published: pair -> row -> test top-1 in percent.
+        facts: what to say of how it was made: command, machine, versions.
+    """
+    cells: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        cells.setdefault(run["pair"], {}).setdefault(run["method"], []).append(run)
+    return {
+        **facts,
+        "teachers": {
+            pair: {
+                "arch": e["arch"],
+                "test_top1": e["test"]["top1"],
+                "published": published.get(pair, {}).get("teacher"),
+            }
+            for pair, e in teachers.items()
+        },
+        "pairs": {
+            pair: {
+                method: _cell(seeds, cells[pair].get("vanilla"), published.get(pair, {}).get(method))
+                for method, seeds in methods.items()
+            }
+            for pair, methods in cells.items()
+        },
+    }
+
+
+def _cell(
+    seeds: Sequence[Mapping[str, Any]], vanilla: Sequence[Mapping[str, Any]] | None, published: float | None
+) -> Any:
+    test = mean_and_spread([run["evaluation"]["test"]["top1"] for run in seeds])
+    gain = None
+    if vanilla and seeds is not vanilla:
+        gain = test["mean"] - mean_and_spread([run["evaluation"]["test"]["top1"] for run in vanilla])["mean"]
+    return {
+        "test_top1": test,
+        "val_top1_last": mean_and_spread([run["history"]["last"]["val_top1"] for run in seeds]),
+        "val_top1_best": mean_and_spread([run["history"]["best"]["val_top1"] for run in seeds]),
+        "over_vanilla": gain,
+        "published": published,
+        "over_published": None if published is None else test["mean"] - published,
+        "student": seeds[0]["evaluation"]["arch"],
+        "num_parameters": seeds[0]["evaluation"]["num_parameters"],
+        "epochs": len(seeds[0]["history"]["epochs"]),
+        "shipped_epochs": [run["history"]["shipped_epoch"] for run in seeds],
+        "seeds": [run["seed"] for run in seeds],
+        "curves": {str(run["seed"]): [epoch["val"]["top1"] for epoch in run["history"]["epochs"]] for run in seeds},
+    }
+
+
+def markdown(results: Results) -> str:
+    """The table for people. Test top-1 in percent, mean +- standard deviation over n seeds; "=" marks a tie."""
+    pairs = list(results["pairs"])
+    methods = list(dict.fromkeys(method for pair in pairs for method in results["pairs"][pair]))
+    lines = [
+        f"# {results['title']}",
+        "",
+        *results["remarks"],
+        "",
+        "| | " + " | ".join(f"{pair}: {_names(results, pair)}" for pair in pairs) + " |",
+        "| :-- |" + " --: |" * len(pairs),
+        "| teacher | " + " | ".join(_teacher(results["teachers"][pair]) for pair in pairs) + " |",
+    ]
+    lines += [
+        f"| {method} | " + " | ".join(_text(results["pairs"][pair].get(method)) for pair in pairs) + " |"
+        for method in methods
+    ]
+    lines += [
+        "",
+        "Each cell: test top-1 in percent of the epoch that ships, mean +- standard deviation over n seeds (unknown "
+        f"for n = 1); then the difference to vanilla (= where it is below {TIE_POINTS} points, a tie); the validation "
+        "top-1 of the last and of the best epoch; and the published figure, where there is one, with the difference "
+        "to it.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _names(results: Results, pair: str) -> str:
+    student = next(iter(results["pairs"][pair].values()))["student"]
+    return f"{results['teachers'][pair]['arch']} to {student}"
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
+    return f"{teacher['test_top1']:.2f}" + _published(teacher["published"], teacher["test_top1"])
+
+
+def _text(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
+    test = cell["test_top1"]
+    spread = "?" if test["std"] is None else f"{test['std']:.2f}"
+    text = f"**{test['mean']:.2f}** +- {spread} (n={test['n']})"
+    if cell["over_vanilla"] is not None:
+        text += f", {_difference(cell['over_vanilla'])} over vanilla"
+    text += f"; val last {cell['val_top1_last']['mean']:.2f}, best {cell['val_top1_best']['mean']:.2f}"
+    return text + _published(cell["published"], test["mean"])
+
+
+def _published(published: float | None, came: float) -> str:
+    return "" if published is None else f"; published {published:.2f} ({_difference(came - published)})"
+
+
+def _difference(points: float) -> str:
+    return f"{points:+.2f}" + (" =" if abs(points) < TIE_POINTS else "")

@@ -1,0 +1,117 @@
+"""Train what is missing of a table of pairs x methods x seeds, and write the table anew. No stage of the DAG.
+
+    python -m stages.table --pairs a,f --methods vanilla,kd --seeds 0,1,2 --protocol unified --out artifacts/table
+
+Each step is a stage of the DAG run as a process of its own; a run that is killed goes on where it stopped.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.errors import PupilError
+from pipeline.files import replacing, write_json
+from pipeline.sweep import Run, plan
+from pipeline.table import aggregate, markdown
+from serve import machine
+from stages import _run
+
+
+def table(
+    pairs: str,
+    methods: str,
+    seeds: str = "0",
+    protocol: str = "unified",
+    params: Path = Path("params.yaml"),
+    presets: Path = Path("presets"),
+    out: Path = Path("artifacts/table"),
+) -> None:
+    """Train every missing run of the table, write its RESULTS.md and results.json; lists are comma-separated."""
+    numbers = [int(seed) for seed in seeds.split(",")]
+    runs = plan(params, presets, pairs.split(","), methods.split(","), numbers, protocol, out)
+    missing = [run for run in runs if not _is_done(run)]
+    print(f"{len(runs)} runs, {len(missing)} of them missing", flush=True)
+    for number, run in enumerate(missing, start=1):
+        print(f"[{number}/{len(missing)}] {run.pair} {run.method} seed {run.seed}", flush=True)
+        _train(run)
+        _write(runs, protocol, presets, out)
+    _write(runs, protocol, presets, out)
+
+
+def _is_done(run: Run) -> bool:
+    path = run.out / "run.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == run.key
+
+
+def _train(run: Run) -> None:
+    settings = run.out / "params.yaml"
+    with replacing(settings) as scratch:
+        YAML(typ="safe", pure=True).dump(run.params, scratch)
+    teacher, student = run.teacher / "model.safetensors", run.out / "model.safetensors"
+    if not (run.data / "card.json").is_file():
+        _stage("prepare", params=settings, out=run.data)
+    if not (run.teacher / "evaluation.json").is_file():
+        if not teacher.is_file():
+            _stage("train_teacher", params=settings, data=run.data, out=run.teacher, resume=run.teacher / "resume")
+        _stage("evaluate", params=settings, model=teacher, data=run.data, out=run.teacher / "evaluation.json")
+    _stage(
+        "distill",
+        params=settings,
+        method=run.method,
+        seed=run.seed,
+        teacher=teacher,
+        data=run.data,
+        out=run.out,
+        resume=run.out / "resume",
+    )
+    _stage("evaluate", params=settings, model=student, data=run.data, teacher=teacher, out=run.out / "evaluation.json")
+    write_json(run.out / "run.json", {"key": run.key})
+
+
+def _stage(name: str, **arguments: Any) -> None:
+    command = [sys.executable, "-m", f"stages.{name}"]
+    for option, value in arguments.items():
+        command += [f"--{option}", str(value)]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise PupilError(f"the stage above failed. To see it again: {' '.join(command)}")
+
+
+def _write(runs: list[Run], protocol: str, presets: Path, out: Path) -> None:
+    done = [run for run in runs if _is_done(run)]
+    published = YAML(typ="safe", pure=True).load(presets / "published_top1.yaml")
+    results = aggregate(
+        [
+            {
+                "pair": run.pair,
+                "method": run.method,
+                "seed": run.seed,
+                "evaluation": _read(run.out / "evaluation.json"),
+                "history": _read(run.out / "history.json"),
+            }
+            for run in done
+        ],
+        {run.pair: _read(run.teacher / "evaluation.json") for run in done},
+        published,
+        {
+            "title": f"Methods and pairs, protocol {protocol}",
+            "remarks": [f"{len(done)} of {len(runs)} runs are finished."],
+            "protocol": protocol,
+            "command": "python -m stages.table " + " ".join(sys.argv[1:]),
+            "machine": machine.describe(),
+        },
+    )
+    write_json(out / protocol / "results.json", results)
+    with replacing(out / protocol / "RESULTS.md") as scratch:
+        scratch.write_text(markdown(results), encoding="utf-8")
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    _run.main(table)

@@ -1,0 +1,118 @@
+"""The table of pairs x methods x seeds: what each run is made of, and what the table says of the runs."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import registry, sweep, table
+from pipeline.errors import ParamsError
+from pipeline.models.base import build, num_parameters
+from pipeline.params import Params, parse
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {
+    # setting: (teacher parameters, student parameters), as the table of the published project sizes them
+    "a": (861_620, 278_324),
+    "b": (861_620, 472_756),
+    "c": (1_736_564, 278_324),
+    "d": (1_736_564, 472_756),
+    "e": (1_736_564, 861_620),
+    "f": (2_255_156, 703_284),
+    "g": (1_736_564, 180_916),
+    "h": (1_736_564, 703_284),
+    "i": (2_255_156, 472_756),
+    "j": (2_255_156, 861_620),
+}
+
+
+def plan(
+    pairs: str = "a", methods: str = "kd", seeds: tuple[int, ...] = (0,), protocol: str = "unified"
+) -> list[sweep.Run]:
+    presets = ROOT / "presets"
+    return sweep.plan(ROOT / "params.yaml", presets, pairs.split(","), methods.split(","), seeds, protocol, Path("out"))
+
+
+def settings(run: sweep.Run) -> Params:
+    return parse(Params, run.params, "", "run")
+
+
+@pytest.mark.parametrize("letter", SETTINGS)
+def test_a_setting_builds_networks_of_the_published_sizes(letter: str) -> None:
+    (run,) = plan(letter)
+    params = settings(run)
+    sizes = [num_parameters(build({"arch": a, "num_classes": 100})) for a in (params.teacher.arch, params.student.arch)]
+    assert tuple(sizes) == SETTINGS[letter]
+    assert params.distill.train.epochs == 240
+
+
+def test_every_method_fits_both_protocols() -> None:
+    methods = ",".join(registry.names("pipeline.distillation"))
+    for protocol in ("unified", "published"):
+        assert len(plan("f", methods, protocol=protocol)) == len(methods.split(","))
+
+
+def test_one_protocol_is_one_for_all_and_the_published_one_is_the_methods_own() -> None:
+    unified = {run.method: settings(run) for run in plan("a", "kd,ofd,sakd")}
+    assert len({params.distill.train for params in unified.values()}) == 1
+    assert {params.distill.methods[m].get("teacher_bn") for m, params in unified.items()} == {"eval"}
+    published = {run.method: settings(run) for run in plan("a", "kd,ofd,sakd", protocol="published")}
+    assert published["kd"].distill.train == unified["kd"].distill.train
+    assert (published["sakd"].distill.train.momentum, published["sakd"].distill.train.nesterov) == (0.8, True)
+    assert published["ofd"].distill.train.batch_size == 128
+    assert published["ofd"].distill.methods["ofd"]["teacher_bn"] == "batch"
+
+
+def test_runs_share_a_teacher_exactly_where_it_is_the_same() -> None:
+    runs = plan("a,b,c", "vanilla,kd", (0, 1))
+    assert len({run.out for run in runs}) == 12
+    by_pair = {pair: {run.teacher for run in runs if run.pair == pair} for pair in "abc"}
+    assert by_pair["a"] == by_pair["b"]
+    assert not by_pair["a"] & by_pair["c"]
+    assert len({run.key for run in runs}) == 12
+
+
+@pytest.mark.parametrize(
+    ("pairs", "methods", "protocol", "said"),
+    [
+        ("z", "kd", "unified", "no preset .*z.yaml. Known: a, b"),
+        ("a", "kdd", "unified", "did you mean 'kd'"),
+        ("a", "kd", "unifed", "no preset"),
+    ],
+)
+def test_what_does_not_exist_is_named_before_anything_runs(pairs: str, methods: str, protocol: str, said: str) -> None:
+    with pytest.raises(ParamsError, match=said):
+        plan(pairs, methods, protocol=protocol)
+
+
+def run_of(method: str, seed: int, top1: float) -> dict[str, object]:
+    return {
+        "pair": "a",
+        "method": method,
+        "seed": seed,
+        "evaluation": {"arch": "resnet20", "num_parameters": 7, "test": {"top1": top1}},
+        "history": {
+            "last": {"val_top1": top1 - 1},
+            "best": {"val_top1": top1 + 1},
+            "shipped_epoch": 2,
+            "epochs": [{"val": {"top1": 1.0}}, {"val": {"top1": top1 - 1}}],
+        },
+    }
+
+
+def test_the_table_says_mean_spread_gain_and_published() -> None:
+    runs = [run_of("vanilla", 0, 69.0), run_of("kd", 0, 70.0), run_of("kd", 1, 72.0), run_of("afd", 0, 69.3)]
+    teachers = {"a": {"arch": "resnet56", "test": {"top1": 73.0}}}
+    published = {"a": {"teacher": 73.03, "kd": 70.57}}
+    results = table.aggregate(runs, teachers, published, {"title": "T", "remarks": []})
+    kd = results["pairs"]["a"]["kd"]
+    assert kd["test_top1"] == {"mean": 71.0, "std": pytest.approx(2**0.5), "n": 2}
+    assert kd["over_vanilla"] == pytest.approx(2.0)
+    assert kd["over_published"] == pytest.approx(0.43)
+    text = table.markdown(results)
+    assert "| teacher | 73.00; published 73.03 (-0.03 =) |" in text
+    assert (
+        "| kd | **71.00** +- 1.41 (n=2), +2.00 over vanilla; val last 70.00, best 72.00; published 70.57 (+0.43 =) |"
+        in text
+    )
+    assert "| afd | **69.30** +- ? (n=1), +0.30 = over vanilla;" in text
+    assert "| vanilla | **69.00** +- ? (n=1); val" in text

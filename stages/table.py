@@ -28,6 +28,7 @@ def table(
     protocol: str = "unified",
     params: Path = Path("params.yaml"),
     presets: Path = Path("presets"),
+    published: Path = Path("results/published_top1.yaml"),
     out: Path = Path("artifacts/table"),
 ) -> None:
     """Train every missing run of the table, write its RESULTS.md and results.json; lists are comma-separated."""
@@ -38,8 +39,8 @@ def table(
     for number, run in enumerate(missing, start=1):
         print(f"[{number}/{len(missing)}] {run.pair} {run.method} seed {run.seed}", flush=True)
         _train(run)
-        _write(runs, protocol, presets, out)
-    _write(runs, protocol, presets, out)
+        _write(runs, protocol, published, out)
+    _write(runs, protocol, published, out)
 
 
 def _is_done(run: Run) -> bool:
@@ -80,9 +81,8 @@ def _stage(name: str, **arguments: Any) -> None:
         raise PupilError(f"the stage above failed. To see it again: {' '.join(command)}")
 
 
-def _write(runs: list[Run], protocol: str, presets: Path, out: Path) -> None:
+def _write(runs: list[Run], protocol: str, published: Path, out: Path) -> None:
     done = [run for run in runs if _is_done(run)]
-    published = YAML(typ="safe", pure=True).load(presets / "published_top1.yaml")
     results = aggregate(
         [
             {
@@ -95,7 +95,7 @@ def _write(runs: list[Run], protocol: str, presets: Path, out: Path) -> None:
             for run in done
         ],
         {run.pair: _read(run.teacher / "evaluation.json") for run in done},
-        published,
+        YAML(typ="safe", pure=True).load(published),
         {
             "title": f"Methods and pairs, protocol {protocol}",
             "remarks": [f"{len(done)} of {len(runs)} runs are finished."],

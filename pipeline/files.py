@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,26 +16,37 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises PupilError saying what could not be written and how much room is left, when the disk refuses.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_all([path]) as (scratch,):
         yield scratch
-        with scratch.open("rb") as file:
-            os.fsync(file.fileno())
-        scratch.replace(path)
+
+
+@contextmanager
+def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """`replacing` for several files that belong together: all take their names, or none does."""
+    scratches = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield scratches
+        for scratch in scratches:
+            with scratch.open("rb") as file:
+                os.fsync(file.fileno())
+        for scratch, path in zip(scratches, paths, strict=True):
+            scratch.replace(path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(" and ".join(map(str, paths)), paths[0], error) from error
     finally:
-        with suppress(OSError):
-            scratch.unlink()
+        for scratch in scratches:
+            with suppress(OSError):
+                scratch.unlink()
 
 
-def cannot_write(path: Path, error: OSError) -> PupilError:
-    """What to tell a person when the disk refuses `path`: why, and how much room there is."""
+def cannot_write(what: str, path: Path, error: OSError) -> PupilError:
+    """What to tell a person when the disk refuses `what`: why, and how much room there is around `path`."""
     existing = next(folder for folder in path.absolute().parents if folder.is_dir())
     disk = os.statvfs(existing)
     return PupilError(
-        f"{path} could not be written: {error.strerror or error} ({disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB free "
+        f"{what} could not be written: {error.strerror or error} ({disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB free "
         "there). What stood there before is untouched; mend that and run again."
     )
 

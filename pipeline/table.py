@@ -1,9 +1,12 @@
 """Finished runs of a sweep as one table: rows methods, columns pairs, published numbers beside."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.metrics import mean_and_spread
+from pipeline.sweep import Run
 
 TIE_POINTS = 0.5
 """Differences of top-1 below this are ties: two seeds of one method often differ by as much."""
@@ -11,41 +14,41 @@ TIE_POINTS = 0.5
 Results = dict[str, Any]
 
 
-def aggregate(
-    runs: Sequence[Mapping[str, Any]],
-    teachers: Mapping[str, Any],
-    published: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> Results:
-    """Everything the table says, as plain data.
+def aggregate(runs: Sequence[Run], published: Mapping[str, Any], facts: Mapping[str, Any]) -> Results:
+    """Everything the table says of finished runs, as plain data, from the JSON files that they left.
 
     Args:
-        runs: {pair, method, seed, evaluation, history} of each finished run.
-        teachers: evaluation of each pair's teacher.
+        runs: finished; each has evaluation.json and history.json in `out`, and its teacher an evaluation.json.
         published: pair -> row -> test top-1 in percent.
-        facts: what to say of how it was made: command, machine, versions.
+        facts: what to say of how it was made: title, remarks, command, machine.
     """
-    cells: dict[str, dict[str, Any]] = {}
+    cells: dict[str, dict[str, list[Results]]] = {}
     for run in runs:
-        cells.setdefault(run["pair"], {}).setdefault(run["method"], []).append(run)
+        record = {"seed": run.seed} | {name: _read(run.out / f"{name}.json") for name in ("evaluation", "history")}
+        cells.setdefault(run.pair, {}).setdefault(run.method, []).append(record)
+    teachers = {run.pair: _read(run.teacher / "evaluation.json") for run in runs}
     return {
         **facts,
         "teachers": {
             pair: {
-                "arch": e["arch"],
-                "test_top1": e["test"]["top1"],
+                "arch": evaluation["arch"],
+                "test_top1": evaluation["test"]["top1"],
                 "published": published.get(pair, {}).get("teacher"),
             }
-            for pair, e in teachers.items()
+            for pair, evaluation in teachers.items()
         },
         "pairs": {
             pair: {
-                method: _cell(seeds, cells[pair].get("vanilla"), published.get(pair, {}).get(method))
+                method: _cell(seeds, methods.get("vanilla"), published.get(pair, {}).get(method))
                 for method, seeds in methods.items()
             }
             for pair, methods in cells.items()
         },
     }
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _cell(

@@ -12,8 +12,11 @@ from pipeline.errors import PupilError
 _TYPES = {str: str, int: int, Path: Path, Path | None: Path}
 
 
-def main(stage: Callable[..., None]) -> None:
-    """Call `stage` with its parameters read from argv: `teacher: Path` becomes `--teacher PATH`."""
+def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
+    """Call `stage` with its parameters read from argv: `teacher: Path` becomes `--teacher PATH`.
+
+    A PupilError, or one of `errors`, is printed as one paragraph and ends the process with status 1.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{stage.__name__}", description=inspect.getdoc(stage), allow_abbrev=False
     )
@@ -21,8 +24,9 @@ def main(stage: Callable[..., None]) -> None:
         required = parameter.default is inspect.Parameter.empty
         option: dict[str, Any] = {"required": True} if required else {"default": parameter.default}
         parser.add_argument(f"--{name.replace('_', '-')}", type=_TYPES[parameter.annotation], **option)
+    known: tuple[type[Exception], ...] = (PupilError, *errors)
     try:
         stage(**vars(parser.parse_args()))
-    except PupilError as error:
+    except known as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -18,6 +18,7 @@ from pipeline.data.arrays import Split
 from pipeline.export import Servable
 from pipeline.files import write_json
 from serve import latency
+from serve.errors import ServeError
 from serve.machine import load_average
 from serve.model import OnnxClassifier
 from stages import _run
@@ -92,4 +93,4 @@ def _in_torch(weights: Path) -> Callable[[Any], object]:
 
 
 if __name__ == "__main__":
-    _run.main(benchmark)
+    _run.main(benchmark, ServeError)

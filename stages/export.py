@@ -8,7 +8,8 @@ from pipeline import export as exporting
 from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
-from pipeline.files import replacing, write_json
+from pipeline.files import replacing_all, write_json
+from serve.errors import ServeError
 from serve.model import OnnxClassifier
 from stages import _run
 
@@ -22,7 +23,7 @@ def export(
     settings = parameters.load(params).deploy
     pixels = Split.load(data, "test", cards.load(data)).images[: max(PARITY_BATCHES)]
     parity = {}
-    with replacing(out / "student.onnx") as student_file, replacing(out / "teacher.onnx") as teacher_file:
+    with replacing_all([out / "student.onnx", out / "teacher.onnx"]) as (student_file, teacher_file):
         for name, weights, scores, file in (
             ("student", student, student_scores, student_file),
             ("teacher", teacher, teacher_scores, teacher_file),
@@ -43,4 +44,4 @@ def export(
 
 
 if __name__ == "__main__":
-    _run.main(export)
+    _run.main(export, ServeError)

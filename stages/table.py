@@ -83,34 +83,17 @@ def _stage(name: str, **arguments: Any) -> None:
 
 def _write(runs: list[Run], protocol: str, published: Path, out: Path) -> None:
     done = [run for run in runs if _is_done(run)]
-    results = aggregate(
-        [
-            {
-                "pair": run.pair,
-                "method": run.method,
-                "seed": run.seed,
-                "evaluation": _read(run.out / "evaluation.json"),
-                "history": _read(run.out / "history.json"),
-            }
-            for run in done
-        ],
-        {run.pair: _read(run.teacher / "evaluation.json") for run in done},
-        YAML(typ="safe", pure=True).load(published),
-        {
-            "title": f"Methods and pairs, protocol {protocol}",
-            "remarks": [f"{len(done)} of {len(runs)} runs are finished."],
-            "protocol": protocol,
-            "command": "python -m stages.table " + " ".join(sys.argv[1:]),
-            "machine": machine.describe(),
-        },
-    )
+    facts = {
+        "title": f"Methods and pairs, protocol {protocol}",
+        "remarks": [f"{len(done)} of {len(runs)} runs are finished."],
+        "protocol": protocol,
+        "command": "python -m stages.table " + " ".join(sys.argv[1:]),
+        "machine": machine.describe(),
+    }
+    results = aggregate(done, YAML(typ="safe", pure=True).load(published), facts)
     write_json(out / protocol / "results.json", results)
     with replacing(out / protocol / "RESULTS.md") as scratch:
         scratch.write_text(markdown(results), encoding="utf-8")
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

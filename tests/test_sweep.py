@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import registry, sweep, table
 from pipeline.errors import ParamsError
+from pipeline.files import write_json
 from pipeline.models.base import build, num_parameters
 from pipeline.params import Params, parse
 
@@ -84,26 +85,23 @@ def test_what_does_not_exist_is_named_before_anything_runs(pairs: str, methods: 
         plan(pairs, methods, protocol=protocol)
 
 
-def run_of(method: str, seed: int, top1: float) -> dict[str, object]:
-    return {
-        "pair": "a",
-        "method": method,
-        "seed": seed,
-        "evaluation": {"arch": "resnet20", "num_parameters": 7, "test": {"top1": top1}},
-        "history": {
-            "last": {"val_top1": top1 - 1},
-            "best": {"val_top1": top1 + 1},
-            "shipped_epoch": 2,
-            "epochs": [{"val": {"top1": 1.0}}, {"val": {"top1": top1 - 1}}],
-        },
-    }
+def finished(out: Path, method: str, seed: int, top1: float) -> sweep.Run:
+    """A run with the files that training and evaluation would have left."""
+    run = sweep.Run("a", method, seed, {}, out / "data", out / "teacher", out / method / str(seed))
+    curve = [{"val": {"top1": 1.0}}, {"val": {"top1": top1 - 1}}]
+    last, best = {"val_top1": top1 - 1}, {"val_top1": top1 + 1}
+    evaluation = {"arch": "resnet20", "num_parameters": 7, "test": {"top1": top1}}
+    write_json(run.out / "evaluation.json", evaluation)
+    write_json(run.out / "history.json", {"last": last, "best": best, "shipped_epoch": 2, "epochs": curve})
+    return run
 
 
-def test_the_table_says_mean_spread_gain_and_published() -> None:
-    runs = [run_of("vanilla", 0, 69.0), run_of("kd", 0, 70.0), run_of("kd", 1, 72.0), run_of("afd", 0, 69.3)]
-    teachers = {"a": {"arch": "resnet56", "test": {"top1": 73.0}}}
+def test_the_table_says_mean_spread_gain_and_published(tmp_path: Path) -> None:
+    tops = (("vanilla", 0, 69.0), ("kd", 0, 70.0), ("kd", 1, 72.0), ("afd", 0, 69.3))
+    runs = [finished(tmp_path, *top) for top in tops]
+    write_json(tmp_path / "teacher" / "evaluation.json", {"arch": "resnet56", "test": {"top1": 73.0}})
     published = {"a": {"teacher": 73.03, "kd": 70.57}}
-    results = table.aggregate(runs, teachers, published, {"title": "T", "remarks": []})
+    results = table.aggregate(runs, published, {"title": "T", "remarks": []})
     kd = results["pairs"]["a"]["kd"]
     assert kd["test_top1"] == {"mean": 71.0, "std": pytest.approx(2**0.5), "n": 2}
     assert kd["over_vanilla"] == pytest.approx(2.0)
@@ -112,7 +110,6 @@ def test_the_table_says_mean_spread_gain_and_published() -> None:
     assert "| teacher | 73.00; published 73.03 (-0.03 =) |" in text
     assert (
         "| kd | **71.00** +- 1.41 (n=2), +2.00 over vanilla; val last 70.00, best 72.00; published 70.57 (+0.43 =) |"
-        in text
-    )
+    ) in text
     assert "| afd | **69.30** +- ? (n=1), +0.30 = over vanilla;" in text
     assert "| vanilla | **69.00** +- ? (n=1); val" in text

@@ -32,7 +32,7 @@ def replacing_folder(out: Path) -> Iterator[Path]:
         scratch.rename(out)
         _sync(out.parent)
     except OSError as error:
-        raise cannot_write(out, error) from error
+        raise cannot_write(str(out), out, error) from error
     finally:
         _retire(replaced, out)
         shutil.rmtree(scratch, ignore_errors=True)

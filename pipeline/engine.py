@@ -121,9 +121,10 @@ def milestone_epochs(settings: Train) -> list[int]:
     drops = [round(m * settings.epochs) if m < 1 else round(m) for m in settings.milestones]
     for milestone, drop in zip(settings.milestones, drops, strict=True):
         if drop >= settings.epochs:
+            advice = "Train longer" if milestone < 1 else "Write milestones as fractions of the epochs (0.625)"
             print(
                 f"warning: milestone {milestone:g} is never reached in {settings.epochs} epochs, so the learning rate "
-                "does not drop there. Write milestones as fractions of the epochs (0.625) to let them follow.",
+                f"does not drop there. {advice} to let it act.",
                 file=sys.stderr,
             )
     return drops

@@ -49,7 +49,8 @@ def _is_done(run: Run) -> bool:
 
 
 def _train(run: Run) -> None:
-    settings = run.out / "params.yaml"
+    # Not params.yaml: DVCLive removes a file of that name from its folder.
+    settings = run.out / "settings.yaml"
     with replacing(settings) as scratch:
         YAML(typ="safe", pure=True).dump(run.params, scratch)
     teacher, student = run.teacher / "model.safetensors", run.out / "model.safetensors"

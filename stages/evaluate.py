@@ -10,7 +10,7 @@ from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
 from pipeline.files import write_json
-from pipeline.models.base import count_macs, num_parameters, title
+from pipeline.models.base import Classifier, count_macs, num_parameters, title
 from stages import _run
 
 
@@ -21,15 +21,14 @@ def evaluate(params: Path, model: Path, data: Path, out: Path, teacher: Path | N
     split = Split.load(data, "test", card)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def predict(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-        network, header = checkpoint.load(path)
+    def predict(network: Classifier, header: checkpoint.Header) -> tuple[torch.Tensor, torch.Tensor]:
         return metrics.predict(network.to(device), Feed(split, header.normalization, device), settings.batch_size)
 
     network, header = checkpoint.load(model)
-    logits, labels = predict(model)
+    logits, labels = predict(network, header)
     scores = metrics.classification(logits, labels, settings.ece_bins)
     if teacher is not None:
-        scores |= metrics.agreement(logits, predict(teacher)[0])
+        scores |= metrics.agreement(logits, predict(*checkpoint.load(teacher))[0])
     record = {
         "arch": title(header.model),
         "method": header.method,

@@ -70,12 +70,13 @@ def load(path: Path) -> tuple[Classifier, Header]:
 
 
 def import_weights(
-    path: Path, arch: str, normalization: Normalization | None, card: DataCard
+    path: Path, arch: str, normalization: Normalization | None, card: DataCard, num_classes: int | None = None
 ) -> tuple[Classifier, Normalization]:
     """A teacher from a file that was not made in this pipeline's run.
 
     A file with Pupil's header is checked against `arch`, `normalization` and the card; one without is taken to be
-    `arch` trained with `normalization` (None: that of the card) on the card's classes, in the card's order.
+    `arch` trained with `normalization` (None: that of the card) on the card's classes, in the card's order. With
+    `num_classes` it is a teacher of that many other classes, for methods that compare no predictions.
 
     Raises CheckpointError saying what the file holds and what was expected.
     """
@@ -84,7 +85,11 @@ def import_weights(
     if stated is not None:
         for what, expected, came in (
             ("teacher.arch", arch, stated.model["arch"]),
-            ("the data set's classes", card.labels, stated.labels),
+            (
+                ("the data set's classes", card.labels, stated.labels)
+                if num_classes is None
+                else ("the number of classes", num_classes, stated.model["num_classes"])
+            ),
             ("teacher.normalization", normalization or stated.normalization, stated.normalization),
         ):
             if expected != came:
@@ -93,7 +98,7 @@ def import_weights(
                 )
         spec, used = stated.model, stated.normalization
     else:
-        spec, used = {"arch": arch, "num_classes": card.num_classes}, normalization or card.normalization
+        spec, used = {"arch": arch, "num_classes": num_classes or card.num_classes}, normalization or card.normalization
     model = build(spec)
     _fill(model, tensors, path)
     return model, used

@@ -103,7 +103,9 @@ class Teacher(Section):
     """The good, large network (stage train_teacher)."""
 
     arch: str = "resnet56"
-    """resnet20, wrn_40_2, resnet34, ...: a family file of pipeline/models and a size it knows."""
+    """resnet20, wrn_40_2, timm/resnet50, ...: a family file of pipeline/models and a size it knows."""
+    pretrained: bool = False
+    """Start training from the weights that timm has for this network, fetched where they are not in the cache."""
     weights: str | None = None
     """A safetensors file to take instead of training."""
     normalization: Normalization | None = None
@@ -111,11 +113,20 @@ class Teacher(Section):
     seed: Seed = 0
     train: Train = Train()
 
+    @model_validator(mode="after")
+    def _weights_are_trained(self) -> "Teacher":
+        if self.pretrained and self.weights is not None:
+            raise ValueError("with weights nothing is trained, so that pretrained: true has no meaning; drop either")
+        return self
+
 
 class Student(Section):
     """The small network that is to be deployed."""
 
     arch: str = "resnet20"
+    """As the teacher's."""
+    pretrained: bool = False
+    """Start training from the weights that timm has for this network, fetched where they are not in the cache."""
 
 
 class Distill(Section):
@@ -230,6 +241,16 @@ def check_all(params: Params) -> None:
     if params.deploy.seed not in params.distill.seeds:
         seeds = ", ".join(map(str, params.distill.seeds))
         raise ParamsError(f"params.yaml: deploy.seed is {params.deploy.seed}, distill.seeds lists {seeds}.")
+
+
+def check_complete(params: Params) -> None:
+    """Check that nothing is left to a default that a stage lists: DVC would say so only when it comes to that stage."""
+    missing = [name for name in Params.model_fields if name not in params.model_fields_set]
+    missing += [f"distill.{name}" for name in Distill.model_fields if name not in params.distill.model_fields_set]
+    if params.data.source not in params.data.sources:
+        missing.append(f"data.sources.{params.data.source}")
+    if missing:
+        raise ParamsError(f"params.yaml lacks {', '.join(missing)}: write them down, the stages of dvc.yaml read them.")
 
 
 def json_schema() -> dict[str, Any]:

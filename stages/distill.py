@@ -9,7 +9,7 @@ from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.distillation.base import Teacher, find
 from pipeline.files import sha256
-from pipeline.models.base import build
+from pipeline.models.base import build_to_train
 from stages import _run
 from stages._train import train
 
@@ -21,7 +21,8 @@ def distill(params: Path, method: str, seed: int, teacher: Path, data: Path, out
     card = cards.load(data)
     network, header = checkpoint.load(teacher)
     torch.manual_seed(seed)
-    student = build({"arch": settings.student.arch, "num_classes": card.num_classes})
+    spec = {"arch": settings.student.arch, "num_classes": card.num_classes}
+    student = build_to_train(spec, settings.student.pretrained, "student")
     objective = find(method).Method(config, student, Teacher(network, header.normalization), card)
     facts = {
         "method": {method: config.model_dump()},

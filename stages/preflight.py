@@ -1,8 +1,8 @@
 """Look at everything that could stop a run, or that DVC cannot see, before anything long starts. Runs on every repro.
 
-Checks params.yaml whole, with every method, source and network it names, and writes fingerprints that other stages
-depend on: of the machine (latency belongs to it), of the files behind data.path, of teacher.weights, and of the code of
-both network families, which a stage picks by name.
+Checks params.yaml whole, with every method, source and network it names, tries every method on a blank copy of its
+pair, and writes fingerprints that other stages depend on: of the machine (latency belongs to it), of the files behind
+data.path, of teacher.weights, and of the code of both network families, which a stage picks by name.
 """
 
 import hashlib
@@ -14,7 +14,8 @@ from typing import Any
 from pipeline import params as parameters
 from pipeline.errors import CheckpointError
 from pipeline.files import sha256, write_json
-from pipeline.models.base import build, family
+from pipeline.models.base import family
+from pipeline.rehearsal import rehearse
 from serve import machine
 from stages import _run
 
@@ -24,13 +25,14 @@ def preflight(params: Path, out: Path, schema: Path | None = None) -> None:
     if schema is not None:
         write_json(schema, parameters.json_schema())
     settings = parameters.load(params)
+    parameters.check_complete(settings)
     parameters.check_all(settings)
+    rehearse(settings)
     for role, arch in (("teacher", settings.teacher.arch), ("student", settings.student.arch)):
-        if not (role == "teacher" and settings.teacher.weights):  # a file of weights says more of its network
-            build({"arch": arch, "num_classes": 2})
         # A deployed student may be wrapped in `reused`, whatever its own family.
         code = {Path(module.__file__) for module in (family(arch), family("reused"))}
-        write_json(out / f"{role}.json", {file.stem: sha256(file) for file in sorted(code)})
+        packages = {f"package {name}": version(name) for name in getattr(family(arch), "PACKAGES", ())}
+        write_json(out / f"{role}.json", {file.stem: sha256(file) for file in sorted(code)} | packages)
     packages = {name: version(name) for name in ("torch", "onnxruntime-gpu", "numpy")}
     write_json(out / "machine.json", {**machine.describe(), "packages": packages})
     write_json(out / "source.json", _files_below(settings.data.path))

@@ -40,7 +40,6 @@ def table(
         print(f"[{number}/{len(missing)}] {run.pair} {run.method} seed {run.seed}", flush=True)
         _train(run)
         _write(runs, protocol, published, out)
-    _write(runs, protocol, published, out)
 
 
 def _is_done(run: Run) -> bool:

@@ -12,7 +12,7 @@ from pipeline.data.feed import Feed
 from pipeline.distillation import vanilla
 from pipeline.files import sha256, write_json
 from pipeline.metrics import classification, predict
-from pipeline.models.base import build
+from pipeline.models.base import build_to_train
 from stages import _run
 from stages._live import recorder
 from stages._train import make_header, train
@@ -26,7 +26,8 @@ def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
         return
     card = cards.load(data)
     torch.manual_seed(settings.teacher.seed)
-    network = build({"arch": settings.teacher.arch, "num_classes": card.num_classes})
+    spec = {"arch": settings.teacher.arch, "num_classes": card.num_classes}
+    network = build_to_train(spec, settings.teacher.pretrained, "teacher")
     objective = vanilla.Method(vanilla.Config(), network, None, card)
     facts = {"teacher": settings.teacher.model_dump(), "augment": settings.augment.model_dump()}
     train(objective, settings.teacher.train, settings.augment, None, settings.teacher.seed, data, facts, resume, out)

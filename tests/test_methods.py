@@ -41,8 +41,8 @@ def test_the_law_what_is_measured_is_what_ships(name: str, student: str, teacher
 
 
 @every_method
-def test_gradients_reach_everything_that_claims_to_train(name: str) -> None:
-    method = tiny.method(name).train()
+def test_gradients_reach_everything_that_claims_to_train(name: str, *pair: str) -> None:
+    method = tiny.method(name, *pair).train()
     # Two batches: a weight may have no gradient by chance in one.
     for seed in (0, 1):
         torch.stack(list(method(tiny.batch(seed=seed)).terms.values())).sum().backward()
@@ -51,8 +51,8 @@ def test_gradients_reach_everything_that_claims_to_train(name: str) -> None:
 
 
 @every_method
-def test_the_teacher_stays_bit_for_bit_and_out_of_the_method(name: str) -> None:
-    method = tiny.method(name)
+def test_the_teacher_stays_bit_for_bit_and_out_of_the_method(name: str, *pair: str) -> None:
+    method = tiny.method(name, *pair)
     if not method.needs_teacher:
         assert not hasattr(method, "_borrowed") or not method._borrowed
         return
@@ -70,8 +70,8 @@ def test_the_teacher_stays_bit_for_bit_and_out_of_the_method(name: str) -> None:
 
 
 @every_method
-def test_a_saved_and_loaded_method_computes_the_same(name: str) -> None:
-    method, other = tiny.method(name).train(), tiny.method(name)
+def test_a_saved_and_loaded_method_computes_the_same(name: str, *pair: str) -> None:
+    method, other = tiny.method(name, *pair).train(), tiny.method(name, *pair)
     method(tiny.batch(seed=3))
     other.load_state_dict(method.state_dict())
     batch = tiny.batch()
@@ -82,9 +82,9 @@ def test_a_saved_and_loaded_method_computes_the_same(name: str) -> None:
 
 
 @every_method
-def test_one_image_in_eval_mode_works(name: str) -> None:
+def test_one_image_in_eval_mode_works(name: str, *pair: str) -> None:
     with torch.inference_mode():
-        assert tiny.method(name).eval()(tiny.batch(1)).logits.shape == (1, tiny.CLASSES)
+        assert tiny.method(name, *pair).eval()(tiny.batch(1)).logits.shape == (1, tiny.CLASSES)
 
 
 @every_method

@@ -75,6 +75,19 @@ def test_what_the_sections_say_of_each_other_is_checked_before_anything_runs(
         params.check_all(load(text, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("augment: {}", "lacks data, teacher, student, distill, evaluate, deploy, benchmark"),
+        ("distill: {methods: {kd: {}}}", r"distill\.seeds, distill\.train"),
+        ("data: {source: huggingface}", r"data\.sources\.huggingface"),
+    ],
+)
+def test_what_a_stage_would_miss_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=said):
+        params.check_complete(load(text, tmp_path))
+
+
 def test_params_are_frozen(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load("", tmp_path).student.arch = "resnet8"  # type: ignore[misc]

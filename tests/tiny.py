@@ -12,17 +12,19 @@ from pipeline.params import Normalization
 
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 CLASSES = 4
+IMAGE_PX = 32
+"""Of `card`, `batch` and `method`; a test may set another."""
 CPU = torch.device("cpu")
 SETTINGS: dict[str, dict[str, object]] = {"crd": {"num_negatives": 16}, "semckd": {"batch_size": 8}}
 """What a method needs to fit 64 images and `batch()`, where its defaults do not."""
 
 
-def card(train: int = 64, classes: int = CLASSES, image_px: int = 32) -> DataCard:
+def card(train: int = 64, classes: int = CLASSES, image_px: int | None = None) -> DataCard:
     counts = {"train": train, "val": 32, "test": 32}
     return DataCard(
         source="tiny",
         labels=tuple(f"class {k}" for k in range(classes)),
-        image_px=image_px,
+        image_px=image_px or IMAGE_PX,
         counts=counts,
         class_counts={name: (count // classes,) * classes for name, count in counts.items()},
         normalization=NORMALIZATION,
@@ -56,7 +58,7 @@ def method(name: str, student: str = "resnet8", teacher: str = "resnet14", **con
     """A method on fresh networks; the teacher has seen a batch, so that its BN statistics are not the initial ones."""
     module = find(name)
     taught = network(teacher, seed=1)
-    taught.train()(torch.randn(16, 3, 32, 32))
+    taught.train()(torch.randn(16, 3, IMAGE_PX, IMAGE_PX))
     made: Method = module.Method(
         module.Config(**(SETTINGS.get(name, {}) | config)),
         network(student, seed=2),
@@ -69,7 +71,7 @@ def method(name: str, student: str = "resnet8", teacher: str = "resnet14", **con
 def batch(size: int = 8, seed: int = 0) -> Batch:
     torch.manual_seed(seed)
     return Batch(
-        images=torch.randn(size, 3, 32, 32),
+        images=torch.randn(size, 3, IMAGE_PX, IMAGE_PX),
         labels=torch.arange(size) % CLASSES,
         positions=torch.arange(size),
         progress=0.5,

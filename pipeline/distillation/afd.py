@@ -28,7 +28,13 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import embedding, energy, mean_squared_distances, thin
+from pipeline.distillation.blocks import (
+    embedding,
+    energy,
+    mean_squared_distances,
+    say_where_blocks_are_stages,
+    thin,
+)
 from pipeline.models.base import Classifier, Features, MapShape, pool
 
 
@@ -49,6 +55,7 @@ class Method(base.Method):
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
+        say_where_blocks_are_stages("afd", student, self.teacher)
         s, t = self.shapes(card)
         self.attention = Attention(thin(s.blocks), thin(t.blocks), config.query_dim)
 

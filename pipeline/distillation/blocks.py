@@ -4,11 +4,15 @@ Maps arrive in the networks' precision (bf16 under autocast); whatever is summed
 """
 
 import math
+import sys
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from pipeline.errors import ParamsError
+from pipeline.models.base import Classifier
 
 Place = TypeVar("Place")
 """A tap, or its shape."""
@@ -73,6 +77,27 @@ def in_map_precision(module: nn.Module, maps: Tensor) -> Tensor:
 def thin(blocks: tuple[Place, ...]) -> tuple[Place, ...]:
     """All blocks, or every second one (2, 4, ...) where there are more than 27."""
     return blocks if len(blocks) <= _MOST_BLOCKS else blocks[1::2]
+
+
+def say_where_blocks_are_stages(method: str, *networks: Classifier) -> None:
+    """Say so, for a method that compares residual blocks, where a network shows its stages alone."""
+    archs = dict.fromkeys(network.spec["arch"] for network in networks if not network.has_block_taps)
+    if archs:
+        print(
+            f"{method} compares residual blocks, and of {' and '.join(archs)} only the stages can be seen: they take "
+            "the blocks' place.",
+            file=sys.stderr,
+        )
+
+
+def check_head_reads_average(method: str, teacher: Classifier) -> None:
+    """Refuse, for a method that puts another map before the teacher's classifier, one that reads no plain average."""
+    if not teacher.fc_reads_average:
+        raise ParamsError(
+            f"{method} lets the teacher's classifier read the average of a map made by the student, and in "
+            f"{teacher.spec['arch']} more than an average lies between the last map and the classifier. Take another "
+            "teacher, such as timm/resnet18, or another method."
+        )
 
 
 def embedding(inputs: int, outputs: int) -> nn.Sequential:

@@ -60,7 +60,7 @@ class Method(base.Method):
         except NotImplementedError:
             raise ParamsError(
                 f"ofd takes its margins from the BN behind each stage of the teacher, and {self.teacher.spec['arch']} "
-                "names none. Take a ResNet or a WRN as teacher."
+                "names none. Take one of this project's own, such as resnet34 or wrn_40_2, as teacher."
             ) from None
         self.stages = nn.ModuleList(Stage(a.channels, norm) for a, norm in zip(s.stages, norms, strict=True))
 

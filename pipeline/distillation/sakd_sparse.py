@@ -35,7 +35,14 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import Place, embedding, energy, mean_squared_distances, thin
+from pipeline.distillation.blocks import (
+    Place,
+    embedding,
+    energy,
+    mean_squared_distances,
+    say_where_blocks_are_stages,
+    thin,
+)
 from pipeline.models.base import Classifier, Features, MapShape, pool
 
 Sparsify = Literal["scale", "mask"]
@@ -64,6 +71,8 @@ class Method(base.Method):
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
+        if config.taps == "blocks":
+            say_where_blocks_are_stages("sakd_sparse", student, self.teacher)
         s, t = (self._places(shapes.blocks, shapes.stages) for shapes in self.shapes(card))
         self.attention = SparseAttention(s, t, config.query_dim, config.drop_probability, config.sparsify)
 

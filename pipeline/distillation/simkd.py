@@ -5,7 +5,8 @@
     L = feature_weight * mean (u - F_t)^2 + ce_weight * CE(y, z) + kl_weight * KL_T(z, z_t)
 
 F_s      (B, C_s, H, W) the student's last `raw` map; its own head is dropped before training.
-F_t      (B, C_t, H, W) the teacher's last `act` map, the one that its head averages: not negative, as u is.
+F_t      (B, C_t, H, W) the teacher's last `act` map, the one that its head averages: not negative, as u is. (Some
+         networks of timm have negatives there, which u cannot reach.)
 u        (B, C_t, H, W); the mean is over all elements. Where F_s and F_t differ in size, the larger one is averaged
          down first: F_s before the projector, so that the deployed network does so too.
 z, z_t   (B, K) logits.
@@ -29,6 +30,7 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Output, Weight
+from pipeline.distillation.blocks import check_head_reads_average
 from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features
 from pipeline.models.reused import Reused, projector
@@ -56,6 +58,7 @@ class Method(base.Method):
                 f"simkd ships the teacher's classifier, which knows {classes} classes, and the data set has "
                 f"{card.num_classes}. Take a teacher trained on these classes, or another method."
             )
+        check_head_reads_average("simkd", self.teacher)
         if config.factor > t.channels:
             raise ParamsError(
                 f"distill.methods.simkd.factor is {config.factor}, more than the {t.channels} channels of the "

@@ -23,7 +23,7 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import connector, in_map_precision
+from pipeline.distillation.blocks import check_head_reads_average, connector, in_map_precision
 from pipeline.models.base import Classifier, Features, pool
 
 
@@ -41,6 +41,7 @@ class Method(base.Method):
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
+        check_head_reads_average("srrl", self.teacher)
         s, t = self.shapes(card)
         self.connector = connector(s.stages[-1].channels, t.pooled)
 

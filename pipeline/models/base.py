@@ -13,13 +13,14 @@ a second time: a BN that runs twice in a step updates its running statistics twi
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import registry
+from pipeline.errors import ParamsError
 
 Spec = Mapping[str, Any]
 """Plain data from which `build` makes the same network again: {"arch": "resnet20", "num_classes": 100, ...}."""
@@ -73,8 +74,12 @@ class Classifier(nn.Module):
     A family sets `spec`, `stage_ends` (the index of each stage's last block) and `fc`, the head, and writes `walk`.
     """
 
-    neck_feeds_pooling: ClassVar[bool] = False
+    neck_feeds_pooling: bool = False
     """Nothing but the global average and `fc` follows the neck, so that `fc` can absorb a linear one."""
+    fc_reads_average: bool = True
+    """`fc` reads the plain average of the last stage's `act`, and so can read another network's map that way too."""
+    has_block_taps: bool = True
+    """False: single blocks cannot be seen, and `blocks` are the stages once more."""
     spec: Spec
     stage_ends: tuple[int, ...]
     fc: nn.Linear
@@ -91,6 +96,11 @@ class Classifier(nn.Module):
         The last block's `raw` is what `neck` makes of it, and all that follows builds on that.
         """
         raise NotImplementedError
+
+    @property
+    def map_channels(self) -> int:
+        """C of the last block's `raw` map, known before any pass."""
+        return self.fc.in_features
 
     def drop_head(self) -> None:
         """Leave only what `walk` needs up to the last block's `raw`: a body that another head is put on.
@@ -151,12 +161,45 @@ def build(spec: Spec) -> Classifier:
     return network
 
 
+def build_to_train(spec: Spec, pretrained: bool, role: str) -> Classifier:
+    """A network that training starts from: with fresh weights, or with pretrained ones below a fresh head.
+
+    `role` is the section of params.yaml that asks for it. A trained network is rebuilt by `build`, never by this.
+
+    Raises ParamsError where the network has no pretrained weights, CheckpointError where they cannot be had.
+    """
+    if not pretrained:
+        return build(spec)
+    check_pretrained(spec["arch"], role)
+    network: Classifier = family(spec["arch"]).build_pretrained(spec)
+    return network
+
+
+def check_pretrained(arch: str, role: str) -> None:
+    """Raises ParamsError where `arch` has no pretrained weights; does not look whether they can be had."""
+    known = getattr(family(arch), "has_pretrained", None)
+    if known is None or not known(arch):
+        raise ParamsError(
+            f"{role}.pretrained is true, and there are no pretrained weights of {arch}. Most networks of timm have some"
+            f": take one, such as timm/resnet18, or set {role}.pretrained to false."
+        )
+
+
 @torch.no_grad()
 def shapes(model: Classifier, image_px: int) -> Shapes:
-    """Measure all taps with one blank pass of two images in eval mode; the model is left as it was found."""
+    """Measure all taps with one blank pass of two images in eval mode; the model is left as it was found.
+
+    Raises ParamsError where the model cannot take images of that size.
+    """
     training = model.training
     model.eval()
-    features = model.features(_blank(model, 2, image_px))
+    try:
+        features = model.features(_blank(model, 2, image_px))
+    except RuntimeError as error:
+        raise ParamsError(
+            f"{model.spec['arch']} cannot take images of {image_px} x {image_px} px ({error}). Raise data.image_px, or "
+            "take another network."
+        ) from error
     model.train(training)
 
     def size(tap: Tap) -> MapShape:

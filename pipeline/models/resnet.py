@@ -13,7 +13,7 @@ convolution with BN where the shape changes (option B), which is what the distil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar, cast
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -81,7 +81,7 @@ class BasicBlock(nn.Module):
 class ResNet(base.Classifier):
     """Stem, stages of basic blocks, global average, linear head."""
 
-    neck_feeds_pooling: ClassVar[bool] = True
+    neck_feeds_pooling = True
 
     def __init__(self, spec: base.Spec, size: _Size) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ head. A network like this can therefore teach, learn, and be the body of another
 """
 
 from collections.abc import Iterator
-from typing import ClassVar, cast
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,7 +31,7 @@ def build(spec: base.Spec) -> "Reused":
             "Choose a body, such as resnet20 or wrn_16_2."
         )
     body = base.build(spec["body"])
-    channels = body.fc.in_features
+    channels = body.map_channels
     body.drop_head()
     head = nn.Linear(spec["channels"], spec["num_classes"])
     return Reused(spec, body, projector(channels, spec["channels"], spec["factor"]), head)
@@ -62,12 +62,13 @@ class Reused(base.Classifier):
         fc: the head.
     """
 
-    neck_feeds_pooling: ClassVar[bool] = True
+    neck_feeds_pooling = True
 
     def __init__(self, spec: base.Spec, body: Classifier, projector: nn.Sequential, fc: nn.Linear) -> None:
         super().__init__()
         self.spec = spec
         self.stage_ends = (*body.stage_ends[:-1], body.stage_ends[-1] + 1)
+        self.has_block_taps = body.has_block_taps
         self.body = body
         self.projector = projector
         self.fc = fc

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline import presets
 from pipeline.errors import ParamsError
+from pipeline.files import write_json
 from pipeline.params import Params, check_all, parse
 
 PUBLISHED = "published"
@@ -36,6 +37,15 @@ class Run:
         """Digest of what decides the result; a finished run with the same key need not be trained again."""
         sections = ("data", "augment", "teacher", "student", "distill", "evaluate")
         return digest({name: self.params.get(name) for name in sections})
+
+    def is_done(self) -> bool:
+        """Whether this very run has been trained and evaluated."""
+        mark = self.out / "run.json"
+        return mark.is_file() and json.loads(mark.read_text(encoding="utf-8")).get("key") == self.key
+
+    def mark_done(self) -> None:
+        """Say so, as the last thing of a run."""
+        write_json(self.out / "run.json", {"key": self.key})
 
 
 def plan(

@@ -5,7 +5,6 @@
 Each step is a stage of the DAG run as a process of its own; a run that is killed goes on where it stopped.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.errors import PupilError
+from pipeline.errors import ParamsError, PupilError
 from pipeline.files import replacing, write_json
 from pipeline.sweep import Run, plan
 from pipeline.table import aggregate, markdown
@@ -32,19 +31,17 @@ def table(
     out: Path = Path("artifacts/table"),
 ) -> None:
     """Train every missing run of the table, write its RESULTS.md and results.json; lists are comma-separated."""
-    numbers = [int(seed) for seed in seeds.split(",")]
-    runs = plan(params, presets, pairs.split(","), methods.split(","), numbers, protocol, out)
-    missing = [run for run in runs if not _is_done(run)]
+    if not all(seed.isdecimal() for seed in seeds.split(",")):
+        raise ParamsError(f"--seeds is '{seeds}': expected whole numbers with commas between them, such as 0,1,2.")
+    numbers = map(int, seeds.split(","))
+    runs = plan(params, presets, pairs.split(","), methods.split(","), list(numbers), protocol, out)
+    missing = [run for run in runs if not run.is_done()]
     print(f"{len(runs)} runs, {len(missing)} of them missing", flush=True)
+    _write(runs, protocol, published, out)
     for number, run in enumerate(missing, start=1):
         print(f"[{number}/{len(missing)}] {run.pair} {run.method} seed {run.seed}", flush=True)
         _train(run)
         _write(runs, protocol, published, out)
-
-
-def _is_done(run: Run) -> bool:
-    path = run.out / "run.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == run.key
 
 
 def _train(run: Run) -> None:
@@ -70,7 +67,7 @@ def _train(run: Run) -> None:
         resume=run.out / "resume",
     )
     _stage("evaluate", params=settings, model=student, data=run.data, teacher=teacher, out=run.out / "evaluation.json")
-    write_json(run.out / "run.json", {"key": run.key})
+    run.mark_done()
 
 
 def _stage(name: str, **arguments: Any) -> None:
@@ -82,7 +79,7 @@ def _stage(name: str, **arguments: Any) -> None:
 
 
 def _write(runs: list[Run], protocol: str, published: Path, out: Path) -> None:
-    done = [run for run in runs if _is_done(run)]
+    done = [run for run in runs if run.is_done()]
     facts = {
         "title": f"Methods and pairs, protocol {protocol}",
         "remarks": [f"{len(done)} of {len(runs)} runs are finished."],

@@ -188,15 +188,20 @@ def load(path: Path) -> Params:
 
     Raises ParamsError naming every bad key with its value, what is allowed, and the nearest valid key.
     """
+    raw = read_yaml(path, YAML(typ="safe", pure=True))
+    return parse(Params, raw if raw is not None else {}, "", str(path))
+
+
+def read_yaml(path: Path, yaml: YAML) -> Any:
+    """What a YAML file holds. Raises ParamsError, naming it, where it cannot be read or is not valid."""
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParamsError(f"{path}: expected a readable YAML file ({error.strerror}).") from error
     except (YAMLError, UnicodeDecodeError) as error:
         # Behind an empty line ruamel only explains how to switch a check off.
         problem = str(error).split("\n\n")[0]
         raise ParamsError(f"{path} is not valid YAML: {problem}") from error
-    return parse(Params, raw if raw is not None else {}, "", str(path))
 
 
 def parse(model: type[S], raw: object, prefix: str, where: str) -> S:

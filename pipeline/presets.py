@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
 from pipeline.files import replacing
-from pipeline.params import Params, check_all, parse
+from pipeline.params import Params, check_all, parse, read_yaml
 
 
 def apply(preset: Path, target: Path) -> list[str]:
@@ -49,12 +48,7 @@ def overlaid(target: Path, layers: Iterable[Path]) -> dict[str, Any]:
 
 
 def _read(yaml: YAML, path: Path) -> MutableMapping[str, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParamsError(f"{path}: expected a readable YAML file ({error.strerror}).") from error
-    except YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    values = read_yaml(path, yaml)
     if not isinstance(values, MutableMapping):
         raise ParamsError(f"{path}: expected a map of sections, as in params.yaml.")
     return values

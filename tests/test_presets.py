@@ -74,3 +74,9 @@ def test_a_preset_that_would_break_params_is_refused_and_nothing_written(
 def test_every_preset_fits_params_yaml(preset: Path, target: Path) -> None:
     presets.apply(preset, target)
     params.check_all(params.load(target))
+
+
+def test_a_preset_that_is_no_text_is_refused(target: Path, tmp_path: Path) -> None:
+    (tmp_path / "preset.yaml").write_bytes(b"teacher: {arch: \xff}")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        presets.apply(tmp_path / "preset.yaml", target)

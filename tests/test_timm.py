@@ -22,8 +22,8 @@ from pipeline.models import timm as family
 from pipeline.rehearsal import rehearse
 from serve.model import OnnxClassifier
 from stages.preflight import preflight
+from tests import test_checkpoint, tiny, toy
 from tests import test_methods as contract
-from tests import tiny, toy
 
 ROUND_TRIPS = ("timm/resnet18", "timm/mobilenetv3_small_100")
 NETWORKS = ("timm/test_resnet", "timm/test_efficientnet", "timm/test_convnext", "timm/test_vit", *ROUND_TRIPS)
@@ -213,18 +213,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
 
 
 def header(model: base.Classifier) -> checkpoint.Header:
-    card = tiny.card()
-    return checkpoint.Header(
-        model=dict(model.spec),
-        labels=card.labels,
-        image_px=card.image_px,
-        normalization=card.normalization,
-        method="kd",
-        seed=0,
-        params_sha256="a",
-        data_sha256="b",
-        licence=None,
-    )
+    return test_checkpoint.header().model_copy(update={"model": dict(model.spec)})
 
 
 def trained(arch: str) -> base.Classifier:

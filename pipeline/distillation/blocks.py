@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import ParamsError
-from pipeline.models.base import Classifier
+from pipeline.models.base import Classifier, Shapes
 
 Place = TypeVar("Place")
 """A tap, or its shape."""
@@ -87,6 +87,15 @@ def say_where_blocks_are_stages(method: str, *networks: Classifier) -> None:
             f"{method} compares residual blocks, and of {' and '.join(archs)} only the stages can be seen: they take "
             "the blocks' place.",
             file=sys.stderr,
+        )
+
+
+def check_same_stages(method: str, student: Shapes, teacher: Shapes) -> None:
+    """Refuse, for a method that compares the networks stage by stage, a pair with different numbers of stages."""
+    if len(student.stages) != len(teacher.stages):
+        raise ParamsError(
+            f"{method} compares the networks stage by stage, but the student has {len(student.stages)} stages and the "
+            f"teacher {len(teacher.stages)}. Take networks with the same number of stages."
         )
 
 

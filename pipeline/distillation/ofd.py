@@ -30,7 +30,7 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import connector, in_map_precision, weigh_stages
+from pipeline.distillation.blocks import check_same_stages, connector, in_map_precision, weigh_stages
 from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features
 
@@ -50,11 +50,7 @@ class Method(base.Method):
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
         s, t = self.shapes(card)
-        if len(s.stages) != len(t.stages):
-            raise ParamsError(
-                f"ofd compares the networks stage by stage, but the student has {len(s.stages)} stages and the teacher "
-                f"{len(t.stages)}. Take networks with the same number of stages."
-            )
+        check_same_stages("ofd", s, t)
         try:
             norms = self.teacher.stage_norms()
         except NotImplementedError:

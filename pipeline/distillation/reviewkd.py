@@ -35,8 +35,7 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import in_map_precision
-from pipeline.errors import ParamsError
+from pipeline.distillation.blocks import check_same_stages, in_map_precision
 from pipeline.models.base import Classifier, Features
 
 _MOST_WIDTH = 512
@@ -62,11 +61,7 @@ class Method(base.Method):
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
         s, t = self.shapes(card)
-        if len(s.stages) != len(t.stages):
-            raise ParamsError(
-                f"reviewkd compares the networks stage by stage, but the student has {len(s.stages)} stages and the "
-                f"teacher {len(t.stages)}. Take networks with the same number of stages."
-            )
+        check_same_stages("reviewkd", s, t)
         channels_s, channels_t = ([*(shape.channels for shape in x.stages), x.pooled] for x in (s, t))
         self.review = Review(channels_s, channels_t)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.data.card import DataCard
 from pipeline.errors import CheckpointError
-from pipeline.files import replacing
+from pipeline.files import replacing, sha256
 from pipeline.models.base import Classifier, build
 from pipeline.params import Normalization
 
@@ -69,14 +69,22 @@ def load(path: Path) -> tuple[Classifier, Header]:
     return model, header
 
 
+def weights_sha256(path: str) -> str:
+    """Checksum of the file that teacher.weights names. Raises CheckpointError when there is none."""
+    if not Path(path).is_file():
+        raise CheckpointError(
+            f"teacher.weights is '{path}', and there is no such file. Give a safetensors file, or null to train."
+        )
+    return sha256(Path(path))
+
+
 def import_weights(
-    path: Path, arch: str, normalization: Normalization | None, card: DataCard, num_classes: int | None = None
+    path: Path, arch: str, normalization: Normalization | None, card: DataCard
 ) -> tuple[Classifier, Normalization]:
     """A teacher from a file that was not made in this pipeline's run.
 
     A file with Pupil's header is checked against `arch`, `normalization` and the card; one without is taken to be
-    `arch` trained with `normalization` (None: that of the card) on the card's classes, in the card's order. With
-    `num_classes` it is a teacher of that many other classes, for methods that compare no predictions.
+    `arch` trained with `normalization` (None: that of the card) on the card's classes, in the card's order.
 
     Raises CheckpointError saying what the file holds and what was expected.
     """
@@ -85,11 +93,7 @@ def import_weights(
     if stated is not None:
         for what, expected, came in (
             ("teacher.arch", arch, stated.model["arch"]),
-            (
-                ("the data set's classes", card.labels, stated.labels)
-                if num_classes is None
-                else ("the number of classes", num_classes, stated.model["num_classes"])
-            ),
+            ("the data set's classes", card.labels, stated.labels),
             ("teacher.normalization", normalization or stated.normalization, stated.normalization),
         ):
             if expected != came:
@@ -98,7 +102,7 @@ def import_weights(
                 )
         spec, used = stated.model, stated.normalization
     else:
-        spec, used = {"arch": arch, "num_classes": num_classes or card.num_classes}, normalization or card.normalization
+        spec, used = {"arch": arch, "num_classes": card.num_classes}, normalization or card.normalization
     model = build(spec)
     _fill(model, tensors, path)
     return model, used

@@ -1,7 +1,8 @@
 """The table of pairs x methods x seeds as independent runs, each a pure function of parameters, data and teacher.
 
 A run's parameters are params.yaml with three presets laid over it: the pair, the protocol, and, where the protocol is
-"published", the method's own recipe. Runs that need the same data or the same teacher name the same folder for it.
+"published", the method's own recipe. Runs that need the same data or the same teacher name the same folder for it; a
+teacher never follows a method's recipe, as one teacher stands behind each column of a published table.
 """
 
 import hashlib
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import presets
+from pipeline import checkpoint, presets
 from pipeline.errors import ParamsError
 from pipeline.files import write_json
 from pipeline.params import Params, check_all, parse
 
 PUBLISHED = "published"
+_DECIDING = ("data", "augment", "student", "distill", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,14 @@ class Run:
     seed: int
     params: dict[str, Any]
     """A whole params.yaml as plain data, with this method alone."""
+    teacher_params: dict[str, Any]
+    """The same for the teacher and its data."""
     data: Path
+    teacher_data: Path
     teacher: Path
     out: Path
-
-    @property
-    def key(self) -> str:
-        """Digest of what decides the result; a finished run with the same key need not be trained again."""
-        sections = ("data", "augment", "teacher", "student", "distill", "evaluate")
-        return digest({name: self.params.get(name) for name in sections})
+    key: str
+    """Digest of what decides the result; a finished run with the same key need not be trained again."""
 
     def is_done(self) -> bool:
         """Whether this very run has been trained and evaluated."""
@@ -64,6 +65,11 @@ def plan(
     runs = []
     for pair in pairs:
         over = [_preset(folder / "pairs", pair), _preset(folder / "protocols", _base_protocol(protocol))]
+        common = presets.overlaid(params, over)
+        weights = common["teacher"].get("weights")
+        # By its bytes: another file at the same path is another teacher.
+        known = {**common["teacher"], "weights": weights and checkpoint.weights_sha256(weights)}
+        teacher = digest(known, common.get("augment"), common.get("data"))
         for method in methods:
             own = folder / "published" / f"{method}.yaml"
             layers = [*over, own] if protocol == PUBLISHED and own.exists() else over
@@ -72,16 +78,18 @@ def plan(
                 values = {**values, "distill": {**values["distill"], "seeds": [seed]}}
                 values["deploy"] = {**values.get("deploy", {}), "method": method, "seed": seed}
                 check_all(parse(Params, values, "", f"{pair}, {method}"))
-                teacher = digest(values["teacher"], values["augment"], values["data"])
                 runs.append(
                     Run(
                         pair,
                         method,
                         seed,
                         values,
-                        data=out / "data" / digest(values["data"]),
-                        teacher=out / "teachers" / f"{values['teacher']['arch']}-{teacher}",
+                        common,
+                        data=_data(out, values),
+                        teacher_data=_data(out, common),
+                        teacher=out / "teachers" / f"{common['teacher']['arch']}-{teacher}",
                         out=out / protocol / pair / method / str(seed),
+                        key=digest(teacher, {name: values.get(name) for name in _DECIDING}),
                     )
                 )
     return runs
@@ -90,6 +98,10 @@ def plan(
 def digest(*values: Any) -> str:
     """Twelve hex digits that name plain data."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _data(out: Path, values: dict[str, Any]) -> Path:
+    return out / "data" / digest(values.get("data"))
 
 
 def _for_one_method(values: dict[str, Any], method: str, protocol: str) -> dict[str, Any]:

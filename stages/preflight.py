@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline import checkpoint
 from pipeline import params as parameters
-from pipeline.errors import CheckpointError
 from pipeline.files import sha256, write_json
 from pipeline.models.base import family
 from pipeline.rehearsal import rehearse
@@ -36,7 +36,8 @@ def preflight(params: Path, out: Path, schema: Path | None = None) -> None:
     packages = {name: version(name) for name in ("torch", "onnxruntime-gpu", "numpy")}
     write_json(out / "machine.json", {**machine.describe(), "packages": packages})
     write_json(out / "source.json", _files_below(settings.data.path))
-    write_json(out / "weights.json", _weights(settings.teacher.weights))
+    weights = settings.teacher.weights
+    write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
 
 
 def _files_below(path: str | None) -> dict[str, Any]:
@@ -54,16 +55,6 @@ def _files_below(path: str | None) -> dict[str, Any]:
     ]
     digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     return {"path": path, "files": len(listing), "digest": digest}
-
-
-def _weights(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {"sha256": None}
-    if not Path(path).is_file():
-        raise CheckpointError(
-            f"teacher.weights is '{path}', and there is no such file. Give a safetensors file, or null to train."
-        )
-    return {"sha256": sha256(Path(path))}
 
 
 if __name__ == "__main__":

@@ -45,17 +45,16 @@ def table(
 
 
 def _train(run: Run) -> None:
-    # Not params.yaml: DVCLive removes a file of that name from its folder.
-    settings = run.out / "settings.yaml"
-    with replacing(settings) as scratch:
-        YAML(typ="safe", pure=True).dump(run.params, scratch)
     teacher, student = run.teacher / "model.safetensors", run.out / "model.safetensors"
-    if not (run.data / "card.json").is_file():
-        _stage("prepare", params=settings, out=run.data)
+    settings, of_teacher = _settings(run.out, run.params), _settings(run.teacher, run.teacher_params)
+    for data, params in ((run.data, settings), (run.teacher_data, of_teacher)):
+        if not (data / "card.json").is_file():
+            _stage("prepare", params=params, out=data)
     if not (run.teacher / "evaluation.json").is_file():
+        place = {"params": of_teacher, "data": run.teacher_data}
         if not teacher.is_file():
-            _stage("train_teacher", params=settings, data=run.data, out=run.teacher, resume=run.teacher / "resume")
-        _stage("evaluate", params=settings, model=teacher, data=run.data, out=run.teacher / "evaluation.json")
+            _stage("train_teacher", **place, out=run.teacher, resume=run.teacher / "resume")
+        _stage("evaluate", **place, model=teacher, out=run.teacher / "evaluation.json")
     _stage(
         "distill",
         params=settings,
@@ -68,6 +67,14 @@ def _train(run: Run) -> None:
     )
     _stage("evaluate", params=settings, model=student, data=run.data, teacher=teacher, out=run.out / "evaluation.json")
     run.mark_done()
+
+
+def _settings(folder: Path, params: dict[str, Any]) -> Path:
+    # Not params.yaml: DVCLive removes a file of that name from its folder.
+    path = folder / "settings.yaml"
+    with replacing(path) as scratch:
+        YAML(typ="safe", pure=True).dump(params, scratch)
+    return path
 
 
 def _stage(name: str, **arguments: Any) -> None:

@@ -17,6 +17,7 @@ from pipeline import checkpoint
 from pipeline import params as parameters
 from pipeline.data import prepare
 from pipeline.models.base import build
+from stages.distill import distill
 from tests import toy
 
 NUM_CLASSES = 100
@@ -77,6 +78,7 @@ def refused(
         "prepare": ["--out", "data/prepared"],
         "preflight": ["--out", "artifacts/preflight"],
         "train_teacher": ["--out", "artifacts/teacher", "--resume", ".resume/teacher.safetensors"],
+        "distill": ["--out", "artifacts/student", "--resume", ".resume/student.safetensors", "--seed", "0"],
         "export": ["--out", "artifacts/deploy"],
     }
     command = [sys.executable, "-m", f"stages.{stage}", "--params", "params.yaml", *known[stage], *map(str, arguments)]
@@ -215,6 +217,22 @@ def test_a_full_disk_in_training_leaves_the_earlier_model(project: Path, prepare
     assert ".resume/teacher.safetensors could not be written" in said
     assert "File too large" in said
     assert "MiB free" in said
+
+
+@pytest.mark.slow
+def test_a_teacher_of_other_classes_is_refused_where_predictions_are_compared_and_serves_elsewhere(
+    project: Path, prepared: Path
+) -> None:
+    methods: dict[str, dict[str, float]] = {"kd": {}, "at": {"kl_weight": 0.0}, "fitnet": {"kl_weight": 0.5}}
+    toy.edit(project, {"distill.train.milestones": [], "distill.methods": methods})
+    teacher = network(project / "other.safetensors", "resnet14", 7)
+    for method in ("kd", "fitnet"):
+        said = refused(project, "distill", "--method", method, "--teacher", teacher, "--data", prepared)
+        assert "the teacher knows 7 classes and the data set has 100" in said
+        assert "Set kl_weight to 0 or take another teacher." in said
+    distill(project / "params.yaml", "at", 0, teacher, prepared, project / "out", project / "resume.safetensors")
+    student, header = checkpoint.load(project / "out/model.safetensors")
+    assert student.fc.out_features == len(header.labels) == NUM_CLASSES
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import registry, sweep, table
-from pipeline.errors import ParamsError
+from pipeline.errors import CheckpointError, ParamsError
 from pipeline.files import write_json
 from pipeline.models.base import build, num_parameters
 from pipeline.params import Params, parse
@@ -72,6 +72,35 @@ def test_runs_share_a_teacher_exactly_where_it_is_the_same() -> None:
     assert len({run.key for run in runs}) == 12
 
 
+def test_a_recipe_of_a_methods_own_does_not_ask_for_a_teacher_of_its_own() -> None:
+    kd, sakd = plan("a", "kd,sakd", protocol="published")
+    assert settings(sakd).augment != settings(kd).augment
+    assert sakd.data != kd.data
+    assert (sakd.teacher, sakd.teacher_data, sakd.teacher_params) == (kd.teacher, kd.teacher_data, kd.teacher_params)
+    assert parse(Params, sakd.teacher_params, "", "run").augment == settings(kd).augment
+
+
+def test_weights_from_outside_make_a_run_by_their_bytes(tmp_path: Path) -> None:
+    weights, params = tmp_path / "weights.safetensors", tmp_path / "params.yaml"
+    params.write_text(f"teacher: {{weights: {weights}}}\nstudent: {{}}\ndistill: {{methods: {{}}}}\n")
+
+    def planned() -> sweep.Run:
+        (run,) = sweep.plan(params, ROOT / "presets", ["a"], ["kd"], [0], "unified", Path("out"))
+        return run
+
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        planned()
+    weights.write_bytes(b"one")
+    one = planned()
+    weights.write_bytes(b"another")
+    assert planned().key != one.key
+    assert planned().teacher != one.teacher
+    weights.rename(tmp_path / "moved")
+    params.write_text(params.read_text().replace("weights.safetensors", "moved"))
+    weights.with_name("moved").write_bytes(b"one")
+    assert planned().key == one.key
+
+
 @pytest.mark.parametrize(
     ("pairs", "methods", "protocol", "said"),
     [
@@ -87,7 +116,8 @@ def test_what_does_not_exist_is_named_before_anything_runs(pairs: str, methods: 
 
 def finished(out: Path, method: str, seed: int, top1: float) -> sweep.Run:
     """A run with the files that training and evaluation would have left."""
-    run = sweep.Run("a", method, seed, {}, out / "data", out / "teacher", out / method / str(seed))
+    folder = out / method / str(seed)
+    run = sweep.Run("a", method, seed, {}, {}, out / "data", out / "data", out / "teacher", folder, key="")
     curve = [{"val": {"top1": 1.0}}, {"val": {"top1": top1 - 1}}]
     last, best = {"val_top1": top1 - 1}, {"val_top1": top1 + 1}
     evaluation = {"arch": "resnet20", "num_parameters": 7, "test": {"top1": top1}}

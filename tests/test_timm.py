@@ -322,20 +322,6 @@ def test_a_teacher_of_other_classes_serves_methods_that_compare_no_predictions(n
     assert all(term.isfinite() for term in method(tiny.batch()).terms.values())
 
 
-def test_weights_of_other_classes_come_in_where_that_is_asked_for(tmp_path: Path) -> None:
-    model = tiny.network("resnet14", classes=7).eval()
-    save_file(model.state_dict(), tmp_path / "plain")
-    labels = tuple(map(str, range(7)))
-    checkpoint.save(model, header(model).model_copy(update={"labels": labels}), tmp_path / "own")
-    for name in ("plain", "own"):
-        loaded, _ = checkpoint.import_weights(tmp_path / name, "resnet14", None, tiny.card(), num_classes=7)
-        assert torch.equal(loaded(tiny.batch().images), model(tiny.batch().images))
-        with pytest.raises(CheckpointError, match=r"does not fit: the data set's classes|resnet14 with 4 classes"):
-            checkpoint.import_weights(tmp_path / name, "resnet14", None, tiny.card())
-    with pytest.raises(CheckpointError, match="the number of classes is 8, the file says 7"):
-        checkpoint.import_weights(tmp_path / "own", "resnet14", None, tiny.card(), num_classes=8)
-
-
 # Pretrained weights ---------------------------------------------------------------------------------------------------
 
 

@@ -112,4 +112,44 @@ def test_afd_has_the_published_number_of_extra_parameters(pair: tuple[str, str],
 
     t, s = (base.shapes(base.build({"arch": arch, "num_classes": 100}), 32).blocks for arch in pair)
     attention = afd.Attention(blocks.thin(s), blocks.thin(t), query_dim=128)
-    assert base.num_parameters(attention) == expected
+    without_effect = 128 * len(blocks.thin(t))  # biases in front of a BN, which the published code has
+    assert base.num_parameters(attention) + without_effect == expected
+
+
+def test_afd_products_are_those_of_the_normed_bilinear_form() -> None:
+    products = afd.NormedProducts(5, 8).double()
+    with torch.no_grad():
+        products.norm.weight.copy_(G((40,), 0.3))
+        products.norm.bias.copy_(G((40,), 0.6))
+    key, query = G((6, 3, 8), 0.1).double().relu(), G((6, 5, 8), 0.4).double()
+    b = products.norm(products.linear(key.flatten(0, 1))).view(6, 3, 5, 8)
+    came, expected = products(key, query), torch.einsum("bstd,btd->bts", b, query)
+    torch.testing.assert_close(came, expected)
+    grads = (torch.autograd.grad(x.cos().sum(), [*products.parameters()], retain_graph=True) for x in (came, expected))
+    for of_ours, of_theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(of_ours, of_theirs)
+
+
+@pytest.mark.parametrize("wanted", [(8, 8), (16, 4), (3, 5), (12, 1)])
+def test_afd_resizes_as_adaptive_average_pooling_does(wanted: tuple[int, int]) -> None:
+    energies = G((2, 3, 8, 7), 0.4)
+    came = afd._resized(energies, torch.empty(2, 9, *wanted))
+    torch.testing.assert_close(came, functional.adaptive_avg_pool2d(energies, wanted))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 16, 8, 8), (3, 32, 8, 8), (2, 5, 7, 3)])
+def test_energy_and_average_are_those_of_autograd(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    maps = G(shape, 0.3).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+    wide = maps.detach().double().requires_grad_()
+    expected = wide.square().mean(1), wide.mean((2, 3))
+    came = blocks.energy_and_average(maps)
+    exact = dtype is torch.float64
+    for ours, theirs in zip((*came, blocks.energy(maps)), (*expected, expected[0]), strict=True):
+        assert ours.dtype is (dtype if exact else torch.float32)
+        torch.testing.assert_close(ours.double(), theirs, rtol=0 if exact else 2**-7, atol=1e-12 if exact else 1e-3)
+    for outputs, references in ((came, expected), ((blocks.energy(maps),), expected[:1])):
+        (grad,) = torch.autograd.grad([(o * o.detach().cos()).sum() for o in outputs], maps)
+        (reference,) = torch.autograd.grad([(o * o.detach().cos()).sum() for o in references], wide, retain_graph=True)
+        assert grad.dtype is dtype
+        torch.testing.assert_close(grad.double(), reference, rtol=0, atol=1e-12 if exact else 2e-3)

@@ -1,8 +1,8 @@
 """The only training loop: for a teacher, for a baseline, for every distillation method.
 
 The loop knows no method. It gets a batch to the objective, adds up the named terms that come back, and steps.
-Everything that decides a result is a function of (parameters, data, seed, epoch), so that a run that was killed and
-resumed ends in the same bits as one that was not.
+Everything that decides a result is a function of (parameters, data, seed, epoch), so that a run that was killed, or
+asked to stop in the middle of an epoch, ends in the same bits as one that was not.
 """
 
 import sys
@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from pipeline import metrics
+from pipeline import interruption, metrics, training_state
 from pipeline.data.feed import Feed, batch_sizes, num_batches
 from pipeline.distillation.base import Batch, Method
-from pipeline.errors import ParamsError, TrainingError
+from pipeline.errors import ParamsError, StoppedError, TrainingError
 from pipeline.params import Augment, Train
 from pipeline.resume import Resume
-
-Record = dict[str, Any]
-"""One epoch: epoch (from 1), lr, train {loss, top1, and each term}, val {top1, ...}, seconds, images_per_s."""
+from pipeline.schedule import milestone_epochs
+from pipeline.training_state import Progress, Record, Tally
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Last and best epoch on the validation split, and which of them ships."""
-        best, last = _best(self.history), self.history[-1]
+        best, last = Progress(self.history).best_epoch(), self.history[-1]
         return {
             "last": {"epoch": last["epoch"], "val_top1": last["val"]["top1"]},
             "best": {"epoch": best["epoch"], "val_top1": best["val"]["top1"]},
@@ -58,19 +56,13 @@ def fit(
 
     `on_epoch` is called with the record of every epoch, those of an earlier, interrupted part of the run first.
 
-    Raises ParamsError for batches the objective cannot train on, and TrainingError naming the loss term, epoch and step
-    when a loss is no longer finite; the state of the last good epoch is kept.
+    Raises ParamsError for batches the objective cannot train on; TrainingError naming the loss term, epoch and step
+    when a loss is no longer finite, the state of the last good epoch being kept; and StoppedError when SIGTERM or
+    SIGINT came, with the state of the step that was under way.
     """
-    device = train.device
-    sizes = batch_sizes(len(train), settings.batch_size, settings.drop_last)
-    if not sizes:
-        raise ParamsError(
-            f"an epoch of {len(train)} images has no batch of {settings.batch_size} with drop_last: true. Lower "
-            "train.batch_size."
-        )
-    objective.check_batches(sizes)
+    _check_batches(objective, train, settings)
     objective.begin(train.labels)
-    objective.place_on(device)
+    objective.place_on(train.device)
     optimizer = torch.optim.SGD(
         objective.parameters(),
         lr=settings.lr,
@@ -80,54 +72,47 @@ def fit(
         fused=True,
     )
     drops = milestone_epochs(settings)
-    history, best = _restore(objective, optimizer, resume)
-    for earlier in history:
+    progress = training_state.restore(resume, objective, optimizer)
+    for earlier in progress.history:
         on_epoch(earlier)
-    clock = _Clock(settings.epochs - len(history))
-    for epoch in range(len(history), settings.epochs):
-        lr = settings.lr * settings.decay ** sum(drop <= epoch for drop in drops)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        if settings.reset_momentum and epoch in drops:
-            optimizer.state.clear()
-        started = time.perf_counter()
-        train_scores = _train_epoch(objective, optimizer, train, settings, augment, seed, epoch)
-        seconds = time.perf_counter() - started
-        logits, labels = metrics.predict(objective.deployed(), val, settings.batch_size * 4)
-        record: Record = {
-            "epoch": epoch + 1,
-            "lr": lr,
-            "train": train_scores,
-            "val": metrics.classification(logits, labels),
-            "seconds": seconds,
-            "images_per_s": len(train) / seconds,
-        }
-        history.append(record)
-        if settings.select == "best" and _best(history) is record:
-            best = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
-        resume.save(_state(objective, optimizer, best), {"history": history})
-        on_epoch(record)
-        print(_line(record, settings.epochs, clock.left()), file=sys.stderr, flush=True)
+    clock = _Clock(settings.epochs - len(progress.history))
+    with interruption.listen() as stop:
+        for epoch in range(len(progress.history), settings.epochs):
+            lr = settings.lr * settings.decay ** sum(drop <= epoch for drop in drops)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            if settings.reset_momentum and epoch in drops and not progress.tally.steps:
+                optimizer.state.clear()
+            _train_epoch(objective, optimizer, train, settings, augment, seed, epoch, progress.tally, stop)
+            if stop.received is not None:
+                training_state.save(resume, objective, optimizer, progress)
+                raise StoppedError(
+                    f"stopped by {stop.received.name} in epoch {epoch + 1}, after step {progress.tally.steps}. The "
+                    f"same command goes on from there, by {resume.path}.",
+                    stop.received,
+                )
+            logits, labels = metrics.predict(objective.deployed(), val, settings.batch_size * 4)
+            record: Record = {
+                "epoch": epoch + 1,
+                "lr": lr,
+                "train": progress.tally.means(),
+                "val": metrics.classification(logits, labels),
+                "seconds": progress.tally.seconds,
+                "images_per_s": progress.tally.images / progress.tally.seconds,
+            }
+            progress.history.append(record)
+            progress.tally = Tally()
+            if settings.select == "best" and progress.best_epoch() is record:
+                progress.best = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+            training_state.save(resume, objective, optimizer, progress)
+            on_epoch(record)
+            print(_line(record, settings.epochs, clock.left()), file=sys.stderr, flush=True)
     shipped = settings.epochs
     if settings.select == "best":
-        objective.load_state_dict(best)
-        shipped = _best(history)["epoch"]
+        objective.load_state_dict(progress.best)
+        shipped = progress.best_epoch()["epoch"]
     objective.eval()
-    return Result(history, shipped)
-
-
-def milestone_epochs(settings: Train) -> list[int]:
-    """After how many epochs the learning rate drops; fractions are resolved, and one never reached is warned about."""
-    drops = [round(m * settings.epochs) if m < 1 else round(m) for m in settings.milestones]
-    for milestone, drop in zip(settings.milestones, drops, strict=True):
-        if drop >= settings.epochs:
-            advice = "Train longer" if milestone < 1 else "Write milestones as fractions of the epochs (0.625)"
-            print(
-                f"warning: milestone {milestone:g} is never reached in {settings.epochs} epochs, so the learning rate "
-                f"does not drop there. {advice} to let it act.",
-                file=sys.stderr,
-            )
-    return drops
+    return Result(progress.history, shipped)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -139,6 +124,16 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bf16 and precision != "fp32")
 
 
+def _check_batches(objective: Method, train: Feed, settings: Train) -> None:
+    sizes = batch_sizes(len(train), settings.batch_size, settings.drop_last)
+    if not sizes:
+        raise ParamsError(
+            f"an epoch of {len(train)} images has no batch of {settings.batch_size} with drop_last: true. Lower "
+            "train.batch_size."
+        )
+    objective.check_batches(sizes)
+
+
 def _train_epoch(
     objective: Method,
     optimizer: torch.optim.Optimizer,
@@ -147,19 +142,19 @@ def _train_epoch(
     augment: Augment,
     seed: int,
     epoch: int,
-) -> dict[str, float]:
-    """One pass over the training set: mean loss, each term's mean, top-1 in percent, all on augmented images."""
+    tally: Tally,
+    stop: interruption.StopRequest,
+) -> None:
+    """One pass over the training set, or what is left of it; leaves early, after a whole step, when asked to stop."""
     objective.train()
+    started, earlier = time.perf_counter(), tally.seconds
     steps = num_batches(len(train), settings.batch_size, settings.drop_last)
-    batches = train.train_batches(augment, seed, epoch, settings.batch_size, settings.drop_last)
+    batches = train.train_batches(augment, seed, epoch, settings.batch_size, settings.drop_last, tally.steps)
     # Asking an accelerator for a number makes it wait, so there the sums are only looked at when the epoch is over.
     check_every = 1 if train.device.type == "cpu" else steps
-    sums = torch.zeros(0)
-    names: list[str] = []
-    correct = torch.zeros((), device=train.device)
-    seen = 0
-    bar = tqdm(batches, f"epoch {epoch + 1}/{settings.epochs}", steps, leave=False, disable=None, mininterval=1)
-    for step, (images, labels, positions) in enumerate(bar):
+    name, first = f"epoch {epoch + 1}/{settings.epochs}", tally.steps
+    bar = tqdm(batches, name, steps, leave=False, disable=None, mininterval=1, initial=first)
+    for step, (images, labels, positions) in enumerate(bar, start=first):
         batch = Batch(images, labels, positions, (epoch + step / steps) / settings.epochs, epoch)
         with autocast(train.device, settings.precision):
             logits, terms = objective(batch)
@@ -167,71 +162,23 @@ def _train_epoch(
         optimizer.zero_grad(set_to_none=True)
         values.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if step == 0:
-            names, sums = list(terms), torch.zeros(len(terms), device=train.device)
-        sums += values.detach() * len(labels)
-        correct += (logits.detach().argmax(1) == labels).sum()
-        seen += len(labels)
-        if (step + 1) % check_every == 0:
-            _check_finite(names, sums, epoch, step)
-    means = (sums / seen).tolist()
-    return {"loss": sum(means), "top1": 100 * correct.item() / seen} | dict(zip(names, means, strict=True))
+        tally.add(list(terms), values.detach(), (logits.detach().argmax(1) == labels).sum(), len(labels))
+        tally.seconds = earlier + time.perf_counter() - started
+        if tally.steps % check_every == 0:
+            _check_finite(tally, epoch)
+        if stop.received is not None:
+            bar.close()
+            return
 
 
-def _check_finite(names: list[str], sums: Tensor, epoch: int, step: int) -> None:
-    bad = [name for name, finite in zip(names, sums.isfinite().tolist(), strict=True) if not finite]
+def _check_finite(tally: Tally, epoch: int) -> None:
+    bad = tally.not_finite()
     if bad:
         raise TrainingError(
             f"the loss term {' and '.join(map(repr, bad))} is no longer finite in epoch {epoch + 1}, by step "
-            f"{step + 1}. The state of the epoch before is kept. Lower train.lr or that term's weight, or set "
+            f"{tally.steps}. The state of the epoch before is kept. Lower train.lr or that term's weight, or set "
             "train.precision to fp32."
         )
-
-
-def _best(history: list[Record]) -> Record:
-    """The first of the epochs with the highest validation top-1."""
-    return max(history, key=lambda record: record["val"]["top1"])
-
-
-def _state(objective: Method, optimizer: torch.optim.Optimizer, best: dict[str, Tensor]) -> dict[str, Tensor]:
-    tensors = {f"method/{name}": tensor for name, tensor in objective.state_dict().items()}
-    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        if state.get("momentum_buffer") is not None:
-            tensors[f"momentum/{index}"] = state["momentum_buffer"]
-    tensors["rng"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng_cuda"] = torch.cuda.get_rng_state()
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _restore(
-    objective: Method, optimizer: torch.optim.Optimizer, resume: Resume
-) -> tuple[list[Record], dict[str, Tensor]]:
-    """Put back what `_state` took, if there is a state of this run; its history and best weights, or nothing."""
-    found = resume.load()
-    if found is None:
-        return [], {}
-    tensors, facts = found
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-    objective.load_state_dict(under("method/"))
-    state = optimizer.state_dict()
-    parameters = optimizer.param_groups[0]["params"]
-    # A buffer must lie in memory as its parameter does (channels_last): the fused step walks both in memory order.
-    state["state"] = {
-        int(index): {"momentum_buffer": torch.empty_like(parameters[int(index)]).copy_(buffer)}
-        for index, buffer in under("momentum/").items()
-    }
-    optimizer.load_state_dict(state)
-    torch.set_rng_state(tensors["rng"])
-    if "rng_cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng_cuda"])
-    history: list[Record] = facts["history"]
-    print(f"resuming after epoch {len(history)} from {resume.path}", file=sys.stderr)
-    return history, under("best/")
 
 
 class _Clock:

@@ -6,7 +6,10 @@ PupilError
 +-- CheckpointError  a weights file is torn, foreign, or of another network
 +-- TrainingError    a loss is no longer finite
 +-- ParityError      an exported network does not compute what the trained one does
++-- StoppedError     somebody asked a long stage to stop; it did, and can go on
 """
+
+import signal
 
 
 class PupilError(Exception):
@@ -31,3 +34,11 @@ class TrainingError(PupilError):
 
 class ParityError(PupilError):
     """The exported graph and the trained network disagree."""
+
+
+class StoppedError(PupilError):
+    """A stage was asked to stop, by Ctrl-C or by the system, and has put its state away."""
+
+    def __init__(self, message: str, number: signal.Signals) -> None:
+        super().__init__(message)
+        self.signal = number

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PupilError
+from pipeline.errors import PupilError, StoppedError
 
 _TYPES = {str: str, int: int, Path: Path, Path | None: Path}
 
@@ -15,7 +15,8 @@ _TYPES = {str: str, int: int, Path: Path, Path | None: Path}
 def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
     """Call `stage` with its parameters read from argv: `teacher: Path` becomes `--teacher PATH`.
 
-    A PupilError, or one of `errors`, is printed as one paragraph and ends the process with status 1.
+    A PupilError, or one of `errors`, is printed as one paragraph and ends the process with status 1; a stage that was
+    asked to stop ends as a shell reports a signal, with 128 and its number.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{stage.__name__}", description=inspect.getdoc(stage), allow_abbrev=False
@@ -27,6 +28,9 @@ def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
     known: tuple[type[Exception], ...] = (PupilError, *errors)
     try:
         stage(**vars(parser.parse_args()))
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.signal)
     except known as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -1,15 +1,18 @@
 """The training loop: schedules, resume to the bit, NaN by name, which epoch ships."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline import engine, metrics
+from pipeline import engine, metrics, schedule
 from pipeline.distillation.base import Batch, Method, Output
-from pipeline.errors import ParamsError, TrainingError
+from pipeline.errors import ParamsError, StoppedError, TrainingError
 from pipeline.params import Augment, Train
 from pipeline.resume import Resume
+from pipeline.training_state import Record
 from tests import tiny
 
 AUGMENT = Augment(crop_padding_px=2, flip=False)
@@ -23,7 +26,7 @@ class Killed(Exception):
 def fit(
     method: Method, state: Path, settings: Train = SETTINGS, key: str = "k", kill_after: int | None = None
 ) -> engine.Result:
-    def on_epoch(record: engine.Record) -> None:
+    def on_epoch(record: Record) -> None:
         if record["epoch"] == kill_after:
             raise Killed
 
@@ -62,6 +65,50 @@ def test_a_killed_and_resumed_run_ends_in_the_same_bits(name: str, precision: st
     for parameter in second.parameters():
         torch.nn.init.normal_(parameter)
     came = fit(second, tmp_path / "state", settings)
+    assert_same(weights(second), weights(whole))
+    assert [r["train"] for r in came.history] == [r["train"] for r in expected.history]
+
+
+def stop_at(method: Method, epoch: int, step: int, number: signal.Signals) -> None:
+    """Send this process a signal while `method` computes that step, both counted from 0."""
+    forward, seen = method.forward, []
+
+    def interrupted(batch: Batch) -> Output:
+        seen.append(batch.epoch)
+        if seen.count(epoch) == step + 1 and batch.epoch == epoch:
+            os.kill(os.getpid(), number)
+        return forward(batch)
+
+    method.forward = interrupted  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch", "step", "number"),
+    [
+        ("afd", 0, 0, signal.SIGTERM),
+        ("crd", 1, 1, signal.SIGINT),
+        ("sakd_sparse", 2, 0, signal.SIGTERM),
+        ("kd", 2, 2, signal.SIGTERM),  # the very last step
+    ],
+)
+def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch_to_the_same_bits(
+    name: str, epoch: int, step: int, number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tiny.method(name)
+    expected = fit(whole, tmp_path / "whole")
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+
+    first = tiny.method(name)
+    stop_at(first, epoch, step, number)
+    with pytest.raises(StoppedError, match=f"{number.name} in epoch {epoch + 1}, after step {step + 1}"):
+        fit(first, tmp_path / "state")
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+    second = tiny.method(name)
+    for parameter in second.parameters():
+        torch.nn.init.normal_(parameter)
+    came = fit(second, tmp_path / "state")
+    assert f"resuming after epoch {epoch} and {step + 1} steps of the next" in capsys.readouterr().err
     assert_same(weights(second), weights(whole))
     assert [r["train"] for r in came.history] == [r["train"] for r in expected.history]
 
@@ -123,12 +170,12 @@ def test_the_learning_rate_drops_after_the_milestone(tmp_path: Path) -> None:
 
 
 def test_published_milestones_first_act_in_epoch_151() -> None:
-    drops = engine.milestone_epochs(Train(epochs=240, milestones=(0.625, 0.75, 0.875)))
-    assert drops == engine.milestone_epochs(Train(epochs=240, milestones=(150, 180, 210))) == [150, 180, 210]
+    drops = schedule.milestone_epochs(Train(epochs=240, milestones=(0.625, 0.75, 0.875)))
+    assert drops == schedule.milestone_epochs(Train(epochs=240, milestones=(150, 180, 210))) == [150, 180, 210]
 
 
 def test_a_milestone_that_is_never_reached_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
-    engine.milestone_epochs(Train(epochs=65, milestones=(150,)))
+    schedule.milestone_epochs(Train(epochs=65, milestones=(150,)))
     assert "milestone 150 is never reached in 65 epochs" in capsys.readouterr().err
 
 

@@ -43,13 +43,17 @@ class Feed:
         return torch.from_numpy(self._mapped[positions.cpu().numpy()]).to(self.device, non_blocking=True)
 
     def train_batches(
-        self, settings: Augment, seed: int, epoch: int, batch_size: int, drop_last: bool
+        self, settings: Augment, seed: int, epoch: int, batch_size: int, drop_last: bool, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(images, labels, positions) of one epoch: a permutation drawn from (seed, epoch), each image augmented."""
+        """(images, labels, positions) of one epoch: a permutation drawn from (seed, epoch), each image augmented.
+
+        From batch number `first` on: the later part of an epoch is the same without the earlier one.
+        """
         generator = torch.Generator().manual_seed(_mix(seed, epoch))
         order = torch.randperm(len(self), generator=generator).to(self.device)
         views = augment.draw(settings, seed, epoch, order)
-        for start in range(0, num_batches(len(self), batch_size, drop_last) * batch_size, batch_size):
+        for number in range(first, num_batches(len(self), batch_size, drop_last)):
+            start = number * batch_size
             chosen = slice(start, start + batch_size)
             positions = order[chosen]
             view = augment.Views(views.top[chosen], views.left[chosen], views.flip[chosen])

@@ -157,8 +157,22 @@ def test_a_kill_in_training_costs_at_most_an_epoch_and_changes_no_bit(project: P
     assert epochs == list(range(int(resumed[1]) + 1, 13))
     assert not state.exists()
 
-    arguments = ["--method", "kd", "--seed", "0", "--teacher", "artifacts/teacher/model.safetensors"]
-    toy.run(project, "python", "-m", "stages.distill", *arguments, *AGAIN)
+    # The same training once more, without DVC, asked to stop in the middle.
+    arguments = ["--method", "kd", "--seed", "0", "--teacher", "artifacts/teacher/model.safetensors", *AGAIN]
+    command = ["python", "-m", "stages.distill", *arguments]
+    state = project / AGAIN[AGAIN.index("--resume") + 1]
+    with subprocess.Popen(command, cwd=project, env=toy.environment(), stderr=subprocess.PIPE, text=True) as run:
+        deadline = time.monotonic() + 120
+        while not state.exists() and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        run.terminate()
+        _, said = run.communicate()
+    assert run.returncode == 128 + signal.SIGTERM, said
+    stopped = re.search(
+        r"^stopped by SIGTERM in epoch (\d+), after step (\d+)\. The same command goes on", said, re.MULTILINE
+    )
+    assert stopped, said
+    assert f"resuming after epoch {int(stopped[1]) - 1} and {stopped[2]} steps" in toy.run(project, *command)
     assert model.read_bytes() == (project / "again/model.safetensors").read_bytes()
 
 

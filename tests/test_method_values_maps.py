@@ -1,6 +1,7 @@
-"""Values of fitnet, at, sp, pkt and vid: golden values, closed forms, invariances.
+"""Values of fitnet, at, sp, pkt, vid and nst: golden values, closed forms, invariances.
 
-The golden values go through `terms` itself: resnet8 and wrn_16_2 have the channels and sizes of the golden maps.
+The golden values go through `terms` itself: resnet8 and wrn_16_2 have the channels and sizes of the golden maps. Those
+of nst come from its definition, a loop over all pairs of channels in float64.
 """
 
 import math
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.distillation import at, blocks, fitnet, pkt, sp, vid
+from pipeline.distillation import at, blocks, fitnet, nst, pkt, sp, vid
 from pipeline.distillation.base import Batch, Method
 from pipeline.errors import ParamsError
 from pipeline.models.base import Features, MapShape, Tap
@@ -17,8 +18,9 @@ from tests import tiny
 from tests.golden import LABELS, G, fill, logits, pooled, stages_s, stages_t
 
 GOLDEN = {"rtol": 1e-4, "atol": 0.0}
-NAMES = ("fitnet", "at", "sp", "pkt", "vid")
+NAMES = ("fitnet", "at", "sp", "pkt", "vid", "nst")
 AT_STAGES = (8.7424542e-06, 1.1353007e-04, 1.1187251e-05)
+NST_STAGES = (0.0045203736, 0.0094170551, 0.00028268621)
 
 
 def close(came: Tensor, expected: float) -> None:
@@ -50,6 +52,7 @@ def golden_method(name: str, **config: object) -> Method:
         ("at", "attention", 1000, 1.3345978e-04),
         ("sp", "similarity", 3000, 0.11817583),
         ("pkt", "affinity", 30000, 0.016862322),
+        ("nst", "selectivity", 50, 0.014220115),
     ],
 )
 def test_golden_with_the_weights_of_the_source(name: str, term: str, weight: float, expected: float) -> None:
@@ -62,6 +65,11 @@ def test_golden_with_the_weights_of_the_source(name: str, term: str, weight: flo
 def test_at_golden_stage_by_stage() -> None:
     for f_s, f_t, expected in zip(stages_s(), stages_t(), AT_STAGES, strict=True):
         close(at.distance(f_s, f_t), expected)
+
+
+def test_nst_golden_stage_by_stage() -> None:
+    for f_s, f_t, expected in zip(stages_s(), stages_t(), NST_STAGES, strict=True):
+        close(nst.discrepancy(f_s, f_t), expected)
 
 
 def test_vid_golden_at_stage_3_and_the_sum_over_stages() -> None:
@@ -98,7 +106,7 @@ def test_networks_with_other_stages_and_sizes_are_served(name: str, student: str
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in aside)
 
 
-@pytest.mark.parametrize("name", ["at", "vid"])
+@pytest.mark.parametrize("name", ["at", "vid", "nst"])
 def test_stages_left_out_are_warned_about(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.method(name, "resnet8", "resnet18")
     assert "the student has 3, the teacher 4: only the first 3 of each" in capsys.readouterr().err
@@ -224,7 +232,7 @@ def test_pkt_of_two_images_that_are_alike_for_the_teacher_and_unlike_for_the_stu
     torch.testing.assert_close(pkt.divergence(p_s, p_t), torch.tensor(math.log(9 / 8) / 4))
 
 
-@pytest.mark.parametrize("name", ["at", "sp", "pkt"])
+@pytest.mark.parametrize("name", ["at", "sp", "pkt", "nst"])
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn(name: str) -> None:
     method = tiny.method(name, "resnet8", "resnet8").eval()
     method.student.load_state_dict(method.teacher.state_dict())
@@ -264,3 +272,72 @@ def test_vid_of_a_perfect_prediction_is_the_entropy_of_its_variance() -> None:
             gaussian.mean[index].weight.copy_(torch.eye(5).view(5, 5, 1, 1))
     f = G((2, 5, 4, 4), 0.1).relu()
     torch.testing.assert_close(gaussian(f, f), torch.tensor(math.log(5) / 2))
+
+
+# NST
+
+# With the few channels below, pairs of channels are compared on maps of 8 x 8, and pairs of places on 2 x 2.
+NST_HEIGHTS = (2, 8)
+
+
+def nst_by_its_definition(maps_s: Tensor, maps_t: Tensor) -> float:
+    """Every pair of channels of every image, one by one, in float64."""
+
+    def kernels(x: Tensor, y: Tensor) -> float:
+        pairs = [(c.flatten(), d.flatten()) for c in x for d in y]
+        return sum(float(c @ d) ** 2 / float(c @ c) / float(d @ d) for c, d in pairs) / len(pairs)
+
+    images = list(zip(maps_s.double(), maps_t.double(), strict=True))
+    return sum(kernels(s, s) + kernels(t, t) - 2 * kernels(s, t) for s, t in images) / len(images)
+
+
+@pytest.mark.parametrize("height", NST_HEIGHTS)
+def test_nst_is_its_definition(height: int) -> None:
+    f_s, f_t = G((2, 3, height, height), 0.2), G((2, 4, height, height), 0.9)
+    close(nst.discrepancy(f_s, f_t), nst_by_its_definition(f_s, f_t))
+    close(nst.discrepancy(f_t, f_s), nst_by_its_definition(f_s, f_t))
+
+
+def test_nst_by_hand() -> None:
+    # Student (1, 0), (0, 1); teacher (0.6, 0.8) alone: (1 + 0 + 0 + 1) / 4 + 1 - 2 * (0.36 + 0.64) / 2 = 1 / 2.
+    f_s, f_t = torch.tensor([[7.0, 0.0], [0.0, 0.2]]), torch.tensor([[3.0, 4.0]])
+    torch.testing.assert_close(nst.discrepancy(f_s.view(1, 2, 1, 2), f_t.view(1, 1, 1, 2)), torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("height", NST_HEIGHTS)
+def test_nst_is_blind_to_scale_sign_order_and_repetition_of_channels(height: int) -> None:
+    f_s, f_t = G((2, 3, height, height), 0.2), G((2, 4, height, height), 0.9)
+    expected = nst.discrepancy(f_s, f_t)
+    scales = torch.tensor([5.0, -0.1, 30.0]).view(1, 3, 1, 1)
+    torch.testing.assert_close(nst.discrepancy(scales * f_s, f_t), expected)
+    torch.testing.assert_close(nst.discrepancy(f_s, f_t[:, [2, 0, 3, 1]]), expected)
+    torch.testing.assert_close(nst.discrepancy(f_s.repeat(1, 2, 1, 1), f_t), expected)
+    torch.testing.assert_close(nst.discrepancy(f_s, f_s.flip(1)), torch.tensor(0.0))
+
+
+@pytest.mark.parametrize("height", NST_HEIGHTS)
+def test_nst_is_two_where_all_channels_look_at_one_place_and_the_teachers_at_another(height: int) -> None:
+    f_s, f_t = torch.zeros(2, 3, height, height), torch.zeros(2, 5, height, height)
+    f_s[:, :, 0, 0] = f_t[:, :, 1, 1] = 9
+    torch.testing.assert_close(nst.discrepancy(f_s, f_t), torch.tensor(2.0))
+
+
+@pytest.mark.parametrize("height", NST_HEIGHTS)
+def test_nst_counts_dead_channels_and_gives_them_no_gradient(height: int) -> None:
+    f_s, f_t = torch.zeros(1, 4, height, height), torch.zeros(1, 1, height, height)
+    f_s[:, 0, 0, 0] = f_t[:, 0, 0, 0] = 9
+    f_s.requires_grad_()
+    came = nst.discrepancy(f_s, f_t)
+    torch.testing.assert_close(came.detach(), torch.tensor(1 / 16 + 1 - 2 / 4))
+    (gradient,) = torch.autograd.grad(came, f_s)
+    assert gradient.isfinite().all()
+    assert (gradient[:, 1:] == 0).all()
+
+
+def test_nst_gradient_is_that_of_its_definition() -> None:
+    for height in NST_HEIGHTS:
+        f_s, f_t = G((2, 3, height, height), 0.2).requires_grad_(), G((2, 4, height, height), 0.9)
+        (gradient,) = torch.autograd.grad(nst.discrepancy(f_s, f_t), f_s)
+        step = 1e-3 * G(f_s.shape, 1.7)
+        above, below = (nst_by_its_definition(f_s.detach() + d, f_t) for d in (step, -step))
+        torch.testing.assert_close((gradient * step).sum(), torch.tensor((above - below) / 2), rtol=1e-3, atol=1e-9)

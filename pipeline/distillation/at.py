@@ -17,15 +17,13 @@ writes half the weight and an L2 norm. Weights are those of the CRD benchmark (T
 The mean over H * W makes the term small for large maps (at most 2 / (H * W) each): raise the weight for 224-pixel data.
 """
 
-import sys
-
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import energy, pool_larger, unit
+from pipeline.distillation.blocks import energy, pool_larger, say_where_stages_are_left_out, unit
 from pipeline.models.base import Classifier, Features
 
 
@@ -41,13 +39,7 @@ class Method(base.Method):
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
-        stages_s, stages_t = len(student.stage_ends), len(self.teacher.stage_ends)
-        if stages_s != stages_t:
-            print(
-                f"warning: at pairs stages in order, and the student has {stages_s}, the teacher {stages_t}: only the "
-                f"first {min(stages_s, stages_t)} of each are compared.",
-                file=sys.stderr,
-            )
+        say_where_stages_are_left_out("at", student, self.teacher)
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "attention", the sum over stages."""

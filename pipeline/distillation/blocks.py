@@ -149,6 +149,17 @@ def say_where_blocks_are_stages(method: str, *networks: Classifier) -> None:
         )
 
 
+def say_where_stages_are_left_out(method: str, student: Classifier, teacher: Classifier) -> None:
+    """Warn, for a method that pairs the networks' stages in order, where one network has stages that stay alone."""
+    stages_s, stages_t = len(student.stage_ends), len(teacher.stage_ends)
+    if stages_s != stages_t:
+        print(
+            f"warning: {method} pairs stages in order, and the student has {stages_s}, the teacher {stages_t}: only "
+            f"the first {min(stages_s, stages_t)} of each are compared.",
+            file=sys.stderr,
+        )
+
+
 def check_same_stages(method: str, student: Shapes, teacher: Shapes) -> None:
     """Refuse, for a method that compares the networks stage by stage, a pair with different numbers of stages."""
     if len(student.stages) != len(teacher.stages):

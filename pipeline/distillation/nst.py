@@ -20,15 +20,13 @@ kernels this is the polynomial one. The paper halves its weight; all stages, the
 the CRD benchmark (Tian et al., ICLR 2020).
 """
 
-import sys
-
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import pool_larger
+from pipeline.distillation.blocks import pool_larger, say_where_stages_are_left_out
 from pipeline.models.base import Classifier, Features
 
 
@@ -44,13 +42,7 @@ class Method(base.Method):
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
-        stages_s, stages_t = len(student.stage_ends), len(self.teacher.stage_ends)
-        if stages_s != stages_t:
-            print(
-                f"warning: nst pairs stages in order, and the student has {stages_s}, the teacher {stages_t}: only the "
-                f"first {min(stages_s, stages_t)} of each are compared.",
-                file=sys.stderr,
-            )
+        say_where_stages_are_left_out("nst", student, self.teacher)
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "selectivity", the sum over stages."""

@@ -18,7 +18,6 @@ arXiv:1904.05835. The form of m and the weights are those of the CRD benchmark (
 """
 
 import math
-import sys
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import in_map_precision, pool_larger
+from pipeline.distillation.blocks import in_map_precision, pool_larger, say_where_stages_are_left_out
 from pipeline.models.base import Classifier, Features
 
 _FIRST_VARIANCE = 5.0
@@ -46,13 +45,8 @@ class Method(base.Method):
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
+        say_where_stages_are_left_out("vid", student, self.teacher)
         s, t = (shapes.stages for shapes in self.shapes(card))
-        if len(s) != len(t):
-            print(
-                f"warning: vid pairs stages in order, and the student has {len(s)}, the teacher {len(t)}: only the "
-                f"first {min(len(s), len(t))} of each are compared.",
-                file=sys.stderr,
-            )
         self.gaussians = nn.ModuleList(Gaussian(a.channels, b.channels) for a, b in zip(s, t, strict=False))
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:

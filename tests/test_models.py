@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from pipeline.errors import ParamsError
 from pipeline.models import base
+from tests.test_method_values_deployed import spoiled
 
 # Parameters with 100 classes, as published.
 PARAMETERS = {
@@ -28,8 +30,10 @@ PARAMETERS = {
     "wrn_40_2": 2_255_156,
     "resnet18": 11_227_812,
     "resnet34": 21_335_972,
+    "resnet50": 23_712_932,
     "resnet18_cifar": 11_220_132,
     "resnet34_cifar": 21_328_292,
+    "resnet50_cifar": 23_705_252,
 }
 OTHER_CLASSES = {
     ("resnet20", 10): 272_474,
@@ -39,8 +43,9 @@ OTHER_CLASSES = {
     ("resnet18", 1000): 11_689_512,
     ("resnet34", 1000): 21_797_672,
     ("resnet34", 40): 21_305_192,
+    ("resnet50", 1000): 25_557_032,
 }
-FAMILIES = ("resnet8", "wrn_16_1", "resnet18")
+FAMILIES = ("resnet8", "wrn_16_1", "resnet18", "resnet50")
 
 
 def build(arch: str, classes: int = 100) -> base.Classifier:
@@ -59,7 +64,15 @@ def test_parameter_count_follows_the_classes(arch: str, classes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "blocks"), [("resnet20", 9), ("resnet56", 27), ("wrn_16_2", 6), ("wrn_40_2", 18), ("resnet34", 16)]
+    ("arch", "blocks"),
+    [
+        ("resnet20", 9),
+        ("resnet56", 27),
+        ("wrn_16_2", 6),
+        ("wrn_40_2", 18),
+        ("resnet34", 16),
+        ("resnet50", 16),
+    ],
 )
 def test_number_of_block_taps(arch: str, blocks: int) -> None:
     assert len(base.shapes(build(arch), 32).blocks) == blocks
@@ -70,6 +83,24 @@ def test_shapes_of_the_imagenet_form_at_224() -> None:
     assert shapes.stem == (64, 112, 112)
     assert shapes.stages == ((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
     assert (shapes.pooled, shapes.classes) == (512, 100)
+
+
+def test_shapes_of_bottlenecks_at_32() -> None:
+    shapes = base.shapes(build("resnet50_cifar"), 32)
+    assert shapes.stem == (64, 32, 32)
+    assert shapes.stages == ((256, 32, 32), (512, 16, 16), (1024, 8, 8), (2048, 4, 4))
+    assert shapes.pooled == 2048
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50"])
+def test_a_resnet_is_torchvision_s_by_names_and_by_numbers(arch: str) -> None:
+    theirs = getattr(torchvision.models, arch)(weights=None)
+    spoiled(theirs)
+    ours = build(arch, 1000)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    assert base.num_parameters(ours) == base.num_parameters(theirs)
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
 
 
 def test_macs_of_wrn_40_2() -> None:
@@ -133,7 +164,12 @@ def test_shapes_leave_the_model_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("arch", "said"),
-    [("resnet21", "resnet20"), ("resnt20", "did you mean 'resnet'"), ("wrn_17_2", "6n \\+ 4"), ("20", "Known:")],
+    [
+        ("resnet21", "resnet20"),
+        ("resnt20", "did you mean 'resnet'"),
+        ("wrn_17_2", "6n \\+ 4"),
+        ("20", "Known:"),
+    ],
 )
 def test_unknown_network_is_named_with_what_there_is(arch: str, said: str) -> None:
     with pytest.raises(ParamsError, match=said):

@@ -1,19 +1,22 @@
-"""ResNet: post-activation basic blocks, in the CIFAR form (6n+2 layers) and the ImageNet form (18, 34).
+"""ResNet: post-activation blocks, in the CIFAR form (6n+2 layers) and the ImageNet form (18, 34, 50).
 
-    resnet8 .. resnet110      stem 3x3, stages of n blocks, widths 16 32 64
+    resnet8 .. resnet110      stem 3x3, stages of n basic blocks, widths 16 32 64
     resnet8x4 resnet32x4      the same, stem 32, widths 64 128 256
     resnet18 resnet34         stem 7x7/2 and 3x3/2 max-pool, stages [2 2 2 2] / [3 4 6 3], widths 64 128 256 512
-    resnet18_cifar ...        the same with a 3x3 stem and no pooling, for small images
+    resnet50                  the same with bottlenecks, stages [3 4 6 3], widths 256 512 1024 2048
+    resnet18_cifar ...        the last three with a 3x3 stem and no pooling, for small images
 
 Parameters are named as torchvision names them, so that the usual checkpoints load.
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", arXiv:1512.03385. The shortcut is a 1x1
 convolution with BN where the shape changes (option B), which is what the distillation literature uses on CIFAR too.
+A bottleneck has its stride on the 3x3 convolution, as torchvision and that literature have it; in the paper it is on
+the first 1x1. resnet50_cifar is the ResNet-50 of Tian, Krishnan, Isola, arXiv:1910.10699, and of those that follow it.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,6 +33,7 @@ class _Size:
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     imagenet_stem: bool
+    bottleneck: bool = False
 
 
 def _cifar(layers: int, stem: int = 16, widths: tuple[int, ...] = (16, 32, 64)) -> _Size:
@@ -42,8 +46,10 @@ SIZES = {
     **{f"resnet{layers}x4": _cifar(layers, 32, (64, 128, 256)) for layers in (8, 32)},
     "resnet18": _Size(64, _WIDE, (2, 2, 2, 2), imagenet_stem=True),
     "resnet34": _Size(64, _WIDE, (3, 4, 6, 3), imagenet_stem=True),
+    "resnet50": _Size(64, _WIDE, (3, 4, 6, 3), imagenet_stem=True, bottleneck=True),
     "resnet18_cifar": _Size(64, _WIDE, (2, 2, 2, 2), imagenet_stem=False),
     "resnet34_cifar": _Size(64, _WIDE, (3, 4, 6, 3), imagenet_stem=False),
+    "resnet50_cifar": _Size(64, _WIDE, (3, 4, 6, 3), imagenet_stem=False, bottleneck=True),
 }
 
 
@@ -59,17 +65,15 @@ def build(spec: base.Spec) -> "ResNet":
 class BasicBlock(nn.Module):
     """conv-BN-ReLU-conv-BN plus shortcut; returns the sum before its ReLU, which the network applies."""
 
+    expansion: ClassVar[int] = 1
+
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+        self.downsample = _shortcut(channels_in, channels, stride)
 
     def forward(self, act: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C, H/stride, W/stride)."""
@@ -77,9 +81,49 @@ class BasicBlock(nn.Module):
         total: Tensor = self.bn2(self.conv2(inner)) + self.downsample(act)
         return total
 
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The BN in front of the sum."""
+        return self.bn2
+
+
+class Bottleneck(nn.Module):
+    """conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-BN plus shortcut; returns the sum before its ReLU, as a basic block."""
+
+    expansion: ClassVar[int] = 4
+    """Channels that come out, by those inside."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, self.expansion * channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(self.expansion * channels)
+        self.downsample = _shortcut(channels_in, self.expansion * channels, stride)
+
+    def forward(self, act: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, 4C, H/stride, W/stride)."""
+        inner = functional.relu(self.bn1(self.conv1(act)), inplace=True)
+        inner = functional.relu(self.bn2(self.conv2(inner)), inplace=True)
+        total: Tensor = self.bn3(self.conv3(inner)) + self.downsample(act)
+        return total
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The BN in front of the sum."""
+        return self.bn3
+
+
+def _shortcut(channels_in: int, channels: int, stride: int) -> nn.Module:
+    if stride == 1 and channels_in == channels:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+
 
 class ResNet(base.Classifier):
-    """Stem, stages of basic blocks, global average, linear head."""
+    """Stem, stages of basic blocks or bottlenecks, global average, linear head."""
 
     neck_feeds_pooling = True
 
@@ -95,12 +139,13 @@ class ResNet(base.Classifier):
         self.bn1 = nn.BatchNorm2d(size.stem)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if size.imagenet_stem else nn.Identity()
         channels = size.stem
+        block = Bottleneck if size.bottleneck else BasicBlock
         for number, (width, depth) in enumerate(zip(size.widths, size.depths, strict=True), start=1):
             strides = [1 if number == 1 else 2, *[1] * (depth - 1)]
-            inputs = [channels, *[width] * (depth - 1)]
-            blocks = (BasicBlock(i, width, s) for i, s in zip(inputs, strides, strict=True))
+            inputs = [channels, *[width * block.expansion] * (depth - 1)]
+            blocks = (block(i, width, s) for i, s in zip(inputs, strides, strict=True))
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
-            channels = width
+            channels = width * block.expansion
         self.num_stages = len(size.depths)
         self.fc = nn.Linear(channels, spec["num_classes"])
         for module in self.modules():
@@ -128,4 +173,4 @@ class ResNet(base.Classifier):
 
     def stage_norms(self) -> list[nn.BatchNorm2d]:
         """The last BN of each stage's last block: the tapped sum is that BN's output plus the shortcut."""
-        return [cast(BasicBlock, stage[-1]).bn2 for stage in self.stages()]
+        return [cast(BasicBlock | Bottleneck, stage[-1]).last_norm for stage in self.stages()]

@@ -12,6 +12,7 @@ from pipeline.distillation import norm, simkd
 from pipeline.distillation.base import Method, Teacher, find
 from pipeline.errors import ParamsError
 from pipeline.models import base, reused
+from serve.card import Card
 from serve.model import OnnxClassifier
 from stages._train import make_header
 from tests import tiny
@@ -48,6 +49,17 @@ def spoiled(network: nn.Module, seed: int = 5) -> None:
                 part.bias.normal_()
 
 
+def onnx_computes(model: base.Classifier, path: Path) -> Card:
+    """What the exported file says of itself, once it was seen to compute the same."""
+    header = make_header(model, tiny.card(), tiny.NORMALIZATION, "m", 0, {})
+    servable = export.Servable(model, tiny.NORMALIZATION)
+    export.write_onnx(servable, export.make_card("student", model, header, {}), path, 20)
+    classifier = OnnxClassifier(path, providers=("CPUExecutionProvider",))
+    export.check_parity(servable, classifier.outputs, tiny.split(8).images, (1, 3, 8), 1e-5)
+    assert classifier.card.num_parameters == base.num_parameters(model)
+    return classifier.card
+
+
 def stored(model: base.Classifier, path: Path) -> base.Classifier:
     """Saved and loaded again."""
     checkpoint.save(model, make_header(model, tiny.card(), tiny.NORMALIZATION, "m", 0, {}), path)
@@ -65,8 +77,13 @@ def test_simkd_golden() -> None:
 
 @pytest.mark.parametrize(
     ("student", "expected"),
-    # Body without its head (and, in a WRN, without the final BN), projector, head of a WRN-40-2.
-    [("resnet20", 278_324 - 6_500 + 49_664 + 12_900), ("wrn_16_1", 180_916 - 6_500 - 128 + 49_664 + 12_900)],
+    # Body without its head (and, in a WRN, the final BN; in a MobileNet, the last convolution and its BN), projector,
+    # head of a WRN-40-2.
+    [
+        ("resnet20", 278_324 - 6_500 + 49_664 + 12_900),
+        ("wrn_16_1", 180_916 - 6_500 - 128 + 49_664 + 12_900),
+        ("mobilenet_v2_half", 812_836 - 128_100 - 207_360 + 55_808 + 12_900),
+    ],
 )
 def test_simkd_counts_projector_and_head(student: str, expected: int) -> None:
     teacher = Teacher(tiny.network("wrn_40_2", classes=100), tiny.NORMALIZATION)
@@ -113,7 +130,7 @@ def test_simkd_averages_the_larger_map(student: str, teacher: str, map_px: list[
         torch.testing.assert_close(stored(method.deployed(), tmp_path / "m")(batch.images), expected)
 
 
-@every_pair
+@pytest.mark.parametrize(("student", "teacher"), [*PAIRS, ("mobilenet_v2_half", "resnet14")])
 def test_simkd_ships_a_network_that_a_file_rebuilds(student: str, teacher: str, tmp_path: Path) -> None:
     method = trained("simkd", student, teacher)
     shipped = method.deployed()
@@ -128,13 +145,7 @@ def test_simkd_ships_a_network_that_a_file_rebuilds(student: str, teacher: str, 
 @every_pair
 def test_simkd_ships_a_network_that_onnx_computes(student: str, teacher: str, tmp_path: Path) -> None:
     model = trained("simkd", student, teacher).deployed()
-    header = make_header(model, tiny.card(), tiny.NORMALIZATION, "simkd", 0, {})
-    servable = export.Servable(model, tiny.NORMALIZATION)
-    export.write_onnx(servable, export.make_card("student", model, header, {}), tmp_path / "m.onnx", 20)
-    classifier = OnnxClassifier(tmp_path / "m.onnx", providers=("CPUExecutionProvider",))
-    export.check_parity(servable, classifier.outputs, tiny.split(8).images, (1, 3, 8), 1e-5)
-    assert classifier.card.arch.endswith(" + reused head")
-    assert classifier.card.num_parameters == base.num_parameters(model)
+    assert onnx_computes(model, tmp_path / "m.onnx").arch.endswith(" + reused head")
 
 
 @every_pair
@@ -195,6 +206,7 @@ def test_norm_transform_has_the_published_size(channels: int, teacher: int, expe
         ("resnet20", "resnet56", 278_324 + 66_688, 278_324),
         ("resnet20", "wrn_16_2", 278_324 + 133_248, 278_324),
         ("wrn_16_2", "wrn_16_2", 703_284 + 264_448, 703_284 + 16_512),
+        ("mobilenet_v2_half", "wrn_16_2", 812_836 + 330_048, 812_836 + 160 * 160 + 160),
     ],
 )
 def test_norm_ships_the_published_sizes(student: str, teacher: str, training: int, shipped: int) -> None:
@@ -204,7 +216,7 @@ def test_norm_ships_the_published_sizes(student: str, teacher: str, training: in
     assert base.num_parameters(method.deployed()) == shipped
 
 
-@pytest.mark.parametrize("student", ["resnet8", "wrn_16_1", "resnet18_cifar"])
+@pytest.mark.parametrize("student", ["resnet8", "wrn_16_1", "resnet18_cifar", "mobilenet_v2_half"])
 def test_norm_ships_what_it_trained(student: str, tmp_path: Path) -> None:
     method = trained("norm", student, "wrn_16_2")
     # All but the transform as training left it: spoiling the whole network would blow up its maps.
@@ -218,6 +230,11 @@ def test_norm_ships_what_it_trained(student: str, tmp_path: Path) -> None:
     if student.startswith("resnet"):
         assert shipped.spec == method.student.spec
         assert shipped.state_dict().keys() == tiny.network(student).state_dict().keys()
+
+
+def test_norm_ships_a_mobilenet_that_onnx_computes(tmp_path: Path) -> None:
+    model = trained("norm", "mobilenet_v2_half", "resnet14").deployed()
+    assert onnx_computes(model, tmp_path / "m.onnx").arch == "mobilenet_v2_half + neck"
 
 
 def test_norm_folds_exactly_in_float64() -> None:

@@ -1,6 +1,7 @@
 """The contract of every file in pipeline/distillation, found by the file system."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -85,6 +86,40 @@ def test_a_saved_and_loaded_method_computes_the_same(name: str, *pair: str) -> N
 def test_one_image_in_eval_mode_works(name: str, *pair: str) -> None:
     with torch.inference_mode():
         assert tiny.method(name, *pair).eval()(tiny.batch(1)).logits.shape == (1, tiny.CLASSES)
+
+
+CHECKS: tuple[Callable[..., None], ...] = (
+    test_terms_are_finite_named_scalars,
+    test_the_law_what_is_measured_is_what_ships,
+    test_gradients_reach_everything_that_claims_to_train,
+    test_the_teacher_stays_bit_for_bit_and_out_of_the_method,
+    test_a_saved_and_loaded_method_computes_the_same,
+    test_one_image_in_eval_mode_works,
+)
+"""The contract, for another pair: check(name, student, teacher)."""
+# A student with one stage more than its teacher, at other sizes, and a convolution behind its last map.
+MOBILE = ("mobilenet_v2_half", "wrn_16_2")
+REFUSED = {
+    "ofd": "ofd compares the networks stage by stage, but the student has 4 stages and the teacher 3",
+    "reviewkd": "reviewkd compares the networks stage by stage, but the student has 4 stages and the teacher 3",
+    "sakd": "sakd compares square stage maps of equal size .* 12x16x16, 16x8x8, 48x4x4, 160x2x2; teacher: 32x32x32",
+}
+
+
+@every_method
+def test_a_method_serves_a_mobilenet_or_says_why_not(name: str) -> None:
+    if name in REFUSED:
+        with pytest.raises(ParamsError, match=REFUSED[name]):
+            tiny.method(name, *MOBILE)
+        return
+    for check in CHECKS:
+        check(name, *MOBILE)
+
+
+@pytest.mark.parametrize("name", ["ofd", "reviewkd"])
+def test_as_many_stages_of_other_sizes_are_compared(name: str) -> None:
+    # Bottlenecks teach; each of their maps is twice as high and wide as the student's.
+    test_terms_are_finite_named_scalars(name, "mobilenet_v2_half", "resnet50_cifar")
 
 
 @every_method

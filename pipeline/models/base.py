@@ -7,6 +7,8 @@ A tap is one place in a network, seen in three forms, because distillation metho
     pre    the residual sum before its ReLU    the sum after the BN that follows it
     act    ReLU(pre)                           ReLU(pre)
 
+Where blocks end linear, and nothing rectifies what they hand on (MobileNetV2), there is one form: raw = pre = act.
+
 For pre-activation nets `pre` and `act` are the tensors that the next block computes anyway, handed out, never computed
 a second time: a BN that runs twice in a step updates its running statistics twice.
 """
@@ -42,9 +44,9 @@ class Features:
     blocks: tuple[Tap, ...]
     """Behind each residual block."""
     stages: tuple[Tap, ...]
-    """Behind the last block of each stage; the last one's `act` feeds the pooling."""
+    """Behind the last block of each stage; the last one's `act` feeds the pooling, or what a family has before it."""
     pooled: Tensor
-    """(B, D) global average of the last `act`, float32 under autocast too."""
+    """(B, D) the global average of the last `act`, or of what a family makes of it; float32 under autocast too."""
     logits: Tensor
     """(B, K), float32 under autocast too."""
 
@@ -117,14 +119,18 @@ class Classifier(nn.Module):
         """logits (B, K); holds no feature map longer than the next one needs it."""
         for tap in self.walk(images):
             last = tap.act
-        return self._classify(pool(last))
+        return self._classify(self._pooled(last))
 
     def features(self, images: Tensor) -> Features:
         """The same pass as `forward`, with everything on the way kept."""
         stem, *blocks = self.walk(images)
-        pooled = pool(blocks[-1].act)
+        pooled = self._pooled(blocks[-1].act)
         stages = tuple(blocks[end] for end in self.stage_ends)
         return Features(stem, tuple(blocks), stages, pooled, self._classify(pooled))
+
+    def _pooled(self, last: Tensor) -> Tensor:
+        """The last `act` (B, C, H, W) -> pooled (B, D). A family with layers around the average puts them here."""
+        return pool(last)
 
     def _classify(self, pooled: Tensor) -> Tensor:
         # bf16 logits would carry two digits and make every softened probability coarse; this product costs nothing.

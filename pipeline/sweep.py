@@ -1,8 +1,9 @@
 """The table of pairs x methods x seeds as independent runs, each a pure function of parameters, data and teacher.
 
-A run's parameters are params.yaml with three presets laid over it: the pair, the protocol, and, where the protocol is
-"published", the method's own recipe. Runs that need the same data or the same teacher name the same folder for it; a
-teacher never follows a method's recipe, as one teacher stands behind each column of a published table.
+A run's parameters are params.yaml with three presets laid over it: the protocol, where that is "published" the method's
+own recipe, and last the pair, because its student may need another learning rate than a recipe has. Runs that need the
+same data or the same teacher name the same folder for it; a teacher never follows a method's recipe, as one teacher
+stands behind each column of a published table.
 """
 
 import hashlib
@@ -64,15 +65,15 @@ def plan(
     """
     runs = []
     for pair in pairs:
-        over = [_preset(folder / "pairs", pair), _preset(folder / "protocols", _base_protocol(protocol))]
-        common = presets.overlaid(params, over)
+        recipe, networks = _preset(folder / "protocols", _base_protocol(protocol)), _preset(folder / "pairs", pair)
+        common = presets.overlaid(params, [recipe, networks])
         weights = common["teacher"].get("weights")
         # By its bytes: another file at the same path is another teacher.
         known = {**common["teacher"], "weights": weights and checkpoint.weights_sha256(weights)}
         teacher = digest(known, common.get("augment"), common.get("data"))
         for method in methods:
             own = folder / "published" / f"{method}.yaml"
-            layers = [*over, own] if protocol == PUBLISHED and own.exists() else over
+            layers = [recipe, own, networks] if protocol == PUBLISHED and own.exists() else [recipe, networks]
             values = _for_one_method(presets.overlaid(params, layers), method, protocol)
             for seed in seeds:
                 values = {**values, "distill": {**values["distill"], "seeds": [seed]}}

@@ -9,6 +9,7 @@ from pipeline.errors import CheckpointError, ParamsError
 from pipeline.files import write_json
 from pipeline.models.base import build, num_parameters
 from pipeline.params import Params, parse
+from pipeline.rehearsal import rehearse
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {
@@ -23,6 +24,15 @@ SETTINGS = {
     "h": (1_736_564, 703_284),
     "i": (2_255_156, 472_756),
     "j": (2_255_156, 861_620),
+    "resnet50-mobilenet_v2_half": (23_705_252, 812_836),
+    "wrn_40_2-mobilenet_v2_half": (2_255_156, 812_836),
+}
+MAPS = "sakd compares square stage maps of equal size"
+STAGES = "compares the networks stage by stage, but the student has 4 stages and the teacher 3"
+# Of pairs with a student that divides its maps otherwise: which methods refuse them, by what they say.
+REFUSED = {
+    "resnet50-mobilenet_v2_half": {"sakd": MAPS},
+    "wrn_40_2-mobilenet_v2_half": {"sakd": MAPS, "ofd": f"ofd {STAGES}", "reviewkd": f"reviewkd {STAGES}"},
 }
 
 
@@ -44,6 +54,39 @@ def test_a_setting_builds_networks_of_the_published_sizes(letter: str) -> None:
     sizes = [num_parameters(build({"arch": a, "num_classes": 100})) for a in (params.teacher.arch, params.student.arch)]
     assert tuple(sizes) == SETTINGS[letter]
     assert params.distill.train.epochs == 240
+    assert params.distill.train.lr == (0.01 if "mobilenet" in letter else 0.05)
+    assert params.teacher.train.lr == 0.05
+
+
+@pytest.mark.parametrize("protocol", ["unified", "short", "published"])
+def test_what_a_pair_says_of_its_student_holds_in_every_protocol(protocol: str) -> None:
+    for run in plan("wrn_40_2-mobilenet_v2_half", "kd,afd,norm,simkd,vid", protocol=protocol):
+        assert settings(run).distill.train.lr == 0.01
+    # A recipe of a method's own, which names another rate.
+    ((of_pair,), (of_recipe,)) = (
+        plan(pair, "reviewkd", protocol="published") for pair in ("resnet50-mobilenet_v2_half", "f")
+    )
+    assert (settings(of_pair).distill.train.lr, settings(of_recipe).distill.train.lr) == (0.01, 0.1)
+    assert settings(of_pair).distill.train.batch_size == settings(of_recipe).distill.train.batch_size == 128
+
+
+def test_students_of_one_teacher_share_it_whatever_they_learn_at() -> None:
+    f, mobile = plan("f,wrn_40_2-mobilenet_v2_half")
+    assert f.teacher == mobile.teacher
+
+
+@pytest.mark.parametrize("pair", REFUSED)
+def test_what_a_method_refuses_of_a_pair_is_known_before_training_starts(pair: str) -> None:
+    for method, said in REFUSED[pair].items():
+        (run,) = plan(pair, method)
+        with pytest.raises(ParamsError, match=said):
+            rehearse(settings(run))
+    # SemCKD projects to all stages of a ResNet-50 by 850 million weights, which take 10 seconds to make.
+    left_out = {"semckd"} if pair.startswith("resnet50") else set()
+    serving = set(registry.names("pipeline.distillation")) - set(REFUSED[pair]) - left_out
+    (run,) = plan(pair, "vanilla")
+    values = {**run.params, "distill": {**run.params["distill"], "methods": {name: {} for name in serving}}}
+    rehearse(parse(Params, values, "", "run"))
 
 
 def test_every_method_fits_both_protocols() -> None:

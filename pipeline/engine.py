@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pipeline import interruption, metrics, training_state
 from pipeline.data.feed import Feed, batch_sizes, num_batches
-from pipeline.distillation.base import Batch, Method
+from pipeline.distillation.base import Batch, Method, Output
 from pipeline.errors import ParamsError, StoppedError, TrainingError
 from pipeline.params import Augment, Train
 from pipeline.resume import Resume
@@ -63,14 +63,7 @@ def fit(
     _check_batches(objective, train, settings)
     objective.begin(train.labels)
     objective.place_on(train.device)
-    optimizer = torch.optim.SGD(
-        objective.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = make_optimizer(objective, settings)
     drops = milestone_epochs(settings)
     progress = training_state.restore(resume, objective, optimizer)
     for earlier in progress.history:
@@ -83,7 +76,7 @@ def fit(
                 group["lr"] = lr
             if settings.reset_momentum and epoch in drops and not progress.tally.steps:
                 optimizer.state.clear()
-            _train_epoch(objective, optimizer, train, settings, augment, seed, epoch, progress.tally, stop)
+            train_epoch(objective, optimizer, train, settings, augment, seed, epoch, progress.tally, stop)
             if stop.received is not None:
                 training_state.save(resume, objective, optimizer, progress)
                 raise StoppedError(
@@ -115,6 +108,18 @@ def fit(
     return Result(progress.history, shipped)
 
 
+def make_optimizer(objective: Method, settings: Train) -> torch.optim.Optimizer:
+    """SGD over all that the method trains, in one fused step."""
+    return torch.optim.SGD(
+        objective.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The precision the networks compute in. Raises ParamsError for bf16 where the processor has none."""
     on_cuda = device.type == "cuda"
@@ -134,7 +139,17 @@ def _check_batches(objective: Method, train: Feed, settings: Train) -> None:
     objective.check_batches(sizes)
 
 
-def _train_epoch(
+def train_step(objective: Method, optimizer: torch.optim.Optimizer, batch: Batch, precision: str) -> Output:
+    """One step of optimisation; what the objective computed on the batch, without its graph."""
+    with autocast(batch.images.device, precision):
+        logits, terms = objective(batch)
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return Output(logits.detach(), {name: term.detach() for name, term in terms.items()})
+
+
+def train_epoch(
     objective: Method,
     optimizer: torch.optim.Optimizer,
     train: Feed,
@@ -156,13 +171,9 @@ def _train_epoch(
     bar = tqdm(batches, name, steps, leave=False, disable=None, mininterval=1, initial=first)
     for step, (images, labels, positions) in enumerate(bar, start=first):
         batch = Batch(images, labels, positions, (epoch + step / steps) / settings.epochs, epoch)
-        with autocast(train.device, settings.precision):
-            logits, terms = objective(batch)
+        logits, terms = train_step(objective, optimizer, batch, settings.precision)
         values = torch.stack(list(terms.values()))
-        optimizer.zero_grad(set_to_none=True)
-        values.sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        tally.add(list(terms), values.detach(), (logits.detach().argmax(1) == labels).sum(), len(labels))
+        tally.add(list(terms), values, (logits.argmax(1) == labels).sum(), len(labels))
         tally.seconds = earlier + time.perf_counter() - started
         if tally.steps % check_every == 0:
             _check_finite(tally, epoch)

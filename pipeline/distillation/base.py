@@ -21,6 +21,7 @@ from pipeline.data.card import DataCard
 from pipeline.distillation.blocks import soft_kl
 from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features, Shapes, channels_last, shapes
+from pipeline.models.fold import folded
 from pipeline.params import Normalization, Section
 
 Weight = Annotated[float, Field(ge=0)]
@@ -130,8 +131,12 @@ class Method(nn.Module):
         """Called once before training with the labels (N,) of the training set, for methods that sample by class."""
 
     def place_on(self, device: torch.device) -> None:
-        """Move student, projectors and the borrowed teacher to a device, in the layout that convolutions want."""
+        """Move student, projectors and a lean copy of the teacher to a device, in the layout that convolutions want.
+
+        From here on the teacher only answers: its BNs are folded where they stand behind a convolution.
+        """
         channels_last(self, device)
+        self._borrowed = tuple(map(folded, self._borrowed))
         for model in self._borrowed:
             channels_last(model, device)
 

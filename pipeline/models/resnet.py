@@ -65,6 +65,8 @@ def build(spec: base.Spec) -> "ResNet":
 class BasicBlock(nn.Module):
     """conv-BN-ReLU-conv-BN plus shortcut; returns the sum before its ReLU, which the network applies."""
 
+    conv_norms = (("conv1", "bn1"), ("conv2", "bn2"))
+
     expansion: ClassVar[int] = 1
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -89,6 +91,8 @@ class BasicBlock(nn.Module):
 
 class Bottleneck(nn.Module):
     """conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-BN plus shortcut; returns the sum before its ReLU, as a basic block."""
+
+    conv_norms = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
     expansion: ClassVar[int] = 4
     """Channels that come out, by those inside."""
@@ -126,6 +130,7 @@ class ResNet(base.Classifier):
     """Stem, stages of basic blocks or bottlenecks, global average, linear head."""
 
     neck_feeds_pooling = True
+    conv_norms = (("conv1", "bn1"),)
 
     def __init__(self, spec: base.Spec, size: _Size) -> None:
         super().__init__()

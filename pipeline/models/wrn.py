@@ -32,6 +32,8 @@ def build(spec: base.Spec) -> "WRN":
 class PreActivationBlock(nn.Module):
     """BN-ReLU-conv-BN-ReLU-conv plus shortcut; its first BN and ReLU are applied by the network, which taps them."""
 
+    conv_norms = (("conv1", "bn2"),)
+
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(channels_in)

@@ -1,0 +1,196 @@
+"""Images per second and peak memory of training: this project's loop beside a plain one, in turns, in one run.
+
+    python -m benchmarks.train_step --pairs wrn_40_2:wrn_16_2,resnet56:resnet20 --methods kd,afd,sakd --out FILE
+
+Each of the two lives in a process of its own, with its own allocator and threads, and waits while the other computes. A
+"step" is one step of optimisation on a batch that lies ready; an "epoch" goes through the data too. The processor's
+peak is that of a large matrix product in bf16 (float32 where it has none), measured in the same run.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.plain import PADDING_PX, Images, PlainLoop
+from pipeline import engine, interruption
+from pipeline.data.arrays import Split
+from pipeline.data.card import DataCard
+from pipeline.data.feed import Feed
+from pipeline.distillation.base import Batch, Method, Teacher, find
+from pipeline.files import write_json
+from pipeline.memory import keep_freed_memory
+from pipeline.models.base import build, count_macs
+from pipeline.params import Augment, Normalization, Train
+from pipeline.training_state import Tally
+from serve import latency, machine
+
+CLASSES, IMAGE_PX = 100, 32
+NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+SETTINGS = Train(epochs=240, drop_last=True)
+AUGMENT = Augment(crop_padding_px=PADDING_PX, flip=True)
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    """Measure every method of every pair and write the JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description="Time training steps.")
+    parser.add_argument("--pairs", default="wrn_40_2:wrn_16_2,resnet56:resnet20", help="teacher:student, ...")
+    parser.add_argument("--methods", default="vanilla,kd,afd,sakd")
+    parser.add_argument("--steps", type=int, default=20, help="rounds of one step of each loop")
+    parser.add_argument("--epochs", type=int, default=3, help="rounds of one small epoch of each loop")
+    parser.add_argument("--images", type=int, default=1280, help="of that epoch")
+    parser.add_argument("--threads", type=int, default=machine.num_cores())
+    parser.add_argument("--workers", type=int, default=0, help="DataLoader workers of the plain loop")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    load, peak = machine.load_average(), matrix_peak(arguments.threads)
+    pairs = [pair.split(":") for pair in arguments.pairs.split(",")]
+    methods = arguments.methods.split(",")
+    results = [_compare(t, s, method, peak, arguments) for t, s in pairs for method in methods]
+    write_json(
+        arguments.out,
+        {
+            "command": "python -m benchmarks.train_step " + " ".join(sys.argv[1:]),
+            "machine": machine.describe(),
+            "load_average_before": load,
+            "versions": {name: version(name) for name in ("torch", "torchvision")},
+            "seed": 0,
+            "threads": arguments.threads,
+            "batch_size": SETTINGS.batch_size,
+            "image_px": IMAGE_PX,
+            "matrix_peak_gflops": peak,
+            "results": results,
+        },
+    )
+
+
+def matrix_peak(threads: int, size: int = 4096, times: int = 10) -> float:
+    """GFLOP/s of a square matrix product in the precision that training computes in, the median of `times`."""
+    torch.set_num_threads(threads)
+    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    a, b = (torch.randn(size, size).to(torch.bfloat16 if has_bf16 else torch.float32) for _ in range(2))
+    seconds = []
+    for _ in range(times + 2):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / sorted(seconds[2:])[times // 2] / 1e9
+
+
+def make_method(teacher: str, student: str, name: str, images: int) -> Method:
+    """The method on fresh networks; KD-like methods with their own weights, the teacher in eval mode."""
+    card = DataCard(
+        source="benchmark",
+        labels=tuple(map(str, range(CLASSES))),
+        image_px=IMAGE_PX,
+        counts={"train": images, "val": 1, "test": 1},
+        class_counts={},
+        normalization=NORMALIZATION,
+        sha256={},
+        licence=None,
+    )
+    torch.manual_seed(0)
+    networks = [build({"arch": arch, "num_classes": CLASSES}) for arch in (teacher, student)]
+    module = find(name)
+    config = module.Config(teacher_bn="eval") if module.Method.needs_teacher else module.Config()
+    method: Method = module.Method(config, networks[1], Teacher(networks[0], NORMALIZATION), card)
+    return method
+
+
+def _compare(teacher: str, student: str, name: str, peak: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    pipes, workers = {}, []
+    for kind in ("ours", "plain"):
+        pipes[kind], theirs = context.Pipe()
+        job = (kind, theirs, teacher, student, name, arguments.images, arguments.threads, arguments.workers)
+        workers.append(context.Process(target=_work, args=job))
+        workers[-1].start()
+
+    def ask(kind: str, what: str, times: int = 1) -> Any:
+        for _ in range(times):
+            pipes[kind].send(what)
+            answer = pipes[kind].recv()
+        return answer
+
+    def timed(what: str, rounds: int, warmup: int) -> dict[str, latency.Samples]:
+        return latency.measure({kind: partial(ask, kind, what) for kind in pipes}, rounds, warmup)
+
+    steps_of_epoch = arguments.images // SETTINGS.batch_size
+    steps, epochs = timed("step", arguments.steps, 3), timed("epoch", arguments.epochs, 1)
+    bare = latency.measure({"ours": partial(ask, "ours", "step", steps_of_epoch)}, arguments.epochs, warmup=0)
+    memory = {kind: ask(kind, "memory") for kind in pipes}
+    for kind, worker in zip(pipes, workers, strict=True):
+        pipes[kind].send("stop")
+        worker.join()
+    macs = [count_macs(build({"arch": arch, "num_classes": CLASSES}), IMAGE_PX) for arch in (teacher, student)]
+    # Two floating-point operations each; the student forwards once, and twice that work backwards.
+    flops = 2 * (3 * macs[1] + (macs[0] if find(name).Method.needs_teacher else 0))
+    speed = {k: SETTINGS.batch_size / float(np.median(samples)) * 1e9 for k, samples in steps.items()}
+    whole = steps_of_epoch * SETTINGS.batch_size
+    result: dict[str, Any] = {
+        "teacher": teacher,
+        "student": student,
+        "method": name,
+        "step_images_per_s": speed,
+        "step_ratio": latency.paired_ratio(steps["plain"], steps["ours"]).to_dict(),
+        "epoch_images_per_s": {k: whole / float(np.median(samples)) * 1e9 for k, samples in epochs.items()},
+        "epoch_ratio": latency.paired_ratio(epochs["plain"], epochs["ours"]).to_dict(),
+        "epoch_over_bare_steps": float(np.median(epochs["ours"]) / np.median(bare["ours"])),
+        "peak_memory_bytes": memory,
+        "gflop_per_image": flops / 1e9,
+        "share_of_matrix_peak": speed["ours"] * flops / 1e9 / peak,
+    }
+    print(
+        f"{teacher} to {student}, {name}: {speed['ours']:.0f} images/s, plain {speed['plain']:.0f}, "
+        f"ratio {result['step_ratio']['median']:.2f}; epoch ratio {result['epoch_ratio']['median']:.2f}, "
+        f"{result['epoch_over_bare_steps']:.3f} of its bare steps; {result['share_of_matrix_peak']:.0%} of peak",
+        flush=True,
+    )
+    return result
+
+
+def _work(
+    kind: str, pipe: Connection, teacher: str, student: str, name: str, images: int, threads: int, workers: int
+) -> None:
+    """In a process of its own: do what the pipe asks for, answer when it is done."""
+    torch.set_num_threads(threads)
+    method = make_method(teacher, student, name, images)
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (images, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
+    split = Split(pixels, generator.integers(0, CLASSES, images))
+    feed = Feed(split, NORMALIZATION, CPU)
+    ready, labels, positions = next(feed.train_batches(AUGMENT, 0, 0, SETTINGS.batch_size, True))
+    method.begin(feed.labels)
+    calls: dict[str, Callable[[], object]]
+    if kind == "ours":
+        keep_freed_memory()
+        method.place_on(CPU)
+        optimizer = engine.make_optimizer(method.train(), SETTINGS)
+        batch, stop = Batch(ready, labels, positions, 0.0, 0), interruption.StopRequest()
+        calls = {
+            "step": lambda: engine.train_step(method, optimizer, batch, SETTINGS.precision).terms,
+            "epoch": lambda: engine.train_epoch(method, optimizer, feed, SETTINGS, AUGMENT, 0, 0, Tally(), stop),
+        }
+    else:
+        loop = PlainLoop(method, IMAGE_PX, SETTINGS.lr, SETTINGS.momentum, SETTINGS.weight_decay)
+        batch, data = Batch(ready.contiguous(), labels, positions, 0.0, 0), Images(split, NORMALIZATION)
+        calls = {"step": lambda: loop.step(batch), "epoch": lambda: loop.epoch(data, SETTINGS.batch_size, workers)}
+    calls["memory"] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    while (what := pipe.recv()) != "stop":
+        answer = calls[what]()
+        pipe.send(answer if what == "memory" else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ from pipeline import checkpoint, presets
 from pipeline.errors import ParamsError
 from pipeline.files import write_json
 from pipeline.params import Params, check_all, parse
+from pipeline.rehearsal import rehearse
 
 PUBLISHED = "published"
 _DECIDING = ("data", "augment", "student", "distill", "evaluate")
@@ -94,6 +95,17 @@ def plan(
                     )
                 )
     return runs
+
+
+def refusals(runs: Iterable[Run]) -> dict[tuple[str, str], str]:
+    """(pair, method) -> why the method cannot serve the pair; each is tried once, on blank networks."""
+    reasons = {}
+    for place, run in {(run.pair, run.method): run for run in runs}.items():
+        try:
+            rehearse(parse(Params, run.params, "", " ".join(place)))
+        except ParamsError as error:
+            reasons[place] = str(error)
+    return reasons
 
 
 def digest(*values: Any) -> str:

@@ -81,7 +81,7 @@ def markdown(results: Results) -> str:
     lines = [
         f"# {results['title']}",
         "",
-        *results["remarks"],
+        "\n\n".join(results["remarks"]),
         "",
         "| | " + " | ".join(f"{pair}: {_names(results, pair)}" for pair in pairs) + " |",
         "| :-- |" + " --: |" * len(pairs),

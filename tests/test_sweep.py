@@ -157,6 +157,12 @@ def test_what_does_not_exist_is_named_before_anything_runs(pairs: str, methods: 
         plan(pairs, methods, protocol=protocol)
 
 
+def test_a_method_that_cannot_serve_a_pair_is_known_before_anything_trains() -> None:
+    said = sweep.refusals(plan("wrn_40_2-mobilenet_v2_half", "kd,ofd", (0, 1)))
+    assert said.keys() == {("wrn_40_2-mobilenet_v2_half", "ofd")}
+    assert "the student has 4 stages and the teacher 3" in said["wrn_40_2-mobilenet_v2_half", "ofd"]
+
+
 def finished(out: Path, method: str, seed: int, top1: float) -> sweep.Run:
     """A run with the files that training and evaluation would have left."""
     folder = out / method / str(seed)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def command(methods: str) -> list[str]:
+    return ["python", "-m", "stages.table", "--pairs", "tiny", "--methods", methods, "--protocol", "tiny"]
+
+
 def table(project: Path, methods: str) -> str:
-    return toy.run(
-        project, "python", "-m", "stages.table", "--pairs", "tiny", "--methods", methods, "--protocol", "tiny"
-    )
+    return toy.run(project, *command(methods))
 
 
 def test_a_table_is_filled_and_only_what_is_missing_is_trained(project: Path) -> None:
@@ -48,3 +51,20 @@ def test_a_table_is_filled_and_only_what_is_missing_is_trained(project: Path) ->
     assert results["pairs"]["tiny"]["norm"]["num_parameters"] == results["pairs"]["tiny"]["vanilla"]["num_parameters"]
     assert "| norm | **" in (out / "tiny" / "RESULTS.md").read_text()
     assert "0 of them missing" in table(project, "vanilla,norm")
+
+
+def test_a_run_that_fails_and_one_that_cannot_be_do_not_hold_up_the_others(project: Path) -> None:
+    hopeless = "teacher: {arch: resnet14}\nstudent: {arch: resnet8}\ndistill: {methods: {kd: {kl_weight: 1.0e+38}}}\n"
+    (project / "presets/pairs/tiny.yaml").write_text(hopeless)
+    toy.edit(project, {"distill.train.batch_size": 21})
+    run = subprocess.run(
+        command("semckd,kd,vanilla"), cwd=project, env=toy.environment(), capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "failed, and the others go on" in run.stderr
+    assert run.stderr.strip().splitlines()[-1] == "error: 2 of 3 runs failed and 0 were left out, as said above."
+    text = (project / "artifacts/table/tiny/RESULTS.md").read_text()
+    assert "1 of 3 runs are finished." in text
+    assert "tiny kd seed 0 failed: distill: the loss term" in text
+    assert "tiny semckd seed 0 failed: distill: semckd compares the images of a batch" in text
+    assert "| vanilla | **" in text

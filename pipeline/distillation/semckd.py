@@ -13,7 +13,8 @@ m         B // 4. The MLPs read rows of length B: training works on batches of `
 Trained beside the student: MLPs and projectors. The gradient flows into `a` too. All are dropped afterwards.
 
 Chen, Mei, Zhang, Wang, Feng, Chen, "Cross-Layer Distillation with Semantic Calibration", AAAI 2021, arXiv:2012.03236.
-semantic_weight 400 is the official one for CIFAR-100, 50 for ImageNet. Differences: another batch size is refused,
+semantic_weight 400 is the official one for CIFAR-100, 50 for ImageNet. 400 at a learning rate of 0.05 is at the edge of
+what SGD with momentum can follow: ResNet-20 to ResNet-8 diverges (docs/lab-notes.md), with 100 it does not. Differences: another batch size is refused,
 where the official code may mix images; in eval mode such a batch has no "semantic" term, and the others are as ever.
 """
 

@@ -14,8 +14,9 @@ Trained beside the student: MLPs and projectors. The gradient flows into `a` too
 
 Chen, Mei, Zhang, Wang, Feng, Chen, "Cross-Layer Distillation with Semantic Calibration", AAAI 2021, arXiv:2012.03236.
 semantic_weight 400 is the official one for CIFAR-100, 50 for ImageNet. 400 at a learning rate of 0.05 is at the edge of
-what SGD with momentum can follow: ResNet-20 to ResNet-8 diverges (docs/lab-notes.md), with 100 it does not. Differences: another batch size is refused,
-where the official code may mix images; in eval mode such a batch has no "semantic" term, and the others are as ever.
+what SGD with momentum can follow: ResNet-20 to ResNet-8 diverges, with 100 it does not (docs/lab-notes.md).
+Differences: another batch size is refused, where the official code may mix images; in eval mode such a batch has no
+"semantic" term, and the others are as ever.
 """
 
 from itertools import product

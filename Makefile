@@ -49,7 +49,7 @@ schema: .venv/installed
 
 lock: .venv/uv/bin/uv
 	.venv/uv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
-		--group dev pyproject.toml -o requirements.lock
+		--group dev --group scale pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf artifacts data/prepared report .resume

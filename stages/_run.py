@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import PupilError, StoppedError
 
-_TYPES = {str: str, int: int, Path: Path, Path | None: Path}
+_TYPES = {str: str, int: int, float: float, float | None: float, Path: Path, Path | None: Path}
 
 
 def main(stage: Callable[..., None], *errors: type[Exception]) -> None:

@@ -1,4 +1,4 @@
-"""One run of the table: data, teacher and student, each by the stage of the DAG, as a process of its own."""
+"""What a run of the table is made of: data, teacher and student, each by its stage, as a process of its own."""
 
 import subprocess
 import sys
@@ -9,36 +9,36 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import PupilError
 from pipeline.files import replacing
-from pipeline.sweep import Run
+
+SCORES = "evaluation.json"
+"""The last file that a step leaves: with it, the step is done."""
 
 
-def train(run: Run) -> None:
-    """Train and evaluate the student of `run`, and before it what it needs and is not there yet.
+def prepare(params: dict[str, Any], out: Path) -> None:
+    """Prepare the data of `params` (a whole params.yaml as plain data), unless they are there."""
+    if not (out / "card.json").is_file():
+        _stage("prepare", params=_settings(out.parent / f"{out.name}-settings", params), out=out)
 
-    Raises PupilError with the stage that failed and the last thing it said.
+
+def train_teacher(params: dict[str, Any], data: Path, out: Path) -> None:
+    """Train and evaluate the teacher, unless that is done."""
+    if (out / SCORES).is_file():
+        return
+    settings, model = _settings(out, params), out / "model.safetensors"
+    if not model.is_file():
+        _stage("train_teacher", params=settings, data=data, out=out, resume=out / "resume")
+    _stage("evaluate", params=settings, data=data, model=model, out=out / SCORES)
+
+
+def train_student(params: dict[str, Any], method: str, seed: int, data: Path, teacher: Path, out: Path) -> None:
+    """Distil and evaluate one student of the teacher in the folder `teacher`.
+
+    Raises PupilError, as the others here, with the stage that failed and the last thing that it said.
     """
-    teacher, student = run.teacher / "model.safetensors", run.out / "model.safetensors"
-    settings, of_teacher = _settings(run.out, run.params), _settings(run.teacher, run.teacher_params)
-    for data, params in ((run.data, settings), (run.teacher_data, of_teacher)):
-        if not (data / "card.json").is_file():
-            _stage("prepare", params=params, out=data)
-    if not (run.teacher / "evaluation.json").is_file():
-        place = {"params": of_teacher, "data": run.teacher_data}
-        if not teacher.is_file():
-            _stage("train_teacher", **place, out=run.teacher, resume=run.teacher / "resume")
-        _stage("evaluate", **place, model=teacher, out=run.teacher / "evaluation.json")
-    _stage(
-        "distill",
-        params=settings,
-        method=run.method,
-        seed=run.seed,
-        teacher=teacher,
-        data=run.data,
-        out=run.out,
-        resume=run.out / "resume",
-    )
-    _stage("evaluate", params=settings, model=student, data=run.data, teacher=teacher, out=run.out / "evaluation.json")
-    run.mark_done()
+    settings, weights = _settings(out, params), teacher / "model.safetensors"
+    known = {"params": settings, "data": data, "teacher": weights}
+    _stage("distill", **known, method=method, seed=seed, out=out, resume=out / "resume")
+    _stage("evaluate", **known, model=out / "model.safetensors", out=out / SCORES)
 
 
 def _settings(folder: Path, params: dict[str, Any]) -> Path:

@@ -2,11 +2,13 @@
 
     python -m stages.table --pairs a,f --methods vanilla,kd --seeds 0,1,2 --protocol unified --out artifacts/table
 
-Each step is a stage of the DAG run as a process of its own; a run that is killed goes on where it stopped. A method
-that cannot serve a pair is left out before anything trains, and a run that fails does not hold up the others.
+The runs are spread over this machine by Ray, or over the cluster RAY_ADDRESS names; each is kept the moment it ends.
+A method that cannot serve a pair is left out before anything trains, and a run that fails does not hold up the others.
 """
 
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -16,8 +18,8 @@ from pipeline.files import replacing, write_json
 from pipeline.sweep import Run, plan, refusals
 from pipeline.table import aggregate, markdown
 from serve import machine
-from stages import _run
-from stages._table_run import train
+from stages import _run, _table_ray
+from stages._table_run import prepare
 
 
 def table(
@@ -29,34 +31,47 @@ def table(
     presets: Path = Path("presets"),
     published: Path = Path("results/published_top1.yaml"),
     out: Path = Path("artifacts/table"),
+    cpus: float = 2,
+    gpus: float | None = None,
 ) -> None:
-    """Train every missing run of the table, write its RESULTS.md and results.json; lists are comma-separated."""
+    """Train every missing run of the table, write its RESULTS.md and results.json; lists are comma-separated.
+
+    Each run takes --cpus cores, of which two are used better by a small network than four, and --gpus, which may be a
+    part of one (0.5: two runs on each GPU).
+    """
     if not all(seed.isdecimal() for seed in seeds.split(",")):
         raise ParamsError(f"--seeds is '{seeds}': expected whole numbers with commas between them, such as 0,1,2.")
     numbers = map(int, seeds.split(","))
     runs = plan(params, presets, pairs.split(","), methods.split(","), list(numbers), protocol, out)
     remarks = []
     refused = refusals(run for run in runs if not run.is_done())
-    for (pair, method), reason in refused.items():
-        remarks.append(f"{method} is left out of {pair}: {reason}")
+    for (pair, method), why in refused.items():
+        remarks.append(f"{method} is left out of {pair}: {why}")
         print(remarks[-1], file=sys.stderr)
     runs = [run for run in runs if (run.pair, run.method) not in refused]
     missing = [run for run in runs if not run.is_done()]
     print(f"{len(runs)} runs, {len(missing)} of them missing", flush=True)
-    failed = 0
     _write(runs, remarks, protocol, published, out)
-    for number, run in enumerate(missing, start=1):
+    failed, started = 0, time.monotonic()
+    for number, (run, reason) in enumerate(_trained(missing, cpus, gpus), start=1):
         name = f"{run.pair} {run.method} seed {run.seed}"
-        print(f"[{number}/{len(missing)}] {name}", flush=True)
-        try:
-            train(run)
-        except PupilError as error:
+        if reason is not None:
             failed += 1
-            remarks.append(f"{name} failed: {error}")
-            print(f"failed, and the others go on: {error}", file=sys.stderr)
+            remarks.append(f"{name} failed: {reason}")
         _write(runs, remarks, protocol, published, out)
+        left = (time.monotonic() - started) / number * (len(missing) - number)
+        print(f"[{number}/{len(missing)}] {name}: {reason or 'done'}; about {left / 60:.0f} min left", flush=True)
     if failed or not runs:
         raise PupilError(f"{failed} of {len(missing)} runs failed and {len(refused)} were left out, as said above.")
+
+
+def _trained(runs: list[Run], cpus: float, gpus: float | None) -> Iterator[tuple[Run, str | None]]:
+    if not runs:
+        return
+    for run in runs:
+        prepare(run.params, run.data)
+        prepare(run.teacher_params, run.teacher_data)
+    yield from _table_ray.train(runs, cpus, gpus)
 
 
 def _write(runs: list[Run], remarks: list[str], protocol: str, published: Path, out: Path) -> None:

@@ -1,0 +1,86 @@
+"""The runs of a table as Ray tasks: on this machine, or on the cluster that RAY_ADDRESS names.
+
+A task is a pure function: settings, data and teacher come to it as bytes, and files go back. No folder is shared, so
+any node will do, and what a lost node was at is started again on another. On one node, a run that was cut off goes on.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import checkpoint, cluster
+from pipeline.shipping import Files, pack, pack_and_remove, unpack
+from pipeline.sweep import Run
+from stages import _table_run
+from stages._table_run import SCORES
+
+
+def train(runs: list[Run], cpus: float, gpus: float | None) -> Iterator[tuple[Run, str | None]]:
+    """Every run as soon as its files are in its folder, with None, or with the reason why it failed.
+
+    Each takes that many cores and GPUs of a node (see cluster.needs). The data of all runs are prepared.
+    """
+    with cluster.joined(Path(__file__).parent.parent):
+        yield from _train(runs, cluster.needs(cpus, gpus))
+
+
+def _train(runs: list[Run], needs: dict[str, float]) -> Iterator[tuple[Run, str | None]]:
+    # Ray settles when it is imported where it will listen: see cluster.joined.
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    # A lost node is no fault of the run: it is tried again. What the run itself cannot do is said at once.
+    teacher: Any = ray.remote(_teacher).options(max_retries=3, **needs)
+    student: Any = ray.remote(_student).options(max_retries=3, **needs)
+    data = {folder: ray.put(pack(folder)) for folder in {f for run in runs for f in (run.data, run.teacher_data)}}
+    waiting: dict[Path, list[Run]] = {}
+    for run in runs:
+        waiting.setdefault(run.teacher, []).append(run)
+    tasks: dict[Any, Path | Run] = {}
+
+    def students_of(folder: Path) -> None:
+        taught = ray.put(pack(folder))
+        tasks.update({student.remote(run, data[run.data], taught): run for run in waiting.pop(folder)})
+
+    for folder, (first, *_) in list(waiting.items()):
+        if (folder / SCORES).is_file():
+            students_of(folder)
+        else:
+            tasks[teacher.remote(first, data[first.teacher_data])] = folder
+    while tasks:
+        (ready,), _ = ray.wait(list(tasks), num_returns=1)
+        done = tasks.pop(ready)
+        try:
+            files = unpack(ray.get(ready), done.out if isinstance(done, Run) else done)
+        except RayError as error:
+            reason = str(error.cause if isinstance(error, RayTaskError) else error)
+            yield from ((run, reason) for run in ([done] if isinstance(done, Run) else waiting.pop(done)))
+            continue
+        checkpoint.load(files / "model.safetensors")
+        if isinstance(done, Run):
+            done.mark_done()
+            yield done, None
+        else:
+            students_of(done)
+
+
+def _teacher(run: Run, data: Files) -> Files:
+    with tempfile.TemporaryDirectory() as folder:
+        out = _own_folder(run.teacher.name)
+        _table_run.train_teacher(run.teacher_params, unpack(data, Path(folder)), out)
+        return pack_and_remove(out)
+
+
+def _student(run: Run, data: Files, teacher: Files) -> Files:
+    with tempfile.TemporaryDirectory() as folder:
+        places = unpack(data, Path(folder) / "data"), unpack(teacher, Path(folder) / "teacher")
+        out = _own_folder(run.key)
+        _table_run.train_student(run.params, run.method, run.seed, *places, out)
+        return pack_and_remove(out)
+
+
+def _own_folder(name: str) -> Path:
+    """On this node, the same for the same run: where its resume state lies if it was cut off here."""
+    return Path(tempfile.gettempdir()) / f"pupil-{os.getuid()}" / name

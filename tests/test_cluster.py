@@ -1,0 +1,67 @@
+"""The table on a Ray cluster of two nodes, one of which is lost on the way."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from tests import toy
+from tests.test_table import PAIR, PROTOCOL
+
+pytestmark = pytest.mark.slow
+METHODS = "vanilla,kd,at"
+
+
+def command(out: str) -> list[str]:
+    options = {"pairs": "tiny", "methods": METHODS, "protocol": "tiny", "out": out, "cpus": 2}
+    return ["python", "-u", "-m", "stages.table", *(str(part) for k, v in options.items() for part in (f"--{k}", v))]
+
+
+def numbers(project: Path, out: str) -> Any:
+    """What the table says, but for the machine and the time."""
+    return json.loads((project / out / "tiny/results.json").read_text())["pairs"]
+
+
+def test_a_table_is_complete_and_the_same_though_a_node_is_lost(tmp_path: Path) -> None:
+    project = toy.make(tmp_path)
+    for path, text in (("pairs/tiny.yaml", PAIR), ("protocols/tiny.yaml", PROTOCOL)):
+        (project / "presets" / path).parent.mkdir(parents=True, exist_ok=True)
+        (project / "presets" / path).write_text(text)
+    (project / "published.yaml").write_text("{}\n")
+    published = ["--published", "published.yaml"]
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        second = cluster.add_node(num_cpus=2)
+        environment = toy.environment() | {"RAY_ADDRESS": cluster.address}
+        with subprocess.Popen(
+            [*command("lossy"), *published], cwd=project, env=environment, stdout=subprocess.PIPE, text=True
+        ) as run:
+            assert run.stdout is not None
+            said = [next(line for line in run.stdout if line.startswith("[1/3]"))]
+            # Two runs are left, one on each node.
+            cluster.remove_node(second, allow_graceful=False)
+            said.append(run.stdout.read())
+        assert run.returncode == 0, said
+    finally:
+        cluster.shutdown()
+    assert "[3/3]" in said[-1]
+
+    toy.run(project, *command("whole"), *published)
+    assert numbers(project, "lossy") == numbers(project, "whole")
+
+
+def test_a_ray_of_this_machine_listens_on_loopback_alone() -> None:
+    program = (
+        "from pathlib import Path; from pipeline import cluster\n"
+        "with cluster.joined(Path('pipeline')): import ray; print('address', ray.util.get_node_ip_address())"
+    )
+    environment = {k: v for k, v in toy.environment().items() if k != "RAY_ADDRESS"}
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=toy.ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "address 127.0.0.1" in said.stdout

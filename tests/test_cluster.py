@@ -55,13 +55,26 @@ def test_a_table_is_complete_and_the_same_though_a_node_is_lost(tmp_path: Path) 
     assert numbers(project, "lossy") == numbers(project, "whole")
 
 
-def test_a_ray_of_this_machine_listens_on_loopback_alone() -> None:
-    program = (
-        "from pathlib import Path; from pipeline import cluster\n"
-        "with cluster.joined(Path('pipeline')): import ray; print('address', ray.util.get_node_ip_address())"
-    )
+PROGRAM = """
+from pathlib import Path
+from pipeline import cluster
+from pipeline.errors import ParamsError
+with cluster.joined(Path("pipeline")):
+    import ray
+    print("address", ray.util.get_node_ip_address())
+    print("needs", cluster.needs(0.5, None))
+    try:
+        cluster.needs(100_000, 0)
+    except ParamsError as error:
+        print(error)
+"""
+
+
+def test_a_ray_of_this_machine_listens_on_loopback_alone_and_knows_what_it_has() -> None:
     environment = {k: v for k, v in toy.environment().items() if k != "RAY_ADDRESS"}
     said = subprocess.run(
-        [sys.executable, "-c", program], cwd=toy.ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    assert "address 127.0.0.1" in said.stdout
+        [sys.executable, "-c", PROGRAM], cwd=toy.ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert "address 127.0.0.1" in said
+    assert "needs {'num_cpus': 0.5, 'num_gpus': 0.0}" in said
+    assert "each run asks for 100000 CPU and 0 GPU, and the nodes have" in said

@@ -7,7 +7,8 @@ asked to stop in the middle of an epoch, ends in the same bits as one that was n
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.data.feed import Feed, batch_sizes, num_batches
 from pipeline.distillation.base import Batch, Method, Output
 from pipeline.errors import ParamsError, StoppedError, TrainingError
 from pipeline.params import Augment, Train
+from pipeline.progress import Clock, epoch_line
 from pipeline.resume import Resume
 from pipeline.schedule import milestone_epochs
 from pipeline.training_state import Progress, Record, Tally
@@ -68,7 +70,7 @@ def fit(
     progress = training_state.restore(resume, objective, optimizer)
     for earlier in progress.history:
         on_epoch(earlier)
-    clock = _Clock(settings.epochs - len(progress.history))
+    clock = Clock(settings.epochs - len(progress.history))
     with interruption.listen() as stop:
         for epoch in range(len(progress.history), settings.epochs):
             lr = settings.lr * settings.decay ** sum(drop <= epoch for drop in drops)
@@ -99,7 +101,7 @@ def fit(
                 progress.best = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
             training_state.save(resume, objective, optimizer, progress)
             on_epoch(record)
-            print(_line(record, settings.epochs, clock.left()), file=sys.stderr, flush=True)
+            print(epoch_line(record, settings.epochs, clock.left()), file=sys.stderr, flush=True)
     shipped = settings.epochs
     if settings.select == "best":
         objective.load_state_dict(progress.best)
@@ -171,7 +173,8 @@ def train_epoch(
     bar = tqdm(batches, name, steps, leave=False, disable=None, mininterval=1, initial=first)
     for step, (images, labels, positions) in enumerate(bar, start=first):
         batch = Batch(images, labels, positions, (epoch + step / steps) / settings.epochs, epoch)
-        logits, terms = train_step(objective, optimizer, batch, settings.precision)
+        with _naming_what_to_lower(settings, epoch, step):
+            logits, terms = train_step(objective, optimizer, batch, settings.precision)
         values = torch.stack(list(terms.values()))
         tally.add(list(terms), values, (logits.argmax(1) == labels).sum(), len(labels))
         tally.seconds = earlier + time.perf_counter() - started
@@ -182,6 +185,22 @@ def train_epoch(
             return
 
 
+@contextmanager
+def _naming_what_to_lower(settings: Train, epoch: int, step: int) -> Iterator[None]:
+    """Say of an allocation that fails which batch did not fit, and what helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # torch has a type of its own for accelerators alone; on the CPU the allocator's words are all there is.
+        told = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not told:
+            raise
+        raise TrainingError(
+            f"out of memory in epoch {epoch + 1}, step {step + 1}, with batches of {settings.batch_size}: "
+            f"{str(error).splitlines()[0]} Lower train.batch_size, or set train.precision to bf16."
+        ) from error
+
+
 def _check_finite(tally: Tally, epoch: int) -> None:
     bad = tally.not_finite()
     if bad:
@@ -190,25 +209,3 @@ def _check_finite(tally: Tally, epoch: int) -> None:
             f"{tally.steps}. The state of the epoch before is kept. Lower train.lr or that term's weight, or set "
             "train.precision to fp32."
         )
-
-
-class _Clock:
-    """Time left, from the epochs of this process alone."""
-
-    def __init__(self, epochs: int) -> None:
-        self.epochs, self.done, self.started = epochs, 0, time.perf_counter()
-
-    def left(self) -> float:
-        """Seconds, after one more epoch."""
-        self.done += 1
-        return (time.perf_counter() - self.started) / self.done * (self.epochs - self.done)
-
-
-def _line(record: Record, epochs: int, left: float) -> str:
-    scores = record["train"]
-    terms = " + ".join(f"{name} {value:.3g}" for name, value in scores.items() if name not in ("loss", "top1"))
-    return (
-        f"epoch {record['epoch']}/{epochs}  lr {record['lr']:.4g}  loss {scores['loss']:.4g} ({terms})  "
-        f"top-1 train {scores['top1']:.2f} val {record['val']['top1']:.2f}  "
-        f"{record['images_per_s']:,.0f} images/s  {int(left // 60)}:{int(left % 60):02d} left"
-    )

@@ -164,6 +164,35 @@ def test_a_term_that_turns_nan_is_named_and_the_last_good_state_kept(tmp_path: P
     assert all(t.isfinite().all() for t in tensors.values())
 
 
+class _Hungry(Method):
+    """A real method that asks for a petabyte in its second epoch."""
+
+    needs_teacher = False
+
+    def forward(self, batch: Batch) -> Output:
+        if batch.epoch == 1:
+            torch.empty(2**50, dtype=torch.uint8)
+        return super().forward(batch)
+
+
+def test_memory_that_runs_out_is_said_with_the_batch_and_the_last_good_state_kept(tmp_path: Path) -> None:
+    module = tiny.method("vanilla")
+    method = _Hungry(module.config, module.student, None, tiny.card())
+    with pytest.raises(
+        TrainingError, match=r"out of memory in epoch 2, step 1, with batches of 24: .* Lower train\.batch_size"
+    ):
+        fit(method, tmp_path / "state")
+    _, facts = Resume(tmp_path / "state", "k").load() or ({}, {})
+    assert [r["epoch"] for r in facts["history"]] == [1]
+
+
+def test_an_error_that_is_not_about_memory_comes_through(tmp_path: Path) -> None:
+    method = tiny.method("vanilla")
+    method.student.fc = torch.nn.Linear(3, 4)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        fit(method, tmp_path / "state")
+
+
 def test_the_learning_rate_drops_after_the_milestone(tmp_path: Path) -> None:
     history = fit(tiny.method("vanilla"), tmp_path / "state", Train(epochs=4, milestones=(2, 0.75), lr=0.1)).history
     assert [r["lr"] for r in history] == pytest.approx([0.1, 0.1, 0.01, 0.001])

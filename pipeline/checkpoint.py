@@ -111,11 +111,15 @@ def import_weights(
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """One safetensors file with a JSON header, written aside and renamed. One header key: more would have no order."""
     with replacing(path) as scratch:
+        scratch.touch()
+        mode = scratch.stat().st_mode
         try:
             save_file(tensors, scratch, metadata={_KEY: json.dumps(header, sort_keys=True)})
         except SafetensorError as error:
             # Its own kind of error, for a full disk too.
             raise OSError(str(error)) from error
+        # It leaves a file that its owner alone can read; a model is read by others, such as a server's user.
+        scratch.chmod(mode)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:

@@ -45,6 +45,12 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_model_can_be_read_by_whoever_can_read_other_new_files(tmp_path: Path) -> None:
+    checkpoint.save(tiny.network(), header(), tmp_path / "m.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_outside_weights_without_a_header_come_in_by_their_names(tmp_path: Path) -> None:
     model = tiny.network("resnet14").eval()
     plain = {n: t for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}

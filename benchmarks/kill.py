@@ -9,7 +9,6 @@ was there then is in the output.
 """
 
 import argparse
-import hashlib
 import random
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.files import write_json
+from pipeline.files import sha256, write_json
 from serve import machine
 
 PARAMS: dict[str, Any] = {
@@ -95,7 +94,7 @@ def _undisturbed(folder: Path, method: str) -> tuple[str, float]:
     """Checksum of the trained student, and the seconds that it took."""
     started = time.monotonic()
     subprocess.run(_distill(folder, method, f"whole-{method}"), check=True, stderr=subprocess.DEVNULL)
-    return _sha256(folder / f"whole-{method}"), time.monotonic() - started
+    return sha256(folder / f"whole-{method}" / "model.safetensors"), time.monotonic() - started
 
 
 def _killed(folder: Path, method: str, name: str, after_s: float) -> dict[str, Any]:
@@ -110,11 +109,7 @@ def _killed(folder: Path, method: str, name: str, after_s: float) -> dict[str, A
     found = {"killed_after_s": after_s, "state_there": state.exists(), "model_there": model.exists()}
     second = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
     resumed = [line.partition(" from ")[0] for line in second.stderr.splitlines() if line.startswith("resuming after")]
-    return found | {"said": resumed[0] if resumed else "started anew", "sha256": _sha256(folder / name)}
-
-
-def _sha256(out: Path) -> str:
-    return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    return found | {"said": resumed[0] if resumed else "started anew", "sha256": sha256(model)}
 
 
 if __name__ == "__main__":

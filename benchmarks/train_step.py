@@ -182,7 +182,7 @@ def _work(
         optimizer = engine.make_optimizer(method.train(), SETTINGS)
         batch, stop = Batch(ready, labels, positions, 0.0, 0), interruption.StopRequest()
         calls = {
-            "step": lambda: engine.train_step(method, optimizer, batch, SETTINGS.precision).terms,
+            "step": lambda: engine.train_step(method, optimizer, batch, SETTINGS).terms,
             "epoch": lambda: engine.train_epoch(method, optimizer, feed, SETTINGS, AUGMENT, 0, 0, Tally(), stop),
         }
     else:

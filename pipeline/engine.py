@@ -5,6 +5,7 @@ Everything that decides a result is a function of (parameters, data, seed, epoch
 asked to stop in the middle of an epoch, ends in the same bits as one that was not.
 """
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pipeline import interruption, metrics, training_state
+from pipeline import distributed, interruption, metrics, training_state
 from pipeline.data.feed import Feed, batch_sizes, num_batches
 from pipeline.distillation.base import Batch, Method, Output
 from pipeline.errors import ParamsError, StoppedError, TrainingError
@@ -23,6 +24,7 @@ from pipeline.params import Augment, Train
 from pipeline.progress import Clock, epoch_line
 from pipeline.resume import Resume
 from pipeline.schedule import milestone_epochs
+from pipeline.synced_norm import synced
 from pipeline.training_state import Progress, Record, Tally
 
 
@@ -54,7 +56,7 @@ def fit(
     resume: Resume,
     on_epoch: Callable[[Record], None],
 ) -> Result:
-    """Train `objective` in place.
+    """Train `objective` in place, alone or as one of several processes (see `distributed`), all of which call this.
 
     `on_epoch` is called with the record of every epoch, those of an earlier, interrupted part of the run first.
 
@@ -67,7 +69,9 @@ def fit(
     objective.place_on(train.device)
     optimizer = make_optimizer(objective, settings)
     drops = milestone_epochs(settings)
+    distributed.check_same("parameters, data or code", resume.key)
     progress = training_state.restore(resume, objective, optimizer)
+    distributed.check_same("what is done already", f"{len(progress.history)} epochs, {progress.tally.steps} steps")
     for earlier in progress.history:
         on_epoch(earlier)
     clock = Clock(settings.epochs - len(progress.history))
@@ -78,13 +82,14 @@ def fit(
                 group["lr"] = lr
             if settings.reset_momentum and epoch in drops and not progress.tally.steps:
                 optimizer.state.clear()
-            train_epoch(objective, optimizer, train, settings, augment, seed, epoch, progress.tally, stop)
-            if stop.received is not None:
+            if not train_epoch(objective, optimizer, train, settings, augment, seed, epoch, progress.tally, stop):
                 training_state.save(resume, objective, optimizer, progress)
+                # Of several processes another one may have been asked.
+                number = stop.received or signal.SIGTERM
                 raise StoppedError(
-                    f"stopped by {stop.received.name} in epoch {epoch + 1}, after step {progress.tally.steps}. The "
+                    f"stopped by {number.name} in epoch {epoch + 1}, after step {progress.tally.steps}. The "
                     f"same command goes on from there, by {resume.path}.",
-                    stop.received,
+                    number,
                 )
             logits, labels = metrics.predict(objective.deployed(), val, settings.batch_size * 4)
             record: Record = {
@@ -101,7 +106,8 @@ def fit(
                 progress.best = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
             training_state.save(resume, objective, optimizer, progress)
             on_epoch(record)
-            print(epoch_line(record, settings.epochs, clock.left()), file=sys.stderr, flush=True)
+            if distributed.rank() == 0:
+                print(epoch_line(record, settings.epochs, clock.left()), file=sys.stderr, flush=True)
     shipped = settings.epochs
     if settings.select == "best":
         objective.load_state_dict(progress.best)
@@ -138,15 +144,17 @@ def _check_batches(objective: Method, train: Feed, settings: Train) -> None:
             f"an epoch of {len(train)} images has no batch of {settings.batch_size} with drop_last: true. Lower "
             "train.batch_size."
         )
+    distributed.check_batches(sizes, distributed.world())
     objective.check_batches(sizes)
 
 
-def train_step(objective: Method, optimizer: torch.optim.Optimizer, batch: Batch, precision: str) -> Output:
-    """One step of optimisation; what the objective computed on the batch, without its graph."""
-    with autocast(batch.images.device, precision):
+def train_step(objective: Method, optimizer: torch.optim.Optimizer, batch: Batch, settings: Train) -> Output:
+    """One step of optimisation; what the objective computed on its part of the batch, without its graph."""
+    with autocast(batch.images.device, settings.precision), synced(settings.sync_bn):
         logits, terms = objective(batch)
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    distributed.average_gradients(objective.parameters())
     optimizer.step()
     return Output(logits.detach(), {name: term.detach() for name, term in terms.items()})
 
@@ -161,8 +169,8 @@ def train_epoch(
     epoch: int,
     tally: Tally,
     stop: interruption.StopRequest,
-) -> None:
-    """One pass over the training set, or what is left of it; leaves early, after a whole step, when asked to stop."""
+) -> bool:
+    """One pass over the training set, or what is left of it; False when asked to stop, after a whole step."""
     objective.train()
     started, earlier = time.perf_counter(), tally.seconds
     steps = num_batches(len(train), settings.batch_size, settings.drop_last)
@@ -170,19 +178,22 @@ def train_epoch(
     # Asking an accelerator for a number makes it wait, so there the sums are only looked at when the epoch is over.
     check_every = 1 if train.device.type == "cpu" else steps
     name, first = f"epoch {epoch + 1}/{settings.epochs}", tally.steps
-    bar = tqdm(batches, name, steps, leave=False, disable=None, mininterval=1, initial=first)
+    silent = None if distributed.rank() == 0 else True
+    bar = tqdm(batches, name, steps, leave=False, disable=silent, mininterval=1, initial=first)
     for step, (images, labels, positions) in enumerate(bar, start=first):
         batch = Batch(images, labels, positions, (epoch + step / steps) / settings.epochs, epoch)
         with _naming_what_to_lower(settings, epoch, step):
-            logits, terms = train_step(objective, optimizer, batch, settings.precision)
-        values = torch.stack(list(terms.values()))
-        tally.add(list(terms), values, (logits.argmax(1) == labels).sum(), len(labels))
+            logits, terms = train_step(objective, optimizer, batch, settings)
+        correct = (logits.argmax(1) == labels).sum()
+        values, correct = distributed.totals(torch.stack(list(terms.values())), correct)
+        tally.add(list(terms), values, correct, len(labels) * distributed.world())
         tally.seconds = earlier + time.perf_counter() - started
         if tally.steps % check_every == 0:
             _check_finite(tally, epoch)
-        if stop.received is not None:
+        if distributed.anybody(stop.received is not None):
             bar.close()
-            return
+            return False
+    return True
 
 
 @contextmanager

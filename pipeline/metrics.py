@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline import distributed
 from pipeline.data.feed import Feed
 
 Scores = dict[str, float]
@@ -13,12 +14,16 @@ Scores = dict[str, float]
 
 @torch.inference_mode()
 def predict(model: nn.Module, feed: Feed, batch_size: int) -> tuple[Tensor, Tensor]:
-    """logits (N, K) and labels (N,) of a whole split, in float32, the model in eval mode while it lasts."""
+    """logits (N, K) and labels (N,) of a whole split, in float32, the model in eval mode while it lasts.
+
+    Where several processes train, each computes a block of the split, and all get the whole.
+    """
     training = model.training
     model.eval()
-    parts = [(model(images).float(), labels) for images, labels in feed.eval_batches(batch_size)]
+    block = distributed.share(len(feed))
+    parts = [model(images).float() for images, _ in feed.eval_batches(batch_size, block.start, block.stop)]
     model.train(training)
-    return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])
+    return distributed.whole_split(torch.cat(parts), len(feed)), feed.labels
 
 
 def classification(logits: Tensor, labels: Tensor, ece_bins: int = 15) -> Scores:

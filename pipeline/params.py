@@ -91,6 +91,17 @@ class Train(Section):
     """Networks compute in this; losses are always fp32. auto: bf16 where the processor has it."""
     select: Literal["last", "best"] = "last"
     """Which epoch ships: the last one, or the best on the validation split (never the test split)."""
+    processes: Positive = 1
+    """How many processes of this machine share each batch; the results are the same but for rounding. With GPUs, one
+    each. For several machines, start the stage by torchrun instead, which decides their number."""
+    sync_bn: bool = True
+    """With several processes, BN sees the whole batch. false: each its own part, faster, and with other results."""
+
+    @model_validator(mode="after")
+    def _processes_take_equal_parts(self) -> "Train":
+        if self.batch_size % self.processes:
+            raise ValueError(f"a batch_size of {self.batch_size} has no equal parts for {self.processes} processes")
+        return self
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "Train":

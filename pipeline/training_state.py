@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline import distributed
 from pipeline.distillation.base import Method
 from pipeline.resume import Resume
 
@@ -62,7 +63,9 @@ class Progress:
 
 
 def save(resume: Resume, objective: Method, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write all that changed since the training began."""
+    """Write all that changed since the training began. Of several processes, the first one does."""
+    if distributed.rank() != 0:
+        return
     tally = progress.tally
     tensors = {f"method/{name}": tensor for name, tensor in objective.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best.items()}
@@ -102,5 +105,6 @@ def restore(resume: Resume, objective: Method, optimizer: torch.optim.Optimizer)
     device = parameters[0].device
     tally = Tally(**facts["tally"], sums=tensors["sums"].to(device), correct=tensors["correct"].to(device))
     done = f"epoch {len(facts['history'])}" + (f" and {tally.steps} steps of the next" if tally.steps else "")
-    print(f"resuming after {done} from {resume.path}", file=sys.stderr)
+    if distributed.rank() == 0:
+        print(f"resuming after {done} from {resume.path}", file=sys.stderr)
     return Progress(facts["history"], under("best/"), tally)

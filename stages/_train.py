@@ -2,12 +2,11 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
-from pipeline import checkpoint, engine
+from pipeline import checkpoint, distributed, engine
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
@@ -17,6 +16,7 @@ from pipeline.memory import keep_freed_memory
 from pipeline.models.base import Classifier
 from pipeline.params import Augment, Normalization, Train
 from pipeline.resume import Resume, run_key
+from pipeline.training_state import Record
 from stages._live import recorder
 
 
@@ -37,16 +37,29 @@ def train(
     """
     keep_freed_memory()
     card = cards.load(data)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train_feed, val_feed = (Feed(Split.load(data, name, card), card.normalization, device) for name in ("train", "val"))
     state = Resume(resume, run_key({**facts, "seed": seed, "data": card.sha256}))
-    with recorder(out) as record:
-        result = engine.fit(objective, train_feed, val_feed, settings, augment, seed, state, record)
+    with distributed.joined() as device:
+        train_feed, val_feed = (
+            Feed(Split.load(data, name, card), card.normalization, device) for name in ("train", "val")
+        )
+        with recorder(out) if distributed.rank() == 0 else nullcontext(_record_nothing) as record:
+            result = engine.fit(objective, train_feed, val_feed, settings, augment, seed, state, record)
+        if distributed.rank() != 0:
+            return
     model = cast(Classifier, objective.deployed())
     checkpoint.save(model, make_header(model, card, card.normalization, method, seed, facts), out / "model.safetensors")
     write_json(out / "history.json", {**result.summary(), "epochs": result.history})
     # Only now: a kill before this line resumes from the last epoch, and a finished run leaves nothing behind.
     state.clear()
+
+
+def _record_nothing(record: Record) -> None:
+    """What every process does with its epochs but the first one."""
+
+
+def decisive(settings: Train) -> dict[str, Any]:
+    """Settings of a training without those that leave its result as it is."""
+    return settings.model_dump(exclude={"processes"})
 
 
 def make_header(

@@ -11,9 +11,11 @@ from pipeline.distillation.base import Teacher, find
 from pipeline.files import sha256
 from pipeline.models.base import build_to_train
 from stages import _run
-from stages._train import train
+from stages._processes import in_processes
+from stages._train import decisive, train
 
 
+@in_processes(lambda params: params.distill.train.processes)
 def distill(params: Path, method: str, seed: int, teacher: Path, data: Path, out: Path, resume: Path) -> None:
     """Leave a student in `out`: model.safetensors, history.json, and DVCLive's metrics and plots."""
     settings = parameters.load(params)
@@ -27,7 +29,7 @@ def distill(params: Path, method: str, seed: int, teacher: Path, data: Path, out
     facts = {
         "method": {method: config.model_dump()},
         "student": settings.student.model_dump(),
-        "train": settings.distill.train.model_dump(),
+        "train": decisive(settings.distill.train),
         "augment": settings.augment.model_dump(),
         "teacher_sha256": sha256(teacher),
     }

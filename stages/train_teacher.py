@@ -15,9 +15,11 @@ from pipeline.metrics import classification, predict
 from pipeline.models.base import build_to_train
 from stages import _run
 from stages._live import recorder
-from stages._train import make_header, train
+from stages._processes import in_processes
+from stages._train import decisive, make_header, train
 
 
+@in_processes(lambda params: 1 if params.teacher.weights else params.teacher.train.processes)
 def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
     """Leave a teacher in `out`: model.safetensors, history.json, and DVCLive's metrics and plots."""
     settings = parameters.load(params)
@@ -29,7 +31,10 @@ def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
     spec = {"arch": settings.teacher.arch, "num_classes": card.num_classes}
     network = build_to_train(spec, settings.teacher.pretrained, "teacher")
     objective = vanilla.Method(vanilla.Config(), network, None, card)
-    facts = {"teacher": settings.teacher.model_dump(), "augment": settings.augment.model_dump()}
+    facts = {
+        "teacher": settings.teacher.model_dump() | {"train": decisive(settings.teacher.train)},
+        "augment": settings.augment.model_dump(),
+    }
     train(objective, settings.teacher.train, settings.augment, None, settings.teacher.seed, data, facts, resume, out)
 
 

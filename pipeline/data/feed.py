@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline import distributed
 from pipeline.data import augment
 from pipeline.data.arrays import Split
 from pipeline.params import Augment, Normalization
@@ -47,23 +48,25 @@ class Feed:
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(images, labels, positions) of one epoch: a permutation drawn from (seed, epoch), each image augmented.
 
-        From batch number `first` on: the later part of an epoch is the same without the earlier one.
+        From batch number `first` on: the later part of an epoch is the same without the earlier one. Where several
+        processes train, each gets its part of every batch.
         """
         generator = torch.Generator().manual_seed(_mix(seed, epoch))
         order = torch.randperm(len(self), generator=generator).to(self.device)
         views = augment.draw(settings, seed, epoch, order)
         for number in range(first, num_batches(len(self), batch_size, drop_last)):
             start = number * batch_size
-            chosen = slice(start, start + batch_size)
+            chosen = distributed.own(start, min(start + batch_size, len(self)))
             positions = order[chosen]
             view = augment.Views(views.top[chosen], views.left[chosen], views.flip[chosen])
             pixels = augment.apply(settings, self.pixels(positions), view)
             yield augment.normalize(pixels, self.normalization), self.labels[positions], positions
 
-    def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images, labels) of the whole split in order, unaugmented."""
-        for start in range(0, len(self), batch_size):
-            positions = torch.arange(start, min(start + batch_size, len(self)), device=self.device)
+    def eval_batches(self, batch_size: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of the images from `first` to `stop` (all, by default) in order, unaugmented."""
+        end = len(self) if stop is None else stop
+        for start in range(first, end, batch_size):
+            positions = torch.arange(start, min(start + batch_size, end), device=self.device)
             yield augment.normalize(self.pixels(positions), self.normalization), self.labels[positions]
 
 

@@ -27,6 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline import distributed
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
@@ -93,10 +94,9 @@ class Attention(nn.Module):
 
     def weights(self, pooled_s: Sequence[Tensor], pooled_t: Sequence[Tensor]) -> Tensor:
         """a (B, T, S), each row summing to 1, from pooled maps (B, C)."""
-        query = self.queries(pooled_t)
-        logits = self.products(self.keys(pooled_s).relu(), query) + self.position_t @ self.position_s.T
-        weights: Tensor = (logits / query.shape[2] ** 0.5).softmax(2)
-        return weights
+        query = self.queries(_gathered(pooled_t))
+        logits = self.products(self.keys(_gathered(pooled_s)).relu(), query) + self.position_t @ self.position_s.T
+        return distributed.own_rows((logits / query.shape[2] ** 0.5).softmax(2))
 
 
 class Embeddings(nn.Module):
@@ -149,6 +149,11 @@ class NormedProducts(nn.Module):
         carried = torch.bmm((query * scale).transpose(0, 1), weight.view(*by_block, -1)).transpose(0, 1)
         offset = (query * self.norm.bias.view(by_block)).sum(2, keepdim=True)
         return torch.baddbmm(offset, carried, centred.view(key.shape).transpose(1, 2))
+
+
+def _gathered(pooled: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of the whole batch, whose statistics norm queries and keys; in one message."""
+    return torch.split(distributed.gather(torch.cat(tuple(pooled), 1)), [p.shape[1] for p in pooled], 1)
 
 
 def _stack_equal_sizes(energies: Sequence[Tensor]) -> list[Tensor]:

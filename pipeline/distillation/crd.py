@@ -28,6 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pipeline import distributed
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
@@ -94,7 +95,9 @@ class Method(base.Method):
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "contrast"."""
-        contrast = self.contrast(s.pooled, t.pooled, batch.positions, self.negatives(batch.positions))
+        # Banks and draws of every process are those of the whole batch.
+        pooled_s, pooled_t, positions = map(distributed.gather, (s.pooled, t.pooled, batch.positions))
+        contrast = self.contrast(pooled_s, pooled_t, positions, self.negatives(positions))
         return super().terms(s, t, batch) | {"contrast": self.config.contrast_weight * contrast}
 
     def negatives(self, positions: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from pipeline import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.models.base import Features
@@ -47,7 +48,7 @@ class Method(base.Method):
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl", "inter" and "intra"."""
         c = self.config
-        p_s, p_t = ((f.logits / c.temperature).softmax(1) for f in (s, t))
+        p_s, p_t = ((distributed.gather(f.logits) / c.temperature).softmax(1) for f in (s, t))
         weight = c.dist_weight * c.temperature**2
         return super().terms(s, t, batch) | {
             "inter": weight * c.inter_weight * (1 - pearson(p_s, p_t).mean()),

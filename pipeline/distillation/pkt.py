@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from torch import Tensor, linalg
 
+from pipeline import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.models.base import Features
@@ -40,7 +41,8 @@ class Method(base.Method):
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "affinity"."""
-        distance = divergence(neighbours(s.pooled), neighbours(t.pooled))
+        p_s, p_t = (neighbours(distributed.gather(f.pooled)) for f in (s, t))
+        distance = divergence(p_s, p_t)
         return super().terms(s, t, batch) | {"affinity": self.config.affinity_weight * distance}
 
 

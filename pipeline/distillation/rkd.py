@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.models.base import Features
@@ -45,7 +46,7 @@ class Method(base.Method):
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl", "distance" and "angle"."""
         terms, c = super().terms(s, t, batch), self.config
-        delta_s, delta_t = differences(s.pooled), differences(t.pooled)
+        delta_s, delta_t = (differences(distributed.gather(f.pooled)) for f in (s, t))
         if c.distance_weight:
             terms["distance"] = c.distance_weight * functional.smooth_l1_loss(distances(delta_s), distances(delta_t))
         if c.angle_weight:

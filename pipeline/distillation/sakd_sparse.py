@@ -32,6 +32,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline import distributed
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
@@ -116,7 +117,9 @@ class SparseAttention(nn.Module):
         key = torch.stack([embed(x) for embed, x in zip(self.keys, pooled_t, strict=True)], 1)
         logits = query @ key.transpose(1, 2) + self.position_s @ self.position_t.T
         probability = self.drop_probability if self.training else 0.0
-        return sparse_softmax(logits / query.shape[2] ** 0.5, probability, self.sparsify)
+        # What is dropped is drawn for the whole batch, by each process alike.
+        whole = distributed.gather(logits / query.shape[2] ** 0.5)
+        return distributed.own_rows(sparse_softmax(whole, probability, self.sparsify))
 
 
 def sparse_softmax(logits: Tensor, probability: float, sparsify: Sparsify) -> Tensor:

@@ -27,6 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline import distributed
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
@@ -69,7 +70,7 @@ class Method(base.Method):
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "semantic"; the last is left out in eval mode on a batch of another size."""
         terms = super().terms(s, t, batch)
-        if self.training or len(batch.labels) == self.config.batch_size:
+        if self.training or len(batch.labels) * distributed.world() == self.config.batch_size:
             distance = self.calibration([tap.raw for tap in s.stages], [tap.raw for tap in t.stages])
             terms["semantic"] = self.config.semantic_weight * distance
         return terms
@@ -99,16 +100,16 @@ class Calibration(nn.Module):
         return attended
 
     def attention(self, maps_s: list[Tensor], maps_t: list[Tensor]) -> Tensor:
-        """a (B, S, T), each row summing to 1."""
+        """a (B, S, T), each row summing to 1; of several processes, that of each process's images."""
         queries, keys = (
             torch.stack([functional.normalize(embed(_similarities(m)), dim=1) for embed, m in pairs], 1)
             for pairs in (zip(self.queries, maps_s, strict=True), zip(self.keys, maps_t, strict=True))
         )
-        return (queries @ keys.transpose(1, 2)).softmax(2)
+        return distributed.own_rows((queries @ keys.transpose(1, 2)).softmax(2))
 
 
 def _similarities(maps: Tensor) -> Tensor:
-    rows = maps.flatten(1).float()
+    rows = distributed.gather(maps).flatten(1).float()
     return rows @ rows.T
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.distillation.blocks import unit
@@ -37,7 +38,8 @@ class Method(base.Method):
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "similarity"."""
-        distance = functional.mse_loss(similarities(s.stages[-1].raw), similarities(t.stages[-1].raw))
+        g_s, g_t = (similarities(distributed.gather(f.stages[-1].raw)) for f in (s, t))
+        distance = functional.mse_loss(g_s, g_t)
         return super().terms(s, t, batch) | {"similarity": self.config.similarity_weight * distance}
 
 

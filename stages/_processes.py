@@ -1,0 +1,96 @@
+"""Start a stage in several processes of this machine, and end it with one message whatever becomes of them.
+
+torchrun would do this too, but its store listens on every network address. These processes meet in a file and talk
+over the loopback device alone. Across machines, start the stage by torchrun: then it has a RANK, and starts nothing.
+"""
+
+import functools
+import inspect
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+import torch
+from torch.multiprocessing.spawn import ProcessException, start_processes
+
+from pipeline import interruption
+from pipeline import params as parameters
+from pipeline.errors import PupilError, StoppedError, TrainingError
+from serve import machine
+
+P = ParamSpec("P")
+
+
+def in_processes(number_of: Callable[[parameters.Params], int]) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Run a stage in as many processes as `number_of` reads from its `params` file."""
+
+    def wrap(stage: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(stage)
+        def start(*args: P.args, **kwargs: P.kwargs) -> None:
+            params = inspect.signature(stage).bind(*args, **kwargs).arguments["params"]
+            if "RANK" in os.environ or (number := number_of(parameters.load(params))) == 1:
+                stage(*args, **kwargs)
+            else:
+                _watch(functools.partial(start, *args, **kwargs), number)
+
+        return start
+
+    return wrap
+
+
+def _watch(stage: Callable[[], None], number: int) -> None:
+    """Wait for all processes; pass SIGTERM and Ctrl-C on, and say what one of them said, or which one was lost."""
+    with tempfile.TemporaryDirectory() as scratch, interruption.listen() as stop:
+        folder, asked = Path(scratch), False
+        running = start_processes(_work, (stage, number, folder), number, join=False)  # type: ignore[no-untyped-call]
+        assert running is not None
+        try:
+            while not running.join(timeout=0.2, grace_period=5):
+                if stop.received is not None and not asked:
+                    asked = True
+                    for process in running.processes:
+                        process.terminate()
+        except ProcessException as error:
+            if said := _said(folder):
+                raise PupilError(said) from None
+            # Those that wait for a lost one are terminated, or fail because it does not answer.
+            lost = [
+                (i, p.exitcode) for i, p in enumerate(running.processes) if p.exitcode not in (0, 1, -signal.SIGTERM)
+            ]
+            if not lost:
+                raise
+            who, code = lost[0]
+            how = signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+            raise TrainingError(
+                f"process {who} of {number} was ended by {how}, and the training with it. The state of the last epoch "
+                "is kept: the same command goes on from there."
+            ) from error
+        if stop.received is not None and (said := _said(folder)):
+            raise StoppedError(said, stop.received)
+
+
+def _work(rank: int, stage: Callable[[], None], number: int, folder: Path) -> None:
+    """One of the processes."""
+    # A group of its own: Ctrl-C reaches the watching process alone, which passes it on once.
+    os.setpgrp()
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
+    os.environ |= {"PUPIL_STORE": str(folder / "store"), "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, machine.num_cores() // number))
+    try:
+        stage()
+    except PupilError as error:
+        (folder / f"said-{rank}").write_text(str(error), encoding="utf-8")
+        if not isinstance(error, StoppedError):
+            sys.exit(1)
+
+
+def _said(folder: Path) -> str:
+    """What the first of them said that said something."""
+    return next((file.read_text(encoding="utf-8") for file in sorted(folder.glob("said-*"))), "")

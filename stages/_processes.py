@@ -6,6 +6,7 @@ over the loopback device alone. Across machines, start the stage by torchrun: th
 
 import functools
 import inspect
+import logging
 import os
 import signal
 import socket
@@ -45,6 +46,8 @@ def in_processes(number_of: Callable[[parameters.Params], int]) -> Callable[[Cal
 
 def _watch(stage: Callable[[], None], number: int) -> None:
     """Wait for all processes; pass SIGTERM and Ctrl-C on, and say what one of them said, or which one was lost."""
+    # It would say which process it terminates after another one failed: what follows from the message at the end.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch, interruption.listen() as stop:
         folder, asked = Path(scratch), False
         running = start_processes(_work, (stage, number, folder), number, join=False)  # type: ignore[no-untyped-call]
@@ -83,6 +86,9 @@ def _work(rank: int, stage: Callable[[], None], number: int, folder: Path) -> No
     os.environ |= {"PUPIL_STORE": str(folder / "store"), "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, machine.num_cores() // number))
+    if rank:
+        # What all say alike is said by the first one; an error goes to the file below.
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
     try:
         stage()
     except PupilError as error:

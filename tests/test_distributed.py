@@ -26,7 +26,7 @@ CANCELLING = {"pkt/term affinity": 2e-4, "dist/term intra": 2e-2}
 
 
 def trace(name: str, folder: Path) -> dict[str, Tensor]:
-    """Every loss term of every step of an epoch, the validation, and the running statistics of the student at the end."""
+    """Every loss term of every step of an epoch, the validation after it, and the student's running statistics."""
     settings = Train(epochs=1, batch_size=8, lr=1e-5 if name in STEEP else 2e-4, milestones=(), precision="fp32")
     terms: dict[str, list[Tensor]] = {}
     add = training_state.Tally.add

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline import interruption
 from pipeline.errors import PupilError, StoppedError
 
 _TYPES = {str: str, int: int, float: float, float | None: float, Path: Path, Path | None: Path}
@@ -26,6 +27,7 @@ def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
         option: dict[str, Any] = {"required": True} if required else {"default": parameter.default}
         parser.add_argument(f"--{name.replace('_', '-')}", type=_TYPES[parameter.annotation], **option)
     known: tuple[type[Exception], ...] = (PupilError, *errors)
+    interruption.stop_with_parent()
     try:
         stage(**vars(parser.parse_args()))
     except StoppedError as stopped:

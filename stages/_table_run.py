@@ -1,5 +1,6 @@
 """What a run of the table is made of: data, teacher and student, each by its stage, as a process of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline import interruption
 from pipeline.errors import PupilError
 from pipeline.files import replacing
 
@@ -54,7 +56,8 @@ def _stage(name: str, **arguments: Any) -> None:
     for option, value in arguments.items():
         command += [f"--{option}", str(value)]
     last = ""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as stage:
+    environment = os.environ | {interruption.PARENT: str(os.getpid())}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as stage:
         assert stage.stderr is not None
         for line in stage.stderr:
             last = line.strip() or last

@@ -53,7 +53,7 @@ def listen() -> Iterator[StopRequest]:
 
 
 def stop_with_parent() -> None:
-    """Let the system send SIGTERM when the process that PARENT names ends, even by SIGKILL; nothing where none is named.
+    """Let the system send SIGTERM when the process that PARENT names ends, even by SIGKILL; nothing where none is.
 
     Otherwise this one would go on, and write where a second attempt writes. Linux alone can do this.
     """

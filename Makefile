@@ -25,8 +25,7 @@ repro: .venv/installed
 	dvc repro
 
 test: check
-	python -m pytest -n auto -m "not slow"
-	python -m pytest -m slow
+	python -m pytest -n auto --dist loadgroup
 
 check: .venv/installed
 	ruff check .

@@ -48,10 +48,8 @@ def start(folder: Path, out: str, launcher: Sequence[str] = ()) -> "subprocess.P
     files = FILES | {"out": out, "resume": f"{out}.state"}
     options = [part for name, file in files.items() for part in (f"--{name}", str(folder / file))]
     command = ["-m", "stages.distill", *options, "--method", "crd", "--seed", "0"]
-    # More threads than cores wait for each other by spinning.
-    environment = toy.environment() | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, *launcher, *command], cwd=toy.ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, *launcher, *command], cwd=toy.ROOT, env=toy.environment(), stderr=subprocess.PIPE, text=True
     )
 
 

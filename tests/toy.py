@@ -33,13 +33,16 @@ SMALL = {
 
 
 def environment() -> dict[str, str]:
-    """What a person's shell holds after activating the virtual environment; no accelerator, so that bits repeat."""
+    """What a person's shell holds after activating the virtual environment; no accelerator, so that bits repeat.
+
+    One thread: other tests run beside it, and more threads than cores wait for each other by spinning.
+    """
     dropped = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
     kept = {k: v for k, v in os.environ.items() if k not in dropped and not k.startswith("DVC_")}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_NO_ANALYTICS": "1",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
 

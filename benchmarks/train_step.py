@@ -26,12 +26,13 @@ from benchmarks.plain import PADDING_PX, Images, PlainLoop
 from pipeline import engine, interruption
 from pipeline.data.arrays import Split
 from pipeline.data.card import DataCard
-from pipeline.data.feed import Feed
+from pipeline.data.feed import Feed, num_batches
 from pipeline.distillation.base import Batch, Method, Teacher, find
 from pipeline.files import write_json
 from pipeline.memory import keep_freed_memory
 from pipeline.models.base import build, count_macs
 from pipeline.params import Augment, Normalization, Train
+from pipeline.schedule import Schedule
 from pipeline.training_state import Tally
 from serve import latency, machine
 
@@ -181,9 +182,12 @@ def _work(
         method.place_on(CPU)
         optimizer = engine.make_optimizer(method.train(), SETTINGS)
         batch, stop = Batch(ready, labels, positions, 0.0, 0), interruption.StopRequest()
+        schedule = Schedule(SETTINGS, num_batches(images, SETTINGS.batch_size, SETTINGS.drop_last))
         calls = {
             "step": lambda: engine.train_step(method, optimizer, batch, SETTINGS).terms,
-            "epoch": lambda: engine.train_epoch(method, optimizer, feed, SETTINGS, AUGMENT, 0, 0, Tally(), stop),
+            "epoch": lambda: engine.train_epoch(
+                method, optimizer, schedule, feed, SETTINGS, AUGMENT, 0, 0, Tally(), stop
+            ),
         }
     else:
         loop = PlainLoop(method, IMAGE_PX, SETTINGS.lr, SETTINGS.momentum, SETTINGS.weight_decay)

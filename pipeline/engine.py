@@ -19,11 +19,12 @@ from tqdm import tqdm
 from pipeline import distributed, interruption, metrics, training_state
 from pipeline.data.feed import Feed, batch_sizes, num_batches
 from pipeline.distillation.base import Batch, Method, Output
+from pipeline.ema import Average
 from pipeline.errors import ParamsError, StoppedError, TrainingError
 from pipeline.params import Augment, Train
 from pipeline.progress import Clock, epoch_line
 from pipeline.resume import Resume
-from pipeline.schedule import milestone_epochs
+from pipeline.schedule import Schedule
 from pipeline.synced_norm import synced
 from pipeline.training_state import Progress, Record, Tally
 
@@ -68,22 +69,24 @@ def fit(
     objective.begin(train.labels)
     objective.place_on(train.device)
     optimizer = make_optimizer(objective, settings)
-    drops = milestone_epochs(settings)
+    schedule = Schedule(settings, num_batches(len(train), settings.batch_size, settings.drop_last))
+    average = Average(objective, settings.ema_decay)
+    optimizer.register_step_post_hook(lambda *_: average.update())
     distributed.check_same("parameters, data or code", resume.key)
-    progress = training_state.restore(resume, objective, optimizer)
+    progress = training_state.restore(resume, objective, optimizer, average)
     distributed.check_same("what is done already", f"{len(progress.history)} epochs, {progress.tally.steps} steps")
     for earlier in progress.history:
         on_epoch(earlier)
     clock = Clock(settings.epochs - len(progress.history))
     with interruption.listen() as stop:
         for epoch in range(len(progress.history), settings.epochs):
-            lr = settings.lr * settings.decay ** sum(drop <= epoch for drop in drops)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            if settings.reset_momentum and epoch in drops and not progress.tally.steps:
+            if settings.reset_momentum and epoch in schedule.drops and not progress.tally.steps:
                 optimizer.state.clear()
-            if not train_epoch(objective, optimizer, train, settings, augment, seed, epoch, progress.tally, stop):
-                training_state.save(resume, objective, optimizer, progress)
+            whole = train_epoch(
+                objective, optimizer, schedule, train, settings, augment, seed, epoch, progress.tally, stop
+            )
+            if not whole:
+                training_state.save(resume, objective, optimizer, average, progress)
                 # Of several processes another one may have been asked.
                 number = stop.received or signal.SIGTERM
                 raise StoppedError(
@@ -91,10 +94,11 @@ def fit(
                     f"same command goes on from there, by {resume.path}.",
                     number,
                 )
-            logits, labels = metrics.predict(objective.deployed(), val, settings.batch_size * 4)
+            with average.in_place():
+                logits, labels = metrics.predict(objective.deployed(), val, settings.batch_size * 4)
             record: Record = {
                 "epoch": epoch + 1,
-                "lr": lr,
+                "lr": schedule.rates(epoch, schedule.steps_per_epoch - 1).lr,
                 "train": progress.tally.means(),
                 "val": metrics.classification(logits, labels),
                 "seconds": progress.tally.seconds,
@@ -103,8 +107,9 @@ def fit(
             progress.history.append(record)
             progress.tally = Tally()
             if settings.select == "best" and progress.best_epoch() is record:
-                progress.best = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
-            training_state.save(resume, objective, optimizer, progress)
+                with average.in_place():
+                    progress.best = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+            training_state.save(resume, objective, optimizer, average, progress)
             on_epoch(record)
             if distributed.rank() == 0:
                 print(epoch_line(record, settings.epochs, clock.left()), file=sys.stderr, flush=True)
@@ -112,6 +117,8 @@ def fit(
     if settings.select == "best":
         objective.load_state_dict(progress.best)
         shipped = progress.best_epoch()["epoch"]
+    else:
+        average.exchange()
     objective.eval()
     return Result(progress.history, shipped)
 
@@ -162,6 +169,7 @@ def train_step(objective: Method, optimizer: torch.optim.Optimizer, batch: Batch
 def train_epoch(
     objective: Method,
     optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
     train: Feed,
     settings: Train,
     augment: Augment,
@@ -173,7 +181,7 @@ def train_epoch(
     """One pass over the training set, or what is left of it; False when asked to stop, after a whole step."""
     objective.train()
     started, earlier = time.perf_counter(), tally.seconds
-    steps = num_batches(len(train), settings.batch_size, settings.drop_last)
+    steps = schedule.steps_per_epoch
     batches = train.train_batches(augment, seed, epoch, settings.batch_size, settings.drop_last, tally.steps)
     # Asking an accelerator for a number makes it wait, so there the sums are only looked at when the epoch is over.
     check_every = 1 if train.device.type == "cpu" else steps
@@ -182,6 +190,8 @@ def train_epoch(
     bar = tqdm(batches, name, steps, leave=False, disable=silent, mininterval=1, initial=first)
     for step, (images, labels, positions) in enumerate(bar, start=first):
         batch = Batch(images, labels, positions, (epoch + step / steps) / settings.epochs, epoch)
+        for group in optimizer.param_groups:
+            group.update(schedule.rates(epoch, step)._asdict())
         with _naming_what_to_lower(settings, epoch, step):
             logits, terms = train_step(objective, optimizer, batch, settings)
         correct = (logits.argmax(1) == labels).sum()

@@ -71,20 +71,29 @@ class Augment(Section):
 
 
 class Train(Section):
-    """How a network is trained: SGD, and a learning rate that drops at milestones."""
+    """How a network is trained: SGD, and a learning rate that drops at milestones; docs/recipes.md has the rest."""
 
     epochs: Positive = 240
     batch_size: Positive = 64
     lr: Annotated[float, Field(gt=0)] = 0.05
+    """The highest of the schedule."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """On all parameters, those of BN and biases too, as in the published recipes."""
+    schedule: Literal["milestones", "cosine", "one_cycle"] = "milestones"
+    """How the learning rate moves: in drops, down along half a cosine, or up and down again; the last two by steps."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    """The learning rate grows linearly over these epochs, step by step. one_cycle has a rise of its own."""
+    base_momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of one_cycle: momentum falls from `momentum` to this and climbs back, against the learning rate; null: stays."""
     milestones: tuple[Annotated[float, Field(gt=0)], ...] = (150, 180, 210)
     """After this many epochs the learning rate is multiplied by `decay`. Below 1: a fraction of `epochs`."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
     reset_momentum: bool = False
     """Forget the momentum at each milestone, as codes do that build a new optimiser there."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Validate and ship a moving average of the weights, of about the last 1 / (1 - ema_decay) steps; null: none."""
     drop_last: bool = False
     """Leave out the last batch of an epoch where it is smaller than the others."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -104,9 +113,19 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "Train":
+    def _settings_fit_together(self) -> "Train":
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: true needs a momentum above 0")
+        if self.reset_momentum and self.schedule != "milestones":
+            raise ValueError(f"reset_momentum acts at milestones, and schedule: {self.schedule} has none; set it false")
+        if self.schedule == "one_cycle" and self.warmup_epochs:
+            raise ValueError("schedule: one_cycle rises by itself; set warmup_epochs to 0")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs: {self.warmup_epochs} leaves none of the {self.epochs} epochs; lower it")
+        if self.base_momentum is not None and self.schedule != "one_cycle":
+            raise ValueError(f"base_momentum belongs to schedule: one_cycle, not {self.schedule}; set it to null")
+        if self.base_momentum is not None and self.base_momentum > self.momentum:
+            raise ValueError(f"base_momentum is the lowest and cannot lie above momentum: {self.momentum}")
         return self
 
 

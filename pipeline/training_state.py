@@ -9,10 +9,12 @@ from torch import Tensor
 
 from pipeline import distributed
 from pipeline.distillation.base import Method
+from pipeline.ema import Average
 from pipeline.resume import Resume
 
 Record = dict[str, Any]
-"""One epoch: epoch (from 1), lr, train {loss, top1, and each term}, val {top1, ...}, seconds, images_per_s."""
+"""One epoch: epoch (from 1), lr (of its last step), train {loss, top1, and each term}, val {top1, ...}, seconds,
+images_per_s."""
 
 
 @dataclass
@@ -62,12 +64,15 @@ class Progress:
         return max(self.history, key=lambda record: record["val"]["top1"])
 
 
-def save(resume: Resume, objective: Method, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save(
+    resume: Resume, objective: Method, optimizer: torch.optim.Optimizer, average: Average, progress: Progress
+) -> None:
     """Write all that changed since the training began. Of several processes, the first one does."""
     if distributed.rank() != 0:
         return
     tally = progress.tally
     tensors = {f"method/{name}": tensor for name, tensor in objective.state_dict().items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         if state.get("momentum_buffer") is not None:
@@ -80,7 +85,7 @@ def save(resume: Resume, objective: Method, optimizer: torch.optim.Optimizer, pr
     resume.save(cpu, {"history": progress.history, "tally": counts})
 
 
-def restore(resume: Resume, objective: Method, optimizer: torch.optim.Optimizer) -> Progress:
+def restore(resume: Resume, objective: Method, optimizer: torch.optim.Optimizer, average: Average) -> Progress:
     """Put back what `save` took, if there is a state of this run; a fresh start where there is none."""
     found = resume.load()
     if found is None:
@@ -91,6 +96,7 @@ def restore(resume: Resume, objective: Method, optimizer: torch.optim.Optimizer)
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
     objective.load_state_dict(under("method/"))
+    average.load(under("average/"))
     state = optimizer.state_dict()
     parameters = optimizer.param_groups[0]["params"]
     # A buffer must lie in memory as its parameter does (channels_last): the fused step walks both in memory order.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import engine, metrics, schedule
+from pipeline import engine, metrics
 from pipeline.distillation.base import Batch, Method, Output
 from pipeline.errors import ParamsError, StoppedError, TrainingError
 from pipeline.params import Augment, Train
@@ -196,16 +196,6 @@ def test_an_error_that_is_not_about_memory_comes_through(tmp_path: Path) -> None
 def test_the_learning_rate_drops_after_the_milestone(tmp_path: Path) -> None:
     history = fit(tiny.method("vanilla"), tmp_path / "state", Train(epochs=4, milestones=(2, 0.75), lr=0.1)).history
     assert [r["lr"] for r in history] == pytest.approx([0.1, 0.1, 0.01, 0.001])
-
-
-def test_published_milestones_first_act_in_epoch_151() -> None:
-    drops = schedule.milestone_epochs(Train(epochs=240, milestones=(0.625, 0.75, 0.875)))
-    assert drops == schedule.milestone_epochs(Train(epochs=240, milestones=(150, 180, 210))) == [150, 180, 210]
-
-
-def test_a_milestone_that_is_never_reached_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
-    schedule.milestone_epochs(Train(epochs=65, milestones=(150,)))
-    assert "milestone 150 is never reached in 65 epochs" in capsys.readouterr().err
 
 
 def test_best_ships_the_first_epoch_with_the_highest_validation_top1(tmp_path: Path) -> None:

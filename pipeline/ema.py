@@ -41,9 +41,10 @@ class Average:
             self.tensors = {name: tensor.detach().clone() for name, tensor in self._trained.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from averages of an earlier part of the training."""
-        # In memory as the weights lie, as the momentum does.
-        self.tensors = {name: torch.empty_like(self._trained[name]).copy_(tensor) for name, tensor in tensors.items()}
+        """Go on from the averages of an earlier part of the training, if it left any."""
+        if tensors:
+            # In the order of the weights and in memory as they lie: a step walks both side by side.
+            self.tensors = {name: torch.empty_like(w).copy_(tensors[name]) for name, w in self._trained.items()}
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from pipeline.data.feed import Feed, batch_sizes, num_batches
 from pipeline.distillation.base import Batch, Method, Output
 from pipeline.ema import Average
 from pipeline.errors import ParamsError, StoppedError, TrainingError
+from pipeline.mixing import Mixer
 from pipeline.params import Augment, Train
 from pipeline.progress import Clock, epoch_line
 from pipeline.resume import Resume
@@ -61,11 +62,12 @@ def fit(
 
     `on_epoch` is called with the record of every epoch, those of an earlier, interrupted part of the run first.
 
-    Raises ParamsError for batches the objective cannot train on; TrainingError naming the loss term, epoch and step
-    when a loss is no longer finite, the state of the last good epoch being kept; and StoppedError when SIGTERM or
-    SIGINT came, with the state of the step that was under way.
+    Raises ParamsError for batches or a recipe that the objective cannot train on; TrainingError naming the loss term,
+    epoch and step when a loss is no longer finite, the state of the last good epoch being kept; and StoppedError when
+    SIGTERM or SIGINT came, with the state of the step that was under way.
     """
     _check_batches(objective, train, settings)
+    objective.check_recipe(settings)
     objective.begin(train.labels)
     objective.place_on(train.device)
     optimizer = make_optimizer(objective, settings)
@@ -183,18 +185,20 @@ def train_epoch(
     started, earlier = time.perf_counter(), tally.seconds
     steps = schedule.steps_per_epoch
     batches = train.train_batches(augment, seed, epoch, settings.batch_size, settings.drop_last, tally.steps)
+    mix = Mixer(train, settings, augment, seed, epoch)
     # Asking an accelerator for a number makes it wait, so there the sums are only looked at when the epoch is over.
     check_every = 1 if train.device.type == "cpu" else steps
     name, first = f"epoch {epoch + 1}/{settings.epochs}", tally.steps
     silent = None if distributed.rank() == 0 else True
     bar = tqdm(batches, name, steps, leave=False, disable=silent, mininterval=1, initial=first)
     for step, (images, labels, positions) in enumerate(bar, start=first):
-        batch = Batch(images, labels, positions, (epoch + step / steps) / settings.epochs, epoch)
+        progress = (epoch + step / steps) / settings.epochs
+        batch = mix(Batch(images, labels, positions, progress, epoch, label_smoothing=settings.label_smoothing))
         for group in optimizer.param_groups:
             group.update(schedule.rates(epoch, step)._asdict())
         with _naming_what_to_lower(settings, epoch, step):
             logits, terms = train_step(objective, optimizer, batch, settings)
-        correct = (logits.argmax(1) == labels).sum()
+        correct = (logits.argmax(1) == batch.main_labels()).sum()
         values, correct = distributed.totals(torch.stack(list(terms.values())), correct)
         tally.add(list(terms), values, correct, len(labels) * distributed.world())
         tally.seconds = earlier + time.perf_counter() - started

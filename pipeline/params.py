@@ -92,6 +92,12 @@ class Train(Section):
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
     reset_momentum: bool = False
     """Forget the momentum at each milestone, as codes do that build a new optimiser there."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread evenly over all classes, in the cross-entropy with the labels."""
+    mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """Above 0, images are mixed in pairs with shares of Beta(alpha, alpha); a teacher sees the same mixtures."""
+    cutmix_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """Above 0, a box of another image is put in, with such a share. With mixup too, each image has one of the two."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Validate and ship a moving average of the weights, of about the last 1 / (1 - ema_decay) steps; null: none."""
     drop_last: bool = False
@@ -127,6 +133,11 @@ class Train(Section):
         if self.base_momentum is not None and self.base_momentum > self.momentum:
             raise ValueError(f"base_momentum is the lowest and cannot lie above momentum: {self.momentum}")
         return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images show more than one."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
 class Teacher(Section):

@@ -21,7 +21,7 @@ def rehearse(params: Params) -> None:
     Of a teacher in `teacher.weights` only its file knows enough: then the student alone is tried.
 
     Raises ParamsError for a network that is not there or cannot take images of data.image_px, for pretrained weights
-    that do not exist, and for a method that cannot serve the pair.
+    that do not exist, and for a method that cannot serve the pair or follow the recipe of distill.train.
     """
     card = _stand_in(params.data.image_px)
     for role, section in (("teacher", params.teacher), ("student", params.student)):
@@ -34,7 +34,7 @@ def rehearse(params: Params) -> None:
     for name in params.distill.methods:
         # A method may change its student, never its teacher.
         config, borrowed = method_config(params, name), Teacher(teacher, card.normalization)
-        find(name).Method(config, copy.deepcopy(student), borrowed, card)
+        find(name).Method(config, copy.deepcopy(student), borrowed, card).check_recipe(params.distill.train)
 
 
 def _blank(role: str, arch: str, card: DataCard) -> Classifier:

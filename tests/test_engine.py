@@ -1,5 +1,6 @@
 """The training loop: schedules, resume to the bit, NaN by name, which epoch ships."""
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -113,6 +114,55 @@ def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch_to_the_same_bits(
     assert [r["train"] for r in came.history] == [r["train"] for r in expected.history]
 
 
+RECIPES: dict[str, dict[str, object]] = {
+    "cosine": {"schedule": "cosine", "warmup_epochs": 1},
+    "one_cycle": {"schedule": "one_cycle", "base_momentum": 0.8},
+    "average": {"ema_decay": 0.7},
+    "best_average": {"ema_decay": 0.7, "select": "best"},
+    "smoothing": {"label_smoothing": 0.1},
+    "mixup": {"mixup_alpha": 0.8},
+    "cutmix": {"cutmix_alpha": 1.0},
+    "all": {"schedule": "cosine", "ema_decay": 0.7, "label_smoothing": 0.1, "mixup_alpha": 0.8, "cutmix_alpha": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "epoch", "step"),
+    # The first step, the last one of an epoch, and the very last.
+    [("kd", recipe, 1, 1) for recipe in RECIPES] + [("norm", "all", *at) for at in ((0, 0), (1, 2), (2, 2))],
+)
+def test_every_recipe_goes_on_within_the_epoch_to_the_same_bits(
+    name: str, recipe: str, epoch: int, step: int, tmp_path: Path
+) -> None:
+    settings = Train.model_validate(SETTINGS.model_dump() | RECIPES[recipe])
+    whole = tiny.method(name)
+    expected = fit(whole, tmp_path / "whole", settings)
+
+    first = tiny.method(name)
+    stop_at(first, epoch, step, signal.SIGTERM)
+    with pytest.raises(StoppedError):
+        fit(first, tmp_path / "state", settings)
+    second = tiny.method(name)
+    for parameter in second.parameters():
+        torch.nn.init.normal_(parameter)
+    came = fit(second, tmp_path / "state", settings)
+    assert_same(weights(second), weights(whole))
+    for figure in ("lr", "train", "val"):
+        assert [r[figure] for r in came.history] == [r[figure] for r in expected.history]
+
+
+@pytest.mark.parametrize("recipe", ["best_average", "all"])
+def test_every_recipe_goes_on_between_epochs_to_the_same_bits(recipe: str, tmp_path: Path) -> None:
+    settings = Train.model_validate(SETTINGS.model_dump() | RECIPES[recipe])
+    whole, second = tiny.method("simkd"), tiny.method("simkd")
+    expected = fit(whole, tmp_path / "whole", settings)
+    with pytest.raises(Killed):
+        fit(tiny.method("simkd"), tmp_path / "state", settings, kill_after=3)
+    came = fit(second, tmp_path / "state", settings)
+    assert_same(weights(second), weights(whole))
+    assert (came.shipped_epoch, came.history[-1]["val"]) == (expected.shipped_epoch, expected.history[-1]["val"])
+
+
 def test_a_resumed_run_reports_the_earlier_epochs_too(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         fit(tiny.method("kd"), tmp_path / "state", kill_after=1)
@@ -196,6 +246,12 @@ def test_an_error_that_is_not_about_memory_comes_through(tmp_path: Path) -> None
 def test_the_learning_rate_drops_after_the_milestone(tmp_path: Path) -> None:
     history = fit(tiny.method("vanilla"), tmp_path / "state", Train(epochs=4, milestones=(2, 0.75), lr=0.1)).history
     assert [r["lr"] for r in history] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
+def test_rates_that_move_by_steps_are_reported_as_the_epoch_ends(tmp_path: Path) -> None:
+    settings = Train(epochs=2, batch_size=16, lr=0.1, schedule="cosine", precision="fp32")
+    history = fit(tiny.method("vanilla"), tmp_path / "state", settings).history
+    assert [r["lr"] for r in history] == pytest.approx([0.05 * (1 + math.cos(math.pi * t / 8)) for t in (3, 7)])
 
 
 def test_best_ships_the_first_epoch_with_the_highest_validation_top1(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pipeline.distillation.blocks import soft_kl
 from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features, Shapes, channels_last, shapes
 from pipeline.models.fold import folded
-from pipeline.params import Normalization, Section
+from pipeline.params import Normalization, Section, Train
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -40,6 +40,15 @@ class Config(Section):
     """The teacher normalises by its running statistics, or by those of the batch (as some official codes do)."""
 
 
+class Mixed(NamedTuple):
+    """What else the images of a batch show."""
+
+    labels: Tensor
+    """(B,) int64, of the second image in each."""
+    share: Tensor
+    """(B,) float32 in [0, 1], of the first image, which `Batch.labels` names; the second has the rest."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """One step's data."""
@@ -54,6 +63,16 @@ class Batch:
     """Share of training that is done, in [0, 1)."""
     epoch: int
     """Counted from 0."""
+    mixed: Mixed | None = None
+    """None where each image shows one alone."""
+    label_smoothing: float = 0.0
+    """Share of each label that the cross-entropy spreads evenly over all classes, in [0, 1)."""
+
+    def main_labels(self) -> Tensor:
+        """(B,) int64, of what each image shows most of."""
+        if self.mixed is None:
+            return self.labels
+        return torch.where(self.mixed.share < 0.5, self.mixed.labels, self.labels)
 
 
 class Output(NamedTuple):
@@ -86,6 +105,8 @@ class Method(nn.Module):
     needs_teacher: ClassVar[bool] = True
     smallest_batch: ClassVar[int] = 1
     """Fewest images that the method can train on at a time."""
+    takes_mixed: ClassVar[bool] = True
+    """False where terms of its own take an image for one of its labelled class: then it cannot train on mixtures."""
     compares_logits: ClassVar[bool] = False
     """The method's own terms compare predictions, so that teacher and data need the same classes at any kl_weight."""
 
@@ -127,6 +148,15 @@ class Method(nn.Module):
                 f"{min(sizes)}. Set distill.train.drop_last to true, or another distill.train.batch_size."
             )
 
+    def check_recipe(self, settings: Train) -> None:
+        """Refuse, before training, a recipe that the method cannot follow."""
+        if settings.mixes and not self.takes_mixed:
+            name = type(self).__module__.rpartition(".")[2]
+            raise ParamsError(
+                f"{name} takes each image for one of its labelled class, and distill.train mixes images of two. Set "
+                f"distill.train.mixup_alpha and cutmix_alpha to 0, or take {name} out of distill.methods."
+            )
+
     def begin(self, labels: Tensor) -> None:
         """Called once before training with the labels (N,) of the training set, for methods that sample by class."""
 
@@ -160,7 +190,7 @@ class Method(nn.Module):
         c = self.config
         terms = {}
         if c.ce_weight:
-            terms["ce"] = c.ce_weight * functional.cross_entropy(s.logits, batch.labels)
+            terms["ce"] = c.ce_weight * cross_entropy(s.logits, batch)
         if t is not None and c.kl_weight:
             terms["kl"] = c.kl_weight * soft_kl(s.logits, t.logits, c.temperature)
         return terms
@@ -172,6 +202,18 @@ class Method(nn.Module):
     def shapes(self, card: DataCard) -> tuple[Shapes, Shapes]:
         """Measured tap sizes of student and teacher."""
         return shapes(self.student, card.image_px), shapes(self.teacher, card.image_px)
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Of logits (B, K) with the labels, smoothed and shared as the batch says: the mean over the batch, a scalar."""
+    if batch.mixed is None:
+        return functional.cross_entropy(logits, batch.labels, label_smoothing=batch.label_smoothing)
+    first, second = (
+        functional.cross_entropy(logits, labels, reduction="none", label_smoothing=batch.label_smoothing)
+        for labels in (batch.labels, batch.mixed.labels)
+    )
+    share = batch.mixed.share
+    return (share * first + (1 - share) * second).mean()
 
 
 def find(name: str) -> ModuleType:

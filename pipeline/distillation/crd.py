@@ -22,7 +22,7 @@ banks and Z stay, and the negatives are the same at every call.
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -57,6 +57,8 @@ class Config(base.Config):
 
 class Method(base.Method):
     """Contrast with memory banks."""
+
+    takes_mixed: ClassVar[bool] = False
 
     order: Tensor
     start: Tensor

@@ -48,6 +48,7 @@ class Method(base.Method):
     """Target and non-target divergence, with a warm-up."""
 
     compares_logits: ClassVar[bool] = True
+    takes_mixed: ClassVar[bool] = False
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl", "tckd" and "nckd"."""

@@ -16,10 +16,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Batch, Weight, cross_entropy
 from pipeline.distillation.blocks import soft_kl
 from pipeline.models.base import Features
 
@@ -45,7 +44,7 @@ class Method(base.Method):
         """ "ce" and "kl". These replace the terms of base.Method, whose "kl" is the plain one."""
         c = self.config
         return {
-            "ce": c.ce_weight * functional.cross_entropy(s.logits, batch.labels),
+            "ce": c.ce_weight * cross_entropy(s.logits, batch),
             "kl": c.kl_weight * soft_kl(standardize(s.logits), standardize(t.logits), c.temperature),
         }
 

@@ -47,8 +47,6 @@ def warming(sgd: SGD, after: LRScheduler, steps: int) -> SequentialLR:
     return SequentialLR(sgd, [LinearLR(sgd, 1 / (steps + 1), total_iters=steps), after], [steps])
 
 
-# torch's SequentialLR itself calls what torch has deprecated.
-@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")
 @pytest.mark.parametrize("warmup_epochs", [1, 4])
 def test_warm_up_and_cosine_are_torchs(warmup_epochs: int) -> None:
     settings = Train(epochs=5, lr=0.3, schedule="cosine", warmup_epochs=warmup_epochs)
@@ -57,7 +55,6 @@ def test_warm_up_and_cosine_are_torchs(warmup_epochs: int) -> None:
     assert_equal(ours(settings), by_torch(sgd, scheduler, 5 * STEPS))
 
 
-@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")
 def test_warm_up_and_milestones_are_torchs() -> None:
     settings = Train(epochs=8, lr=0.3, milestones=(0.5, 6), decay=0.2, warmup_epochs=2)
     sgd, warm = optimizer(settings), 2 * STEPS

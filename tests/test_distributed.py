@@ -27,9 +27,16 @@ CANCELLING = {"pkt/term affinity": 2e-4, "dist/term intra": 2e-2}
 """Of 0.1 and 30: large weights times differences of nearly equal numbers."""
 
 
-def trace(name: str, folder: Path) -> dict[str, Tensor]:
+RECIPE = {"schedule": "cosine", "ema_decay": 0.7, "label_smoothing": 0.1, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
+"""All that docs/recipes.md adds to a training."""
+
+
+def trace(name: str, folder: Path, **recipe: object) -> dict[str, Tensor]:
     """Every loss term of every step of an epoch, the validation after it, and the student's running statistics."""
-    settings = Train(epochs=1, batch_size=8, lr=1e-5 if name in STEEP else 2e-4, milestones=(), precision="fp32")
+    lr = 1e-5 if name in STEEP else 2e-4
+    settings = Train.model_validate(
+        {"epochs": 1, "batch_size": 8, "lr": lr, "milestones": (), "precision": "fp32"} | recipe
+    )
     terms: dict[str, list[Tensor]] = {}
     add = training_state.Tally.add
 
@@ -41,7 +48,7 @@ def trace(name: str, folder: Path) -> dict[str, Tensor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_state.Tally, "add", noting)
         method = tiny.method(name)
-        resume = Resume(folder / f"{name}.state", "key")
+        resume = Resume(folder / f"{'-'.join([name, *recipe])}.state", "key")
         result = engine.fit(
             method, tiny.feed(), tiny.feed(33, seed=1), settings, AUGMENT, 0, resume, on_epoch=lambda record: None
         )
@@ -68,6 +75,7 @@ def everything(folder: Path) -> dict[str, Tensor]:
     found = batch_norms()
     for name in METHODS:
         found |= trace(name, folder)
+    found |= {f"recipe {key}": value for key, value in trace("norm", folder, **RECIPE).items()}
     return {key: value.contiguous() for key, value in found.items()}
 
 
@@ -87,6 +95,12 @@ def test_two_processes_train_as_one_does(name: str, both: list[dict[str, Tensor]
             torch.testing.assert_close(
                 came[key], expected, rtol=1e-4, atol=atol, msg=lambda text, k=key: f"{k}: {text}"
             )
+
+
+def test_two_processes_follow_a_recipe_as_one_does(both: list[dict[str, Tensor]], tmp_path: Path) -> None:
+    for key, expected in trace("norm", tmp_path, **RECIPE).items():
+        for came in both:
+            torch.testing.assert_close(came[f"recipe {key}"], expected, rtol=1e-4, atol=1e-4)
 
 
 def batch_norms() -> dict[str, Tensor]:

@@ -26,8 +26,8 @@ def beside_torchs(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Method, A
     averaged = AveragedModel(method.student, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
     step = engine.train_step
 
-    def followed(objective: Method, optimizer: torch.optim.Optimizer, batch: Batch, precision: str) -> Output:
-        output = step(objective, optimizer, batch, precision)
+    def followed(objective: Method, optimizer: torch.optim.Optimizer, batch: Batch, settings: Train) -> Output:
+        output = step(objective, optimizer, batch, settings)
         averaged.update_parameters(objective.student)
         return output
 

@@ -23,6 +23,7 @@ from pipeline.ema import Average
 from pipeline.errors import ParamsError, StoppedError, TrainingError
 from pipeline.mixing import Mixer
 from pipeline.params import Augment, Train
+from pipeline.precision import autocast
 from pipeline.progress import Clock, epoch_line
 from pipeline.resume import Resume
 from pipeline.schedule import Schedule
@@ -135,15 +136,6 @@ def make_optimizer(objective: Method, settings: Train) -> torch.optim.Optimizer:
         weight_decay=settings.weight_decay,
         fused=True,
     )
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The precision the networks compute in. Raises ParamsError for bf16 where the processor has none."""
-    on_cuda = device.type == "cuda"
-    has_bf16 = torch.cuda.is_bf16_supported() if on_cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if precision == "bf16" and not has_bf16:
-        raise ParamsError("train.precision is bf16, which this processor does not compute in: set auto or fp32.")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bf16 and precision != "fp32")
 
 
 def _check_batches(objective: Method, train: Feed, settings: Train) -> None:

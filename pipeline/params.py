@@ -161,6 +161,21 @@ class Teacher(Section):
         return self
 
 
+class Teach(Section):
+    """What the teacher says of the training images, computed once for all students (stage teach)."""
+
+    views: Positive | None = None
+    """K, of each training image: epochs e and e + K show the same one, to all students; null: every epoch its own."""
+    cache: bool = False
+    """Keep on disk what the teacher says of every view, for methods that read no whole maps of it. The same numbers."""
+
+    @model_validator(mode="after")
+    def _what_is_kept_repeats(self) -> "Teach":
+        if self.cache and self.views is None:
+            raise ValueError("cache: true needs views that repeat; set views to their number, such as 8")
+        return self
+
+
 class Student(Section):
     """The small network that is to be deployed."""
 
@@ -217,6 +232,7 @@ class Params(Section):
     data: Data = Data()
     augment: Augment = Augment()
     teacher: Teacher = Teacher()
+    teach: Teach = Teach()
     student: Student = Student()
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()

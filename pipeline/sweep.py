@@ -79,7 +79,16 @@ def plan(
             for seed in seeds:
                 values = {**values, "distill": {**values["distill"], "seeds": [seed]}}
                 values["deploy"] = {**values.get("deploy", {}), "method": method, "seed": seed}
-                check_all(parse(Params, values, "", f"{pair}, {method}"))
+                checked = parse(Params, values, "", f"{pair}, {method}")
+                check_all(checked)
+                if checked.teach.cache:
+                    raise ParamsError(
+                        "teach.cache is true, and runs of a table share no folder that a teacher cache could lie in. Set "
+                        "it to false; teach.views may stay, and the numbers are the same."
+                    )
+                deciding = {name: values.get(name) for name in _DECIDING}
+                if checked.teach.views is not None:
+                    deciding["views"] = checked.teach.views
                 runs.append(
                     Run(
                         pair,
@@ -91,7 +100,7 @@ def plan(
                         teacher_data=_data(out, common),
                         teacher=out / "teachers" / f"{common['teacher']['arch']}-{teacher}",
                         out=out / protocol / pair / method / str(seed),
-                        key=digest(teacher, {name: values.get(name) for name in _DECIDING}),
+                        key=digest(teacher, deciding),
                     )
                 )
     return runs

@@ -30,17 +30,19 @@ def train(
     facts: dict[str, Any],
     resume: Path,
     out: Path,
+    num_views: int | None = None,
 ) -> None:
     """Fit `objective` and write model.safetensors, history.json and DVCLive's files to `out`.
 
-    `facts` is all that decides the result besides data and code: it keys the resume state and the header.
+    `facts` is all that decides the result besides data and code: it keys the resume state and the header. `num_views`
+    is as in `Feed`.
     """
     keep_freed_memory()
     card = cards.load(data)
     state = Resume(resume, run_key({**facts, "seed": seed, "data": card.sha256}))
     with distributed.joined() as device:
         train_feed, val_feed = (
-            Feed(Split.load(data, name, card), card.normalization, device) for name in ("train", "val")
+            Feed(Split.load(data, name, card), card.normalization, device, num_views) for name in ("train", "val")
         )
         with recorder(out) if distributed.rank() == 0 else nullcontext(_record_nothing) as record:
             result = engine.fit(objective, train_feed, val_feed, settings, augment, seed, state, record)

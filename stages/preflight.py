@@ -2,7 +2,8 @@
 
 Checks params.yaml whole, with every method, source and network it names, tries every method on a blank copy of its
 pair, and writes fingerprints that other stages depend on: of the machine (latency belongs to it), of the files behind
-data.path, of teacher.weights, and of the code of both network families, which a stage picks by name.
+data.path, of teacher.weights, and of the code of both network families, which a stage picks by name; and what a teacher
+cache has to keep for these methods.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from pipeline import params as parameters
 from pipeline.files import sha256, write_json
 from pipeline.models.base import family
 from pipeline.rehearsal import rehearse
+from pipeline.teaching import recall
 from serve import machine
 from stages import _run
 
@@ -27,12 +29,14 @@ def preflight(params: Path, out: Path, schema: Path | None = None) -> None:
     settings = parameters.load(params)
     parameters.check_complete(settings)
     parameters.check_all(settings)
+    needed = recall.needed(settings)
     rehearse(settings)
     for role, arch in (("teacher", settings.teacher.arch), ("student", settings.student.arch)):
         # A deployed student may be wrapped in `reused`, whatever its own family.
         code = {Path(module.__file__) for module in (family(arch), family("reused"))}
         packages = {f"package {name}": version(name) for name in getattr(family(arch), "PACKAGES", ())}
         write_json(out / f"{role}.json", {file.stem: sha256(file) for file in sorted(code)} | packages)
+    write_json(out / "teaching.json", {"needed": needed})
     packages = {name: version(name) for name in ("torch", "onnxruntime-gpu", "numpy")}
     write_json(out / "machine.json", {**machine.describe(), "packages": packages})
     write_json(out / "source.json", _files_below(settings.data.path))

@@ -15,6 +15,9 @@ from pipeline.data import augment
 from pipeline.data.arrays import Split
 from pipeline.params import Augment, Normalization
 
+VIEWS_SEED = 0
+"""Draws views that repeat: of every run alike, so that one cache serves students of all seeds."""
+
 
 class Feed:
     """Batches of one split on one device.
@@ -23,9 +26,13 @@ class Feed:
         split: uint8 images (N, H, W, 3) and int64 labels (N,).
         normalization: applied to every image.
         device: where batches are wanted.
+        num_views: K, of each training image: epochs e and e + K show the same one. None: every epoch has its own.
     """
 
-    def __init__(self, split: Split, normalization: Normalization, device: torch.device) -> None:
+    def __init__(
+        self, split: Split, normalization: Normalization, device: torch.device, num_views: int | None = None
+    ) -> None:
+        self.num_views = num_views
         self.normalization = normalization
         self.device = device
         self.labels = torch.from_numpy(np.array(split.labels)).to(device)
@@ -53,7 +60,8 @@ class Feed:
         """
         generator = torch.Generator().manual_seed(_mix(seed, epoch))
         order = torch.randperm(len(self), generator=generator).to(self.device)
-        views = augment.draw(settings, seed, epoch, order)
+        drawn_from = (seed, epoch) if self.num_views is None else (VIEWS_SEED, epoch % self.num_views)
+        views = augment.draw(settings, *drawn_from, order)
         for number in range(first, num_batches(len(self), batch_size, drop_last)):
             start = number * batch_size
             chosen = distributed.own(start, min(start + batch_size, len(self)))
@@ -61,6 +69,14 @@ class Feed:
             view = augment.Views(views.top[chosen], views.left[chosen], views.flip[chosen])
             pixels = augment.apply(settings, self.pixels(positions), view)
             yield augment.normalize(pixels, self.normalization), self.labels[positions], positions
+
+    def view_batches(self, settings: Augment, view: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
+        """Images of the whole split in order, from position `first` on, as view number `view` in [0, K) shows them."""
+        for start in range(first, len(self), batch_size):
+            positions = torch.arange(start, min(start + batch_size, len(self)), device=self.device)
+            views = augment.draw(settings, VIEWS_SEED, view, positions)
+            pixels = augment.apply(settings, self.pixels(positions), views)
+            yield augment.normalize(pixels, self.normalization)
 
     def eval_batches(self, batch_size: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, labels) of the images from `first` to `stop` (all, by default) in order, unaugmented."""

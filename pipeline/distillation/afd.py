@@ -54,6 +54,7 @@ class Method(base.Method):
     """Attention over all pairs of teacher and student blocks."""
 
     smallest_batch: ClassVar[int] = 2  # the queries pass a BN over the batch
+    reads = ("logits", "blocks.act.norms", "blocks.act.tiled_average")
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)

@@ -37,9 +37,15 @@ class Config(base.Config):
 class Method(base.Method):
     """Attention maps of all stages."""
 
+    reads: tuple[str, ...] | None = ("logits", "stages.raw.float_norms")
+
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
         say_where_stages_are_left_out("at", student, self.teacher)
+        s, t = (shapes.stages for shapes in self.shapes(card))
+        if any(b.height > a.height or b.width > a.width for a, b in zip(s, t, strict=False)):
+            # Pooled to the student's size before the squares: what the teacher's own map gives is not enough.
+            self.reads = None
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "attention", the sum over stages."""

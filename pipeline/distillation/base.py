@@ -7,6 +7,7 @@ The law: method.eval(); method.deployed()(images) == method(batch).logits. What 
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -109,6 +110,11 @@ class Method(nn.Module):
     """False where terms of its own take an image for one of its labelled class: then it cannot train on mixtures."""
     compares_logits: ClassVar[bool] = False
     """The method's own terms compare predictions, so that teacher and data need the same classes at any kl_weight."""
+    reads: tuple[str, ...] | None = None
+    """All that `terms` takes of the teacher, by the names of pipeline/teaching/kept.py, so that a cache can answer for
+    it. None: whole maps, which no cache keeps; an instance says so too where its pair needs them."""
+    recall: Callable[[Batch], Any] | None = None
+    """Answers in the teacher's place, from a cache; None: the teacher runs."""
 
     def __init__(self, config: Any, student: Classifier, teacher: Teacher | None, card: DataCard) -> None:
         super().__init__()
@@ -173,7 +179,9 @@ class Method(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Networks compute in the precision that the caller's autocast sets, loss terms in float32."""
         s = self.student.features(batch.images)
-        t = self.teach(batch.images) if self.needs_teacher else None
+        t = None
+        if self.needs_teacher:
+            t = self.teach(batch.images) if self.recall is None else self.recall(batch)
         with torch.autocast(batch.images.device.type, enabled=False):
             return Output(s.logits, self.terms(s, t, batch))
 

@@ -5,6 +5,8 @@ Maps arrive in the networks' precision (bf16 under autocast); whatever is summed
 
 import math
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -12,12 +14,33 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import ParamsError
-from pipeline.models.base import Classifier, Shapes
+from pipeline.models.base import Classifier, MapShape, Shapes, pool
 
 Place = TypeVar("Place")
 """A tap, or its shape."""
 
 _MOST_BLOCKS = 27
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Stands in a tap for a teacher's map (B, C, H, W) of which a cache kept some numbers (see pipeline/teaching).
+
+    `energy`, `energy_and_average` and `average` read it as they read the map; all else fails.
+    """
+
+    sizes: MapShape
+    numbers: Mapping[str, Tensor]
+    """By the names of `teaching.kept.NUMBERS`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, C, H, W) of the map."""
+        return len(next(iter(self.numbers.values()))), *self.sizes
+
+    def float(self) -> "Kept":
+        """What was kept of the map in float32."""
+        return Kept(self.sizes, {**self.numbers, "norms": self.numbers["float_norms"]})
 
 
 def soft_kl(z_s: Tensor, z_t: Tensor, temperature: float) -> Tensor:
@@ -30,16 +53,25 @@ def soft_kl(z_s: Tensor, z_t: Tensor, temperature: float) -> Tensor:
     return temperature**2 * functional.kl_div(log_p_s, log_p_t, reduction="batchmean", log_target=True)
 
 
-def energy(maps: Tensor) -> Tensor:
+def energy(maps: Tensor | Kept) -> Tensor:
     """mean_c F^2 of maps (B, C, H, W), in float32: (B, H, W)."""
+    if isinstance(maps, Kept):
+        return _mean_square(maps.numbers["norms"], maps.sizes.channels)
     result: Tensor = _Energy.apply(maps)  # type: ignore[no-untyped-call]
     return result
 
 
-def energy_and_average(maps: Tensor) -> tuple[Tensor, Tensor]:
+def energy_and_average(maps: Tensor | Kept) -> tuple[Tensor, Tensor]:
     """mean_c F^2 (B, H, W) and mean_hw F (B, C) of maps (B, C, H, W), in float32; the average of bf16 maps to 1e-3."""
+    if isinstance(maps, Kept):
+        return energy(maps), maps.numbers["tiled_average"]
     result: tuple[Tensor, Tensor] = _EnergyAndAverage.apply(maps)  # type: ignore[no-untyped-call]
     return result
+
+
+def average(maps: Tensor | Kept) -> Tensor:
+    """mean_hw F (B, C) of maps (B, C, H, W), in float32."""
+    return maps.numbers["average"] if isinstance(maps, Kept) else pool(maps)
 
 
 class _Energy(torch.autograd.Function):
@@ -61,12 +93,7 @@ class _EnergyAndAverage(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(maps)
-        height, width = maps.shape[2:]
-        tiles = maps
-        if maps.dtype is torch.bfloat16 and height % 4 == width % 4 == 0:
-            # A float32 sum of a bf16 map would copy it first. The means of 16 tiles are rounded one by one.
-            tiles = functional.avg_pool2d(maps, (height // 4, width // 4)).float()
-        return _energy(maps), tiles.mean((2, 3), dtype=_sum_dtype(maps))
+        return _energy(maps), tiled_average(maps)
 
     @staticmethod
     def backward(ctx: Any, grad_energy: Tensor, grad_average: Tensor) -> Tensor:
@@ -76,11 +103,30 @@ class _EnergyAndAverage(torch.autograd.Function):
         return torch.addcmul(shift, scale, maps).to(maps.dtype)
 
 
-def _energy(maps: Tensor) -> Tensor:
+def norms(maps: Tensor) -> Tensor:
+    """Euclidean norms over the channels of maps (B, C, H, W), in the maps' precision: (B, H, W)."""
     # Over the innermost axis of the channels_last layout. A norm of bf16 maps is summed in float32 and rounded to bf16
     # once, as the maps themselves are.
-    norms: Tensor = torch.linalg.vector_norm(maps.permute(0, 2, 3, 1), dim=3).to(_sum_dtype(maps))
-    return norms.square() * (1 / maps.shape[1])
+    result: Tensor = torch.linalg.vector_norm(maps.permute(0, 2, 3, 1), dim=3)
+    return result
+
+
+def tiled_average(maps: Tensor) -> Tensor:
+    """The average of `energy_and_average`: (B, C)."""
+    height, width = maps.shape[2:]
+    tiles = maps
+    if maps.dtype is torch.bfloat16 and height % 4 == width % 4 == 0:
+        # A float32 sum of a bf16 map would copy it first. The means of 16 tiles are rounded one by one.
+        tiles = functional.avg_pool2d(maps, (height // 4, width // 4)).float()
+    return tiles.mean((2, 3), dtype=_sum_dtype(maps))
+
+
+def _energy(maps: Tensor) -> Tensor:
+    return _mean_square(norms(maps), maps.shape[1])
+
+
+def _mean_square(norms: Tensor, channels: int) -> Tensor:
+    return norms.to(_sum_dtype(norms)).square() * (1 / channels)
 
 
 def _per_pixel(grad: Tensor, maps: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ class Method(base.Method):
     """Contrast with memory banks."""
 
     takes_mixed: ClassVar[bool] = False
+    reads = ("logits", "pooled")
 
     order: Tensor
     start: Tensor

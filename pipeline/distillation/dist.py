@@ -43,6 +43,7 @@ class Method(base.Method):
     """Correlation of predictions along both axes."""
 
     compares_logits: ClassVar[bool] = True
+    reads = ("logits",)
     smallest_batch: ClassVar[int] = 2  # one image has no correlation over images
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:

@@ -49,6 +49,7 @@ class Method(base.Method):
 
     compares_logits: ClassVar[bool] = True
     takes_mixed: ClassVar[bool] = False
+    reads = ("logits",)
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl", "tckd" and "nckd"."""

@@ -22,3 +22,5 @@ class Config(base.Config):
 
 class Method(base.Method):
     """Cross-entropy and softened divergence."""
+
+    reads = ("logits",)

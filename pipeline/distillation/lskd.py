@@ -39,6 +39,7 @@ class Method(base.Method):
     """Cross-entropy and the divergence of standardised logits."""
 
     compares_logits: ClassVar[bool] = True
+    reads = ("logits",)
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce" and "kl". These replace the terms of base.Method, whose "kl" is the plain one."""

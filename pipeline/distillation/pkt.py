@@ -38,6 +38,7 @@ class Method(base.Method):
     """Probabilities of being neighbours, by pooled features."""
 
     smallest_batch: ClassVar[int] = 2
+    reads = ("logits", "pooled")
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "affinity"."""

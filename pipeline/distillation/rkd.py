@@ -43,6 +43,8 @@ class Config(base.Config):
 class Method(base.Method):
     """Relative distances and angles between the embeddings of a batch."""
 
+    reads = ("logits", "pooled")
+
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl", "distance" and "angle"."""
         terms, c = super().terms(s, t, batch), self.config

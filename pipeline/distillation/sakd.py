@@ -43,6 +43,8 @@ class Config(base.Config):
 class Method(base.Method):
     """Self-attention refined energy maps, stage by stage."""
 
+    reads = ("logits", "stages.raw.norms")
+
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
         s, t = self.shapes(card)

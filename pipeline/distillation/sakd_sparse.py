@@ -38,13 +38,14 @@ from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.distillation.blocks import (
     Place,
+    average,
     embedding,
     energy,
     mean_squared_distances,
     say_where_blocks_are_stages,
     thin,
 )
-from pipeline.models.base import Classifier, Features, MapShape, pool
+from pipeline.models.base import Classifier, Features, MapShape
 
 Sparsify = Literal["scale", "mask"]
 
@@ -69,11 +70,14 @@ class Method(base.Method):
     """Sparse attention over all pairs of student and teacher blocks."""
 
     smallest_batch: ClassVar[int] = 2  # queries and keys pass a BN over the batch
+    reads: tuple[str, ...] | None = ("logits", "blocks.act.norms", "blocks.act.average")
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
         if config.taps == "blocks":
             say_where_blocks_are_stages("sakd_sparse", student, self.teacher)
+        else:
+            self.reads = None
         s, t = (self._places(shapes.blocks, shapes.stages) for shapes in self.shapes(card))
         self.attention = SparseAttention(s, t, config.query_dim, config.drop_probability, config.sparsify)
 
@@ -107,7 +111,7 @@ class SparseAttention(nn.Module):
 
     def forward(self, maps_s: list[Tensor], maps_t: list[Tensor]) -> Tensor:
         """Lists of maps (B, C, H, W), one per tap."""
-        attention = self.weights([pool(x) for x in maps_s], [pool(x) for x in maps_t])
+        attention = self.weights([average(x) for x in maps_s], [average(x) for x in maps_t])
         attended: Tensor = (attention * pair_distances(maps_s, maps_t)).sum((1, 2)).mean()
         return attended
 

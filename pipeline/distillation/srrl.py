@@ -39,6 +39,8 @@ class Config(base.Config):
 class Method(base.Method):
     """Feature matching, and regression through the teacher's classifier."""
 
+    reads = ("logits", "pooled")
+
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
         check_head_reads_average("srrl", self.teacher)

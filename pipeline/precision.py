@@ -1,0 +1,24 @@
+"""Where the networks compute, and in what precision."""
+
+import torch
+
+from pipeline.errors import ParamsError
+
+
+def best_device() -> torch.device:
+    """The accelerator, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def computes_in_bf16(device: torch.device, precision: str) -> bool:
+    """Whether `train.precision` means bf16 on this device. Raises ParamsError for bf16 where the processor has none."""
+    on_cuda = device.type == "cuda"
+    has_bf16 = torch.cuda.is_bf16_supported() if on_cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if precision == "bf16" and not has_bf16:
+        raise ParamsError("train.precision is bf16, which this processor does not compute in: set auto or fp32.")
+    return bool(has_bf16) and precision != "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The precision as a context. Raises ParamsError as above."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in_bf16(device, precision))

@@ -1,0 +1,114 @@
+"""Reading a teacher cache: a method gets what was kept of the views in a batch, and the teacher does not run."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.distillation.base import Batch, Method, find
+from pipeline.errors import DataError, ParamsError
+from pipeline.params import Params, method_config
+from pipeline.teaching import card as cards
+from pipeline.teaching.card import Card, Facts
+from pipeline.teaching.kept import Layout, restore
+
+
+class Recall:
+    """The rows of some names of a cache, for batches on one device.
+
+    Args:
+        folder: of the cache.
+        card: its card.
+        names: what is to be read.
+        device: where the training computes; what fits into a quarter of an accelerator's memory moves there once.
+
+    Raises DataError for a file that is missing, torn or not as the card says.
+    """
+
+    def __init__(self, folder: Path, card: Card, names: Iterable[str], device: torch.device) -> None:
+        self.facts = card.facts
+        self.layouts = {name: card.layouts[name] for name in names}
+        self._mapped = {name: _mapped(folder, name, layout, card) for name, layout in self.layouts.items()}
+        size = sum(array.nbytes for array in self._mapped.values())
+        resident = device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[1] // 4
+        self._resident = {n: torch.from_numpy(np.array(a)).to(device) for n, a in self._mapped.items() if resident}
+
+    def __call__(self, batch: Batch) -> Any:
+        """What stands for the teacher's features of the batch; see `kept.restore`."""
+        view = batch.epoch % self.facts.num_views
+        return restore(
+            {name: (self._rows(name, view, batch.positions), layout) for name, layout in self.layouts.items()}
+        )
+
+    def _rows(self, name: str, view: int, positions: Tensor) -> Tensor:
+        """(B, W) of the images at `positions` (B,)."""
+        if self._resident:
+            rows = self._resident[name][view][positions]
+        else:
+            gathered = self._mapped[name][view][positions.cpu().numpy()]
+            rows = torch.from_numpy(gathered).to(positions.device, non_blocking=True)
+        return rows.view(torch.bfloat16) if self.layouts[name].dtype == "bfloat16" else rows
+
+
+def attach(method: Method, folder: Path, expected: Facts, device: torch.device) -> None:
+    """Let the cache in `folder` answer in the teacher's place, where the method reads no more than is kept there.
+
+    Where it reads more the teacher runs as ever, which is said. Raises DataError for a cache of other facts or a torn
+    one, ParamsError for a teacher that normalises by the batch.
+    """
+    if not method.needs_teacher:
+        return
+    name = type(method).__module__.rpartition(".")[2]
+    _check_statistics(name, method.config)
+    if method.reads is None:
+        print(f"{name} reads whole maps of the teacher, which no cache keeps: it runs in every step.", file=sys.stderr)
+        return
+    card = cards.load(folder, expected)
+    missing = [what for what in method.reads if what not in card.layouts]
+    if missing:
+        raise DataError(f"the teacher cache in {folder} lacks {', '.join(missing)}, which {name} reads. {cards.REMAKE}")
+    method.recall = Recall(folder, card, method.reads, device)
+
+
+def needed(settings: Params) -> list[str]:
+    """What a cache for all methods of params.yaml has to keep, sorted; nothing where no cache is asked for.
+
+    Raises ParamsError for a method whose teacher normalises by the batch.
+    """
+    names: set[str] = set()
+    if settings.teach.cache:
+        for name in settings.distill.methods:
+            method = find(name).Method
+            if method.needs_teacher:
+                _check_statistics(name, method_config(settings, name))
+                names |= set(method.reads or ())
+    return sorted(names)
+
+
+def _check_statistics(name: str, config: Any) -> None:
+    if config.teacher_bn == "batch":
+        raise ParamsError(
+            f"teach.cache is true, and distill.methods.{name}.teacher_bn is batch: what the teacher says of an image "
+            "then depends on the others in its batch, and cannot be kept. Set it to eval, or teach.cache to false."
+        )
+
+
+def _mapped(folder: Path, name: str, layout: Layout, card: Card) -> NDArray[Any]:
+    path = folder / f"{name}.npy"
+    shape = (card.facts.num_views, card.facts.num_images, layout.width)
+    dtype = np.dtype(np.int16 if layout.dtype == "bfloat16" else np.float32)
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} of the teacher cache is missing or torn: {error}. {cards.REMAKE}") from error
+    if array.shape != shape or array.dtype != dtype:
+        raise DataError(
+            f"{path} does not fit {folder / cards.CARD}: expected {dtype} {shape}, came {array.dtype} {array.shape}. "
+            f"{cards.REMAKE}"
+        )
+    return array

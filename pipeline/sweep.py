@@ -83,8 +83,8 @@ def plan(
                 check_all(checked)
                 if checked.teach.cache:
                     raise ParamsError(
-                        "teach.cache is true, and runs of a table share no folder that a teacher cache could lie in. Set "
-                        "it to false; teach.views may stay, and the numbers are the same."
+                        "teach.cache is true, and the runs of a table share no folder that a teacher cache could lie "
+                        "in: set it to false. teach.views may stay, and the numbers are the same."
                     )
                 deciding = {name: values.get(name) for name in _DECIDING}
                 if checked.teach.views is not None:

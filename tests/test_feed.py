@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.data import augment
+from pipeline.data.feed import Feed
 from pipeline.params import Augment, Normalization
 from tests import tiny
 
@@ -72,6 +73,37 @@ def test_an_epoch_visits_every_image_once_in_a_new_order() -> None:
         assert torch.equal(torch.cat([labels for _, labels, _ in batches]), feed.labels[order])
         orders.append(order.tolist())
     assert len({tuple(order) for order in orders}) == 3
+
+
+def seen(num_views: int | None, seed: int, epoch: int) -> torch.Tensor:
+    """The images of an epoch, sorted by position."""
+    feed = Feed(tiny.split(50), tiny.NORMALIZATION, tiny.CPU, num_views)
+    batches = list(feed.train_batches(PADDED, seed, epoch, 16, drop_last=False))
+    order = torch.cat([positions for _, _, positions in batches])
+    return torch.cat([images for images, _, _ in batches])[order.argsort()]
+
+
+def test_views_repeat_after_k_epochs_for_every_seed_and_the_order_does_not() -> None:
+    views = [seen(3, seed=0, epoch=epoch) for epoch in range(3)]
+    assert not torch.equal(views[0], views[1])
+    for seed, epoch in ((0, 3), (0, 7), (5, 0), (5, 4)):
+        assert torch.equal(seen(3, seed, epoch), views[epoch % 3])
+    feed = Feed(tiny.split(50), tiny.NORMALIZATION, tiny.CPU, 3)
+    for view in range(3):
+        assert torch.equal(torch.cat(list(feed.view_batches(PADDED, view, 16))), views[view])
+        assert torch.equal(torch.cat(list(feed.view_batches(PADDED, view, 16, first=32))), views[view][32:])
+    orders = {
+        tuple(torch.cat([p for _, _, p in feed.train_batches(PADDED, seed, epoch, 16, False)]).tolist())
+        for seed in (0, 1)
+        for epoch in (0, 3)
+    }
+    assert len(orders) == 4
+
+
+def test_views_are_those_of_the_first_epochs_of_seed_0() -> None:
+    assert torch.equal(seen(4, seed=0, epoch=3), seen(None, seed=0, epoch=3))
+    assert torch.equal(seen(4, seed=9, epoch=3), seen(None, seed=0, epoch=3))
+    assert not torch.equal(seen(None, seed=9, epoch=3), seen(None, seed=0, epoch=3))
 
 
 def test_evaluation_sees_every_image_unaugmented_in_order() -> None:

@@ -89,7 +89,7 @@ def test_what_the_sections_say_of_each_other_is_checked_before_anything_runs(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("augment: {}", "lacks data, teacher, student, distill, evaluate, deploy, benchmark"),
+        ("augment: {}", "lacks data, teacher, teach, student, distill, evaluate, deploy, benchmark"),
         ("distill: {methods: {kd: {}}}", r"distill\.seeds, distill\.train"),
         ("data: {source: huggingface}", r"data\.sources\.huggingface"),
     ],
@@ -102,3 +102,9 @@ def test_what_a_stage_would_miss_is_named(text: str, said: str, tmp_path: Path) 
 def test_params_are_frozen(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load("", tmp_path).student.arch = "resnet8"  # type: ignore[misc]
+
+
+def test_a_teacher_cache_needs_views_that_repeat(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("teach: {cache: true}")
+    with pytest.raises(ParamsError, match="cache: true needs views that repeat; set views to their number"):
+        params.load(tmp_path / "params.yaml")

@@ -37,7 +37,6 @@ from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.distillation.blocks import (
-    Place,
     average,
     embedding,
     energy,
@@ -78,17 +77,14 @@ class Method(base.Method):
             say_where_blocks_are_stages("sakd_sparse", student, self.teacher)
         else:
             self.reads = None
-        s, t = (self._places(shapes.blocks, shapes.stages) for shapes in self.shapes(card))
+        s, t = (thin(getattr(shapes, config.taps)) for shapes in self.shapes(card))
         self.attention = SparseAttention(s, t, config.query_dim, config.drop_probability, config.sparsify)
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "attention"."""
-        maps_s, maps_t = ([tap.act for tap in self._places(f.blocks, f.stages)] for f in (s, t))
+        maps_s, maps_t = ([tap.act for tap in thin(getattr(f, self.config.taps))] for f in (s, t))
         distance = self.attention(maps_s, maps_t)
         return super().terms(s, t, batch) | {"attention": self.config.attention_weight * distance}
-
-    def _places(self, blocks: tuple[Place, ...], stages: tuple[Place, ...]) -> tuple[Place, ...]:
-        return stages if self.config.taps == "stages" else thin(blocks)
 
 
 class SparseAttention(nn.Module):

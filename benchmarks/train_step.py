@@ -93,9 +93,9 @@ def matrix_peak(threads: int, size: int = 4096, times: int = 10) -> float:
     return 2 * size**3 / sorted(seconds[2:])[times // 2] / 1e9
 
 
-def make_method(teacher: str, student: str, name: str, images: int) -> Method:
-    """The method on fresh networks; KD-like methods with their own weights, the teacher in eval mode."""
-    card = DataCard(
+def make_card(images: int) -> DataCard:
+    """Of a training set of so many images."""
+    return DataCard(
         source="benchmark",
         labels=tuple(map(str, range(CLASSES))),
         image_px=IMAGE_PX,
@@ -105,11 +105,15 @@ def make_method(teacher: str, student: str, name: str, images: int) -> Method:
         sha256={},
         licence=None,
     )
+
+
+def make_method(teacher: str, student: str, name: str, images: int) -> Method:
+    """The method on fresh networks; KD-like methods with their own weights, the teacher in eval mode."""
     torch.manual_seed(0)
     networks = [build({"arch": arch, "num_classes": CLASSES}) for arch in (teacher, student)]
     module = find(name)
     config = module.Config(teacher_bn="eval") if module.Method.needs_teacher else module.Config()
-    method: Method = module.Method(config, networks[1], Teacher(networks[0], NORMALIZATION), card)
+    method: Method = module.Method(config, networks[1], Teacher(networks[0], NORMALIZATION), make_card(images))
     return method
 
 

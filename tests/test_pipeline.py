@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = toy.make(tmp_path_factory.mktemp("finished"))
     stages, _ = toy.repro(folder)
     students = {f"{stage}@{method}-0" for stage in ("distill", "evaluate") for method in METHODS}
-    assert stages - REPORT == {"prepare", "train_teacher", "evaluate_teacher", "export", "benchmark"} | students
+    assert stages - REPORT == {"prepare", "train_teacher", "teach", "evaluate_teacher", "export", "benchmark"} | students
     return folder
 
 
@@ -126,7 +126,30 @@ def test_a_new_method_or_seed_trains_that_alone(project: Path) -> None:
 
 
 def test_another_teacher_needs_other_students_of_the_same_data(project: Path) -> None:
-    assert after(project, {"teacher.train.epochs": 1}, "distill@kd-0") == {"train_teacher", "distill@kd-0"}
+    assert after(project, {"teacher.train.epochs": 1}, "distill@kd-0") == {
+        "train_teacher",
+        "teach",
+        "distill@kd-0",
+    }
+
+
+def test_a_teacher_cache_gives_the_bytes_of_a_teacher_that_runs_and_switching_it_trains_nothing(project: Path) -> None:
+    model = project / "artifacts/students/kd/0/model.safetensors"
+    assert after(project, {"teach.views": 2}, "distill") == {"teach", "distill@kd-0", "distill@vanilla-0"}
+    running = model.read_bytes()
+    assert after(project, {"teach.cache": True}, "distill") == {"teach"}
+    arguments = ["--method", "kd", "--seed", "0", "--teacher", "artifacts/teacher/model.safetensors", *AGAIN]
+    # Nothing but the cache knows the answers: a teacher that was asked would fail.
+    toy.edit(project, {"distill.methods.kd.temperature": 2.0})
+    toy.run(project, "python", "-m", "stages.distill", *arguments, "--teaching", "artifacts/teaching")
+    other = (project / "again/model.safetensors").read_bytes()
+    toy.edit(project, {"distill.methods.kd.temperature": 4.0})
+    toy.run(project, "python", "-m", "stages.distill", *arguments, "--teaching", "artifacts/teaching")
+    assert (project / "again/model.safetensors").read_bytes() == running != other
+    # Another method that reads more: a larger cache, and no other student.
+    assert after(project, {"distill.methods.rkd": {}}, "distill") == {"teach", "distill@rkd-0"}
+    assert (project / "artifacts/teaching/pooled.npy").is_file()
+    assert list((project / ".resume").iterdir()) == []
 
 
 def test_a_kill_in_training_costs_at_most_an_epoch_and_changes_no_bit(project: Path) -> None:

@@ -105,12 +105,12 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
 
         views = [make()]
         recalled = methods["cached"]
-        recalled.recall = Recall(folder, load(folder, facts), recalled.reads or (), CPU)
+        recalled.recall = Recall(folder, load(folder, facts), recalled.reads or ())
         steps = {kind: _step(method, feed) for kind, method in methods.items()}
         samples = [latency.measure(steps, arguments.rounds, 2, 0, time.process_time_ns)]
         for block in range(1, arguments.blocks):
             views.append(make())
-            recalled.recall = Recall(folder, load(folder, facts), recalled.reads or (), CPU)
+            recalled.recall = Recall(folder, load(folder, facts), recalled.reads or ())
             samples.append(latency.measure(steps, arguments.rounds, 0, block, time.process_time_ns))
         row_bytes = {what: layout.row_bytes for what, layout in load(folder, facts).layouts.items()}
     joined = {kind: np.concatenate([sample[kind] for sample in samples]) for kind in steps}
@@ -124,7 +124,7 @@ def _step(method: Method, feed: Feed) -> Any:
     method.place_on(CPU)
     optimizer = engine.make_optimizer(method.train(), SETTINGS)
     ready = cycle([Batch(images, labels, positions, 0.0, 0) for images, labels, positions in batches])
-    return lambda: engine.train_step(method, optimizer, next(ready), SETTINGS.precision)
+    return lambda: engine.train_step(method, optimizer, next(ready), SETTINGS)
 
 
 def _judged(

@@ -84,7 +84,7 @@ def test_a_cached_run_has_the_losses_and_weights_of_one_whose_teacher_runs(
     torch.manual_seed(0)
     expected = history(running, tmp_path / "running", precision)
 
-    recall.attach(cached, folder, facts(precision), tiny.CPU)
+    recall.attach(cached, folder, facts(precision))
     monkeypatch.setattr(cached, "teach", never)
     torch.manual_seed(0)
     came = history(cached, tmp_path / "cached", precision)
@@ -102,11 +102,11 @@ def test_a_method_that_needs_whole_maps_says_so_and_its_teacher_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for method in (tiny.method("fitnet"), tiny.method("at", "mobilenet_v2_half", "wrn_16_2")):
-        recall.attach(method, tmp_path / "nowhere", facts(), tiny.CPU)
+        recall.attach(method, tmp_path / "nowhere", facts())
         assert method.recall is None
         assert "reads whole maps of the teacher, which no cache keeps" in capsys.readouterr().err
     vanilla = tiny.method("vanilla")
-    recall.attach(vanilla, tmp_path / "nowhere", facts(), tiny.CPU)
+    recall.attach(vanilla, tmp_path / "nowhere", facts())
     assert vanilla.recall is None
 
 
@@ -116,7 +116,7 @@ def test_a_teacher_of_another_normalisation_is_asked_as_it_was_trained(tmp_path:
     running, cached = (
         module.Method(module.Config(), tiny.network(seed=2), Teacher(network, other), tiny.card()) for _ in range(2)
     )
-    recall.attach(cached, build(tmp_path, cached, normalization=other), facts(), tiny.CPU)
+    recall.attach(cached, build(tmp_path, cached, normalization=other), facts())
     came, expected = (history(m, tmp_path / n, "fp32") for m, n in ((cached, "cached"), (running, "running")))
     for a, b in zip(came, expected, strict=True):
         assert a == pytest.approx(b, rel=1e-6)
@@ -170,7 +170,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_cache_of_another_training_is_refused(change: dict[str, object], said: str, cache: Path) -> None:
     with pytest.raises(DataError, match=rf"is of another training: {said}.*Run `dvc repro teach`"):
-        recall.attach(tiny.method("kd"), cache, facts(**change), tiny.CPU)
+        recall.attach(tiny.method("kd"), cache, facts(**change))
 
 
 def test_a_torn_or_incomplete_cache_is_refused(cache: Path, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_torn_or_incomplete_cache_is_refused(cache: Path, tmp_path: Path) -> N
 
     def said(name: str = "kd") -> str:
         with pytest.raises(DataError) as caught:
-            recall.attach(tiny.method(name), copy, facts(), tiny.CPU)
+            recall.attach(tiny.method(name), copy, facts())
         assert str(caught.value).endswith("Run `dvc repro teach`.")
         return str(caught.value)
 
@@ -305,7 +305,7 @@ def test_no_room_is_said_before_the_teacher_is_asked_much(tmp_path: Path, monkey
 def test_a_teacher_that_normalises_by_the_batch_is_refused(cache: Path) -> None:
     said = r"distill\.methods\.{}\.teacher_bn is batch: what the teacher says of an image then depends on the others"
     with pytest.raises(ParamsError, match=said.format("kd")):
-        recall.attach(tiny.method("kd", teacher_bn="batch"), cache, facts(), tiny.CPU)
+        recall.attach(tiny.method("kd", teacher_bn="batch"), cache, facts())
     with pytest.raises(ParamsError, match=said.format("sakd")):
         recall.needed(settings({"kd": {}, "sakd": {}}))
 

@@ -19,24 +19,22 @@ from pipeline.teaching.kept import Layout, restore
 
 
 class Recall:
-    """The rows of some names of a cache, for batches on one device.
+    """The rows of some names of a cache, for batches on one device; all of them move to an accelerator once where they
+    take at most a quarter of its memory.
 
     Args:
         folder: of the cache.
         card: its card.
         names: what is to be read.
-        device: where the training computes; what fits into a quarter of an accelerator's memory moves there once.
 
     Raises DataError for a file that is missing, torn or not as the card says.
     """
 
-    def __init__(self, folder: Path, card: Card, names: Iterable[str], device: torch.device) -> None:
+    def __init__(self, folder: Path, card: Card, names: Iterable[str]) -> None:
         self.facts = card.facts
         self.layouts = {name: card.layouts[name] for name in names}
         self._mapped = {name: _mapped(folder, name, layout, card) for name, layout in self.layouts.items()}
-        size = sum(array.nbytes for array in self._mapped.values())
-        resident = device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[1] // 4
-        self._resident = {n: torch.from_numpy(np.array(a)).to(device) for n, a in self._mapped.items() if resident}
+        self._resident: dict[str, Tensor] | None = None
 
     def __call__(self, batch: Batch) -> Any:
         """What stands for the teacher's features of the batch; see `kept.restore`."""
@@ -47,6 +45,8 @@ class Recall:
 
     def _rows(self, name: str, view: int, positions: Tensor) -> Tensor:
         """(B, W) of the images at `positions` (B,)."""
+        if self._resident is None:
+            self._resident = self._moved(positions.device)
         if self._resident:
             rows = self._resident[name][view][positions]
         else:
@@ -54,8 +54,14 @@ class Recall:
             rows = torch.from_numpy(gathered).to(positions.device, non_blocking=True)
         return rows.view(torch.bfloat16) if self.layouts[name].dtype == "bfloat16" else rows
 
+    def _moved(self, device: torch.device) -> dict[str, Tensor]:
+        size = sum(array.nbytes for array in self._mapped.values())
+        if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[1] // 4:
+            return {}
+        return {name: torch.from_numpy(np.array(array)).to(device) for name, array in self._mapped.items()}
 
-def attach(method: Method, folder: Path, expected: Facts, device: torch.device) -> None:
+
+def attach(method: Method, folder: Path, expected: Facts) -> None:
     """Let the cache in `folder` answer in the teacher's place, where the method reads no more than is kept there.
 
     Where it reads more the teacher runs as ever, which is said. Raises DataError for a cache of other facts or a torn
@@ -72,7 +78,7 @@ def attach(method: Method, folder: Path, expected: Facts, device: torch.device) 
     missing = [what for what in method.reads if what not in card.layouts]
     if missing:
         raise DataError(f"the teacher cache in {folder} lacks {', '.join(missing)}, which {name} reads. {cards.REMAKE}")
-    method.recall = Recall(folder, card, method.reads, device)
+    method.recall = Recall(folder, card, method.reads)
 
 
 def needed(settings: Params) -> list[str]:

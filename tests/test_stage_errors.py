@@ -130,6 +130,11 @@ def test_an_unknown_method_is_named_before_anything_runs(project: Path) -> None:
     assert "there is no 'vanila' (did you mean 'vanilla'?)" in refused(project, "preflight")
 
 
+def test_a_teacher_that_no_cache_can_answer_for_is_named_before_anything_runs(project: Path) -> None:
+    toy.edit(project, {"teach.views": 2, "teach.cache": True, "distill.methods.kd.teacher_bn": "batch"})
+    assert "teach.cache is true, and distill.methods.kd.teacher_bn is batch" in refused(project, "preflight")
+
+
 def test_missing_teacher_weights_are_named_before_anything_runs(project: Path) -> None:
     toy.edit(project, {"teacher.weights": "weights/none.safetensors"})
     said = refused(project, "preflight", touched="artifacts/preflight/")

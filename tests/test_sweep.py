@@ -192,3 +192,17 @@ def test_the_table_says_mean_spread_gain_and_published(tmp_path: Path) -> None:
     ) in text
     assert "| afd | **69.30** +- ? (n=1), +0.30 = over vanilla;" in text
     assert "| vanilla | **69.00** +- ? (n=1); val" in text
+
+
+def test_repeated_views_are_another_run_and_a_teacher_cache_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+    def key(views: str, cache: str) -> str:
+        lines = text.replace("  views: null", f"  views: {views}").replace("  cache: false", f"  cache: {cache}")
+        (tmp_path / "params.yaml").write_text(lines, encoding="utf-8")
+        (run,) = sweep.plan(tmp_path / "params.yaml", ROOT / "presets", ["a"], ["kd"], [0], "unified", Path("out"))
+        return run.key
+
+    assert len({key("null", "false"), key("8", "false"), key("9", "false")}) == 3
+    with pytest.raises(ParamsError, match="and the runs of a table share no folder"):
+        key("8", "true")

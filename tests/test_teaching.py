@@ -78,7 +78,7 @@ def test_a_cached_run_has_the_losses_and_weights_of_one_whose_teacher_runs(
     name: str, pair: tuple[str, str], precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Other weights than the published ones where these keep the teacher's logits out.
-    config = {"kl_weight": 0.5, "ce_weight": 0.5} | ({"teacher_bn": "eval"} if name == "sakd" else {})
+    config = {"kl_weight": 0.5, "ce_weight": 0.5, "teacher_bn": "eval"}
     running, cached = (tiny.method(name, *pair, **config) for _ in range(2))
     folder = build(tmp_path, cached, precision)
     torch.manual_seed(0)
@@ -95,7 +95,8 @@ def test_a_cached_run_has_the_losses_and_weights_of_one_whose_teacher_runs(
 
 
 def test_the_methods_that_a_cache_can_serve() -> None:
-    assert CACHABLE == ["afd", "at", "crd", "dist", "dkd", "kd", "lskd", "pkt", "rkd", "sakd", "sakd_sparse", "srrl"]
+    named = {"afd", "at", "crd", "dist", "dkd", "kd", "lskd", "pkt", "rkd", "sakd", "sakd_sparse", "srrl"}
+    assert named <= set(CACHABLE)
 
 
 def test_a_method_that_needs_whole_maps_says_so_and_its_teacher_runs(

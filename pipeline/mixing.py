@@ -65,7 +65,7 @@ class Mixer:
         if self.draws is None:
             return batch
         draws = Draws(*(d[batch.positions] for d in self.draws))
-        view = augment.draw(self.views, self.seed, self.epoch, draws.partner)
+        view = self.feed.views(self.views, self.seed, self.epoch, draws.partner)
         pixels = augment.apply(self.views, self.feed.pixels(draws.partner), view)
         second = augment.normalize(pixels, self.feed.normalization)
         weight = weights(draws, batch.images.shape[2], batch.images.shape[3])

@@ -239,6 +239,15 @@ class Params(Section):
     deploy: Deploy = Deploy()
     benchmark: Benchmark = Benchmark()
 
+    @model_validator(mode="after")
+    def _a_cache_is_of_single_images(self) -> "Params":
+        if self.teach.cache and self.distill.train.mixes:
+            raise ValueError(
+                "teach.cache keeps what the teacher says of single images, and distill.train.mixup_alpha or "
+                "cutmix_alpha mixes them; set cache to false, or both to 0"
+            )
+        return self
+
 
 def load(path: Path) -> Params:
     """Read and check params.yaml.

@@ -108,3 +108,10 @@ def test_a_teacher_cache_needs_views_that_repeat(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("teach: {cache: true}")
     with pytest.raises(ParamsError, match="cache: true needs views that repeat; set views to their number"):
         params.load(tmp_path / "params.yaml")
+
+
+def test_a_teacher_cache_is_of_single_images(tmp_path: Path) -> None:
+    text = "teach: {views: 2, cache: true}\ndistill: {train: {mixup_alpha: 0.2}}"
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=r"single images, and distill\.train\.mixup_alpha or cutmix_alpha mixes them"):
+        params.load(tmp_path / "params.yaml")

@@ -50,6 +50,11 @@ class Feed:
             return self._resident[positions]
         return torch.from_numpy(self._mapped[positions.cpu().numpy()]).to(self.device, non_blocking=True)
 
+    def views(self, settings: Augment, seed: int, epoch: int, positions: Tensor) -> augment.Views:
+        """How the images at `positions` (B,) look in this epoch of a training with this seed."""
+        drawn_from = (seed, epoch) if self.num_views is None else (VIEWS_SEED, epoch % self.num_views)
+        return augment.draw(settings, *drawn_from, positions)
+
     def train_batches(
         self, settings: Augment, seed: int, epoch: int, batch_size: int, drop_last: bool, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -60,8 +65,7 @@ class Feed:
         """
         generator = torch.Generator().manual_seed(_mix(seed, epoch))
         order = torch.randperm(len(self), generator=generator).to(self.device)
-        drawn_from = (seed, epoch) if self.num_views is None else (VIEWS_SEED, epoch % self.num_views)
-        views = augment.draw(settings, *drawn_from, order)
+        views = self.views(settings, seed, epoch, order)
         for number in range(first, num_batches(len(self), batch_size, drop_last)):
             start = number * batch_size
             chosen = distributed.own(start, min(start + batch_size, len(self)))

@@ -62,16 +62,13 @@ def _watch(stage: Callable[[], None], number: int) -> None:
             if said := _said(folder):
                 raise PupilError(said) from None
             # Those that wait for a lost one are terminated, or fail because it does not answer.
-            lost = [
-                (i, p.exitcode) for i, p in enumerate(running.processes) if p.exitcode not in (0, 1, -signal.SIGTERM)
-            ]
+            ends = ((i, -(process.exitcode or 0)) for i, process in enumerate(running.processes))
+            lost = [(i, signal.Signals(end).name) for i, end in ends if end > 0 and end != signal.SIGTERM]
             if not lost:
                 raise
-            who, code = lost[0]
-            how = signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
             raise TrainingError(
-                f"process {who} of {number} was ended by {how}, and the training with it. The state of the last epoch "
-                "is kept: the same command goes on from there."
+                f"process {lost[0][0]} of {number} was ended by {lost[0][1]}, and the training with it. The state of "
+                "the last epoch is kept: the same command goes on from there."
             ) from error
         if stop.received is not None and (said := _said(folder)):
             raise StoppedError(said, stop.received)

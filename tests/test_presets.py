@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline import params, presets
 from pipeline.errors import ParamsError
@@ -74,6 +75,14 @@ def test_a_preset_that_would_break_params_is_refused_and_nothing_written(
 def test_every_preset_fits_params_yaml(preset: Path, target: Path) -> None:
     presets.apply(preset, target)
     params.check_all(params.load(target))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "presets/protocols").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_protocol_leaves_nothing_that_decides_a_result_to_params_yaml(path: Path) -> None:
+    protocol = params.read_yaml(path, YAML(typ="safe", pure=True))
+    free = {"precision", "processes"}  # of the machine; results are the same but for rounding
+    for section in ("teacher", "distill"):
+        assert set(protocol[section]["train"]) == set(params.Train.model_fields) - free
 
 
 def test_a_preset_that_is_no_text_is_refused(target: Path, tmp_path: Path) -> None:

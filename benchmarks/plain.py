@@ -5,6 +5,8 @@ as it stands, torch's own SGD. Networks, losses and their weights are this proje
 project computes in another way, is written out here as its formula reads.
 """
 
+from itertools import groupby
+
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -74,7 +76,7 @@ class PlainLoop:
 
 
 class PlainAttention(nn.Module):
-    """AFD's meta-network, block by block, as its formula reads."""
+    """AFD's meta-network as its formula reads: one tensor of all differences for each size of the teacher's maps."""
 
     def __init__(self, student: tuple[MapShape, ...], teacher: tuple[MapShape, ...], query_dim: int) -> None:
         super().__init__()
@@ -89,16 +91,19 @@ class PlainAttention(nn.Module):
         query = torch.stack([embed(x.mean((2, 3))) for embed, x in zip(self.queries, maps_t, strict=True)], 1)
         key = torch.stack([embed(x.mean((2, 3))).relu() for embed, x in zip(self.keys, maps_s, strict=True)], 1)
         batch, num_t, dim = query.shape
-        bilinear = self.bilinear(key.flatten(0, 1)).view(batch, -1, num_t, dim)
-        logits = torch.einsum("bstd,btd->bts", bilinear, query) + self.position_t @ self.position_s.T
+        bilinear = self.bilinear(key.flatten(0, 1)).view(batch, -1, num_t, dim).transpose(1, 2)
+        logits = (bilinear @ query.unsqueeze(3)).squeeze(3) + self.position_t @ self.position_s.T
         attention = (logits / dim**0.5).softmax(2)
-        loss = torch.zeros(())
-        for index, map_t in enumerate(maps_t):
-            size = (map_t.shape[2], map_t.shape[3])
-            energy_t = functional.normalize(map_t.pow(2).mean(1).flatten(1), dim=1)
-            distances = []
-            for map_s in maps_s:
-                energy_s = functional.adaptive_avg_pool2d(map_s.pow(2).mean(1, keepdim=True), size)
-                distances.append((functional.normalize(energy_s.flatten(1), dim=1) - energy_t).pow(2).mean(1))
-            loss = loss + (attention[:, index] * torch.stack(distances, 1)).sum(1).mean()
-        return loss
+        distances = []
+        for size, alike in groupby(maps_t, key=lambda x: (x.shape[2], x.shape[3])):
+            values_t = torch.stack([values(x, size) for x in alike], 1)
+            values_s = torch.stack([values(x, size) for x in maps_s], 1)
+            distances.append((values_t.unsqueeze(2) - values_s.unsqueeze(1)).pow(2).mean(3))
+        attended: Tensor = (attention * torch.cat(distances, 1)).sum(2).mean(0).sum()
+        return attended
+
+
+def values(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, C, H, W) -> unit vectors (B, size) of their mean squares over channels, pooled to `size`."""
+    energy = maps.pow(2).mean(1, keepdim=True)
+    return functional.normalize(functional.adaptive_avg_pool2d(energy, size).flatten(1), dim=1)

@@ -2,18 +2,22 @@
 
     python -m benchmarks.kill --times 20 --out results/kill.json
 
-For each of `--times` the same distillation starts as a process of its own, gets SIGKILL after a random share of the
-time that it takes undisturbed, and is started again. Its model.safetensors is compared with that of a run that nobody
-killed. Methods take turns. Some moments come while the process still starts, or after it has written its model: what
-was there then is in the output.
+For each of `--times` the same distillation starts as a process of its own, gets SIGKILL, and is started again. Its
+model.safetensors is compared with that of a run that nobody killed. Methods take turns. The moments lie between the
+start of the first epoch and the end of the process, as a run that nobody killed shows them: one in each of `--times`
+equal parts of that time, in random order. A run that is slower or faster than that one can still be hit while it
+starts, or have ended: how far each was, by what it had said and what lay on the disk, is in the output.
 """
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,9 @@ PARAMS: dict[str, Any] = {
     "distill": {"train": {"epochs": 8, "batch_size": 32}},
 }
 
+EPOCH_LINE = "epoch "
+"""What the line begins with that a training says after every epoch."""
+
 
 def main() -> None:
     """Prepare, train the undisturbed runs, kill and resume, write the JSON."""
@@ -46,22 +53,26 @@ def main() -> None:
         folder = Path(scratch)
         _prepare(folder, methods)
         whole = {method: _undisturbed(folder, method) for method in methods}
-        rounds = []
-        for number in range(arguments.times):
+        rounds: list[dict[str, Any]] = []
+        for number, share in enumerate(shares(arguments.times, draw)):
             method = methods[number % len(methods)]
-            expected, seconds = whole[method]
-            record = {"method": method} | _killed(folder, method, f"kill-{number}", draw.uniform(0, seconds))
-            record["identical"] = record.pop("sha256") == expected
+            undisturbed = whole[method]
+            after_s = undisturbed.training_s + share * (undisturbed.end_s - undisturbed.training_s)
+            record = {"method": method, "share": share} | _killed(folder, method, f"kill-{number}", after_s)
+            record["identical"] = record.pop("sha256") == undisturbed.sha256
             rounds.append(record)
             print(f"[{number + 1}/{arguments.times}] {record}", flush=True)
     identical = sum(record["identical"] for record in rounds)
-    print(f"{identical} of {len(rounds)} end in the same bytes as a run that nobody killed.")
+    moments = dict(Counter(record["moment"] for record in rounds))
+    print(f"{identical} of {len(rounds)} end in the same bytes as a run that nobody killed. Killed: {moments}")
     result = {
         "command": "python -m benchmarks.kill " + " ".join(sys.argv[1:]),
         "machine": machine.describe(),
         "versions": {name: version(name) for name in ("torch", "safetensors")},
         "seed": arguments.seed,
         "params": PARAMS,
+        "undisturbed": {method: asdict(run) for method, run in whole.items()},
+        "moments": moments,
         "identical": identical,
         "rounds": rounds,
     }
@@ -90,26 +101,66 @@ def _distill(folder: Path, method: str, name: str) -> list[str]:
     return [*_command(folder, "distill", files | own), "--method", method, "--seed", "0"]
 
 
-def _undisturbed(folder: Path, method: str) -> tuple[str, float]:
-    """Checksum of the trained student, and the seconds that it took."""
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nobody killed; times in seconds after its start."""
+
+    sha256: str
+    training_s: float
+    """When the first epoch began."""
+    end_s: float
+
+
+def shares(times: int, draw: random.Random) -> list[float]:
+    """One number out of each of `times` equal parts of [0, 1), in random order."""
+    return draw.sample([(part + draw.random()) / times for part in range(times)], times)
+
+
+def _undisturbed(folder: Path, method: str) -> Undisturbed:
     started = time.monotonic()
-    subprocess.run(_distill(folder, method, f"whole-{method}"), check=True, stderr=subprocess.DEVNULL)
-    return sha256(folder / f"whole-{method}" / "model.safetensors"), time.monotonic() - started
+    name = f"whole-{method}"
+    with subprocess.Popen(_distill(folder, method, name), stderr=subprocess.PIPE, text=True) as run:
+        seen = [time.monotonic() - started for line in run.stderr or () if line.startswith(EPOCH_LINE)]
+    if run.returncode:
+        raise subprocess.CalledProcessError(run.returncode, run.args)
+    epoch_s = (seen[-1] - seen[0]) / (len(seen) - 1)
+    model = folder / name / "model.safetensors"
+    return Undisturbed(sha256(model), seen[0] - epoch_s, time.monotonic() - started)
 
 
 def _killed(folder: Path, method: str, name: str, after_s: float) -> dict[str, Any]:
-    """When it was killed, what stood there then, and the checksum of what the second start made."""
-    command = _distill(folder, method, name)
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as run:
+    """When it was killed, how far it was then, and the checksum of what the second start made."""
+    command, log = _distill(folder, method, name), folder / f"{name}.log"
+    with log.open("w", encoding="utf-8") as file, subprocess.Popen(command, stderr=file) as run:
         try:
             run.wait(after_s)
         except subprocess.TimeoutExpired:
             run.kill()
+    epochs = sum(line.startswith(EPOCH_LINE) for line in log.read_text(encoding="utf-8").splitlines())
     state, model = folder / f"{name}.resume", folder / name / "model.safetensors"
-    found = {"killed_after_s": after_s, "state_there": state.exists(), "model_there": model.exists()}
+    found = {
+        "killed_after_s": after_s,
+        "moment": moment(run.returncode, epochs, model.exists()),
+        "epochs_done": epochs,
+        "state_there": state.exists(),
+        "model_there": model.exists(),
+    }
     second = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
     resumed = [line.partition(" from ")[0] for line in second.stderr.splitlines() if line.startswith("resuming after")]
     return found | {"said": resumed[0] if resumed else "started anew", "sha256": sha256(model)}
+
+
+def moment(returncode: int, epochs: int, model_there: bool) -> str:
+    """Where a run was when the signal came, in words. Raises RuntimeError for a run that failed by itself."""
+    if returncode == 0:
+        return "had ended"
+    if returncode != -signal.SIGKILL:
+        raise RuntimeError(f"the run that was to be killed failed by itself, with status {returncode}")
+    if model_there:
+        return "after its model was written"
+    if epochs == PARAMS["distill"]["train"]["epochs"]:
+        return "between the last epoch and the model"
+    return "in a later epoch" if epochs else "in the first epoch or before"
 
 
 if __name__ == "__main__":

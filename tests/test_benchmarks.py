@@ -1,18 +1,29 @@
 """What the benchmarks compare computes the same; how fast is for them to say."""
 
+import random
+import signal
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks import kill, memory
 from benchmarks.plain import Images, PlainAttention, PlainLoop
+from pipeline import params
+from pipeline.data.arrays import Split
+from pipeline.data.prepare import prepare
 from pipeline.distillation import afd
 from pipeline.models.base import MapShape
 from tests import tiny
 from tests.golden import G, fill
 
+MEGABYTE = 2**20
 Shapes = tuple[tuple[int, int, int], ...]
 PAIRS: dict[str, tuple[Shapes, Shapes]] = {
     "same sizes": (((8, 8, 8), (8, 8, 8), (16, 4, 4)), ((16, 8, 8), (32, 4, 4), (32, 4, 4))),
@@ -66,3 +77,54 @@ def test_the_plain_loop_trains_and_sees_every_image() -> None:
     loop.step = lambda batch: seen.extend(batch.positions.tolist()) or 0.0  # type: ignore[func-returns-value,method-assign]
     loop.epoch(data, 16, 0)
     assert sorted(seen) == list(range(64))
+
+
+def test_the_memory_of_a_process_is_seen_by_kind(tmp_path: Path) -> None:
+    mapped = tmp_path / "mapped"
+    mapped.write_bytes(bytes(48 * MEGABYTE))
+    hold = f"x = b'1' * {96 * MEGABYTE}"
+    read = (
+        f"import mmap; f = open({str(mapped)!r}, 'rb'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); m.find(b'1')"
+    )
+    nothing, held, seen = (
+        memory.watch([sys.executable, "-c", f"{code}; import time; time.sleep(0.3)"], 1000 * MEGABYTE)
+        for code in ("pass", hold, read)
+    )
+    assert 95 < (held.peak_anonymous_bytes - nothing.peak_anonymous_bytes) / MEGABYTE < 110
+    assert abs(held.peak_file_bytes - nothing.peak_file_bytes) < 5 * MEGABYTE
+    assert 47 < (seen.peak_file_bytes - nothing.peak_file_bytes) / MEGABYTE < 60
+    assert abs(seen.peak_anonymous_bytes - nothing.peak_anonymous_bytes) < 5 * MEGABYTE
+    assert held.peak_resident_bytes >= held.peak_anonymous_bytes
+    assert held.seconds > 0.3
+
+
+def test_a_process_that_needs_more_than_the_limit_is_not_measured_but_said() -> None:
+    start = [sys.executable, "-c"]
+    memory.watch([*start, "import time; time.sleep(0.5)"], 80 * MEGABYTE)
+    with pytest.raises(subprocess.CalledProcessError):
+        memory.watch([*start, f"import time; time.sleep(0.5); x = b'1' * {96 * MEGABYTE}"], 80 * MEGABYTE)
+
+
+def test_the_params_of_the_memory_benchmark_make_as_many_bytes_as_asked_for(tmp_path: Path) -> None:
+    made = memory.make_params(0.002, 32, 64, "resnet8", 0)
+    with (tmp_path / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe", pure=True).dump(made, file)
+    settings = params.load(tmp_path / "params.yaml")
+    card = prepare(settings.data, tmp_path / "data", progress=False)
+    assert Split.load(tmp_path / "data", "train", card).images.nbytes == pytest.approx(2_000_000, rel=0.001)
+    assert (settings.teacher.train.epochs, settings.teacher.train.batch_size) == (1, 64)
+
+
+def test_the_moments_of_the_kills_are_spread_and_named() -> None:
+    shares = kill.shares(20, random.Random(0))
+    assert sorted(int(share * 20) for share in shares) == list(range(20))
+    assert shares != sorted(shares)
+    assert shares == kill.shares(20, random.Random(0))
+    killed, epochs = -signal.SIGKILL, kill.PARAMS["distill"]["train"]["epochs"]
+    assert kill.moment(0, epochs, True) == "had ended"
+    assert kill.moment(killed, epochs, True) == "after its model was written"
+    assert kill.moment(killed, epochs, False) == "between the last epoch and the model"
+    assert kill.moment(killed, 1, False) == "in a later epoch"
+    assert kill.moment(killed, 0, False) == "in the first epoch or before"
+    with pytest.raises(RuntimeError, match="status 1"):
+        kill.moment(1, 0, False)

@@ -3,10 +3,11 @@
     python -m benchmarks.kill --times 20 --out results/kill.json
 
 For each of `--times` the same distillation starts as a process of its own, gets SIGKILL, and is started again. Its
-model.safetensors is compared with that of a run that nobody killed. Methods take turns. The moments lie between the
-start of the first epoch and the end of the process, as a run that nobody killed shows them: one in each of `--times`
-equal parts of that time, in random order. A run that is slower or faster than that one can still be hit while it
-starts, or have ended: how far each was, by what it had said and what lay on the disk, is in the output.
+model.safetensors is compared with that of a run that nobody killed. Methods take turns. A run has as many parts as
+epochs and one more: up to the end of the first epoch, then up to that of each other, then to the end of the process.
+The moments are spread evenly over these parts, one in each of `--times` equal shares of them all, in random order. The
+part is awaited, whatever else the machine does, by the line that every epoch prints; the time within it is that of the
+run that nobody killed. What a run had said and left on the disk when it was hit is in the output.
 """
 
 import argparse
@@ -17,8 +18,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +31,14 @@ from ruamel.yaml import YAML
 from pipeline.files import sha256, write_json
 from serve import machine
 
+EPOCHS = 8
 PARAMS: dict[str, Any] = {
-    "data": {"image_px": 16, "sources": {"digit_pairs": {"train": 2000, "val": 200, "test": 200, "max_shift_px": 1}}},
+    "data": {"image_px": 16, "sources": {"digit_pairs": {"train": 1000, "val": 200, "test": 200, "max_shift_px": 1}}},
     "augment": {"crop_padding_px": 2},
-    "teacher": {"arch": "resnet14", "train": {"epochs": 1, "batch_size": 32}},
+    "teacher": {"arch": "resnet14", "train": {"epochs": 1, "batch_size": 32, "milestones": [0.5]}},
     "student": {"arch": "resnet8"},
-    "distill": {"train": {"epochs": 8, "batch_size": 32}},
+    "distill": {"train": {"epochs": EPOCHS, "batch_size": 32, "milestones": [0.5]}},
 }
-
-EPOCH_LINE = "epoch "
-"""What the line begins with that a training says after every epoch."""
 
 
 def main() -> None:
@@ -56,10 +58,10 @@ def main() -> None:
         rounds: list[dict[str, Any]] = []
         for number, share in enumerate(shares(arguments.times, draw)):
             method = methods[number % len(methods)]
-            undisturbed = whole[method]
-            after_s = undisturbed.training_s + share * (undisturbed.end_s - undisturbed.training_s)
-            record = {"method": method, "share": share} | _killed(folder, method, f"kill-{number}", after_s)
-            record["identical"] = record.pop("sha256") == undisturbed.sha256
+            part, rest = divmod(share * (EPOCHS + 1), 1)
+            wait_s = rest * whole[method].parts_s[int(part)]
+            record = {"method": method, "share": share} | _killed(folder, method, f"kill-{number}", int(part), wait_s)
+            record["identical"] = record.pop("sha256") == whole[method].sha256
             rounds.append(record)
             print(f"[{number + 1}/{arguments.times}] {record}", flush=True)
     identical = sum(record["identical"] for record in rounds)
@@ -103,12 +105,11 @@ def _distill(folder: Path, method: str, name: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nobody killed; times in seconds after its start."""
+    """A run that nobody killed."""
 
     sha256: str
-    training_s: float
-    """When the first epoch began."""
-    end_s: float
+    parts_s: tuple[float, ...]
+    """How long each epoch took, the start counted to the first, and what came after the last."""
 
 
 def shares(times: int, draw: random.Random) -> list[float]:
@@ -117,28 +118,29 @@ def shares(times: int, draw: random.Random) -> list[float]:
 
 
 def _undisturbed(folder: Path, method: str) -> Undisturbed:
-    started = time.monotonic()
-    name = f"whole-{method}"
+    times, name = [time.monotonic()], f"whole-{method}"
     with subprocess.Popen(_distill(folder, method, name), stderr=subprocess.PIPE, text=True) as run:
-        seen = [time.monotonic() - started for line in run.stderr or () if line.startswith(EPOCH_LINE)]
+        times += [time.monotonic() for _ in _epoch_lines(run)]
+    times.append(time.monotonic())
     if run.returncode:
         raise subprocess.CalledProcessError(run.returncode, run.args)
-    epoch_s = (seen[-1] - seen[0]) / (len(seen) - 1)
-    model = folder / name / "model.safetensors"
-    return Undisturbed(sha256(model), seen[0] - epoch_s, time.monotonic() - started)
+    parts = tuple(later - earlier for earlier, later in pairwise(times))
+    return Undisturbed(sha256(folder / name / "model.safetensors"), parts)
 
 
-def _killed(folder: Path, method: str, name: str, after_s: float) -> dict[str, Any]:
-    """When it was killed, how far it was then, and the checksum of what the second start made."""
-    command, log = _distill(folder, method, name), folder / f"{name}.log"
-    with log.open("w", encoding="utf-8") as file, subprocess.Popen(command, stderr=file) as run:
-        try:
-            run.wait(after_s)
-        except subprocess.TimeoutExpired:
-            run.kill()
-    epochs = sum(line.startswith(EPOCH_LINE) for line in log.read_text(encoding="utf-8").splitlines())
+def _killed(folder: Path, method: str, name: str, part: int, wait_s: float) -> dict[str, Any]:
+    """Where a run was when it was killed, `wait_s` after the start of a part, and the checksum of what it then made."""
+    command, started = _distill(folder, method, name), time.monotonic()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        lines = _epoch_lines(run)
+        epochs = len(list(islice(lines, part)))
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(wait_s)
+        run.kill()
+        after_s = time.monotonic() - started
+        epochs += len(list(lines))
     state, model = folder / f"{name}.resume", folder / name / "model.safetensors"
-    found = {
+    found: dict[str, Any] = {
         "killed_after_s": after_s,
         "moment": moment(run.returncode, epochs, model.exists()),
         "epochs_done": epochs,
@@ -150,6 +152,11 @@ def _killed(folder: Path, method: str, name: str, after_s: float) -> dict[str, A
     return found | {"said": resumed[0] if resumed else "started anew", "sha256": sha256(model)}
 
 
+def _epoch_lines(run: "subprocess.Popen[str]") -> Iterator[str]:
+    """What a training says after every epoch, as it says it."""
+    return (line for line in run.stderr or () if line.startswith("epoch "))
+
+
 def moment(returncode: int, epochs: int, model_there: bool) -> str:
     """Where a run was when the signal came, in words. Raises RuntimeError for a run that failed by itself."""
     if returncode == 0:
@@ -158,7 +165,7 @@ def moment(returncode: int, epochs: int, model_there: bool) -> str:
         raise RuntimeError(f"the run that was to be killed failed by itself, with status {returncode}")
     if model_there:
         return "after its model was written"
-    if epochs == PARAMS["distill"]["train"]["epochs"]:
+    if epochs == EPOCHS:
         return "between the last epoch and the model"
     return "in a later epoch" if epochs else "in the first epoch or before"
 

@@ -120,7 +120,7 @@ def test_the_moments_of_the_kills_are_spread_and_named() -> None:
     assert sorted(int(share * 20) for share in shares) == list(range(20))
     assert shares != sorted(shares)
     assert shares == kill.shares(20, random.Random(0))
-    killed, epochs = -signal.SIGKILL, kill.PARAMS["distill"]["train"]["epochs"]
+    killed, epochs = -signal.SIGKILL, kill.EPOCHS
     assert kill.moment(0, epochs, True) == "had ended"
     assert kill.moment(killed, epochs, True) == "after its model was written"
     assert kill.moment(killed, epochs, False) == "between the last epoch and the model"

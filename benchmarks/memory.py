@@ -2,8 +2,9 @@
 
     python -m benchmarks.memory --gigabytes 1,2,4,8 --out FILE
 
-For each size the stages `prepare` and `train_teacher` (one epoch) run as a user runs them, each in a process of its
-own, on images that the built-in source draws; at most one set lies on the disk at a time, in TMPDIR.
+For each size the stage `prepare` runs as a user runs it, on images that the built-in source draws, and then an epoch of
+the training loop with next to no network (benchmarks.bare_epoch): what a network takes does not hang on how many images
+there are. Each has a process of its own; at most one set lies on the disk at a time, in TMPDIR.
 
 What /proc says of a process is sampled 50 times a second. Anonymous memory is the process's own: there is nowhere else
 to put it. File-backed memory is code and mapped pixels: pages of a file that nobody can write through the map, which
@@ -13,7 +14,6 @@ memory, touched or not. That holds for anonymous memory alone: Linux has no such
 """
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -41,7 +41,6 @@ def main() -> None:
     parser.add_argument("--gigabytes", default="1,2,4,8", help="sizes of the prepared train split")
     parser.add_argument("--image-px", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--arch", default="timm/test_byobnet", help="small, so that an epoch is mostly reading")
     parser.add_argument("--limit-gigabytes", type=float, default=2.0, help="of private writable memory")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
@@ -49,7 +48,7 @@ def main() -> None:
     load = machine.load_average()
     results = []
     for gigabytes in map(float, arguments.gigabytes.split(",")):
-        params = make_params(gigabytes, arguments.image_px, arguments.batch_size, arguments.arch, arguments.seed)
+        params = make_params(gigabytes, arguments.image_px, arguments.batch_size, arguments.seed)
         results.append(measure(params, round(arguments.limit_gigabytes * GIGABYTE)))
         print(_line(results[-1]), flush=True)
     write_json(
@@ -58,27 +57,25 @@ def main() -> None:
             "command": "python -m benchmarks.memory " + " ".join(sys.argv[1:]),
             "machine": machine.describe(),
             "load_average_before": load,
-            "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")},
+            "versions": {name: version(name) for name in ("torch", "numpy", "pillow")},
             "seed": arguments.seed,
             "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
             "image_px": arguments.image_px,
             "batch_size": arguments.batch_size,
-            "arch": arguments.arch,
             "limit_bytes": round(arguments.limit_gigabytes * GIGABYTE),
             "results": results,
         },
     )
 
 
-def make_params(gigabytes: float, image_px: int, batch_size: int, arch: str, seed: int) -> dict[str, Any]:
-    """params.yaml for a train split of that many bytes of pixels, and one epoch of a network on it."""
+def make_params(gigabytes: float, image_px: int, batch_size: int, seed: int) -> dict[str, Any]:
+    """params.yaml for a train split of that many bytes of pixels, and one epoch on it."""
     images = round(gigabytes * GIGABYTE / (3 * image_px**2))
     counts = {"train": images, "val": VAL_AND_TEST, "test": VAL_AND_TEST}
     return {
         "data": {"image_px": image_px, "seed": seed, "sources": {"digit_pairs": counts}},
         "augment": {"flip": False},
         "teacher": {
-            "arch": arch,
             "seed": seed,
             "train": {"epochs": 1, "batch_size": batch_size, "lr": 0.01, "milestones": [0.5]},
         },
@@ -91,17 +88,14 @@ def measure(params: dict[str, Any], limit_bytes: int) -> dict[str, Any]:
         folder = Path(scratch)
         with (folder / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump(params, file)
-        run = [sys.executable, "-m"]
-        files = ["--params", f"{folder}/params.yaml"]
-        prepare = watch([*run, "stages.prepare", *files, "--out", f"{folder}/data"], limit_bytes)
-        places = ["--data", f"{folder}/data", "--out", f"{folder}/teacher", "--resume", f"{folder}/resume"]
-        epoch = watch([*run, "stages.train_teacher", *files, *places], limit_bytes)
-        history = json.loads((folder / "teacher" / "history.json").read_text(encoding="utf-8"))
+        params_file, data = f"{folder}/params.yaml", f"{folder}/data"
+        prepare, _ = watch(["-m", "stages.prepare", "--params", params_file, "--out", data], limit_bytes)
+        epoch, said = watch(["-m", "benchmarks.bare_epoch", params_file, data, f"{folder}/state"], limit_bytes)
         return {
             "images": params["data"]["sources"]["digit_pairs"]["train"],
             "bytes": (folder / "data" / "train" / "images.npy").stat().st_size,
             "prepare": asdict(prepare),
-            "epoch": asdict(epoch) | {"images_per_s": history["epochs"][0]["images_per_s"]},
+            "epoch": asdict(epoch) | {"images_per_s": float(said)},
         }
 
 
@@ -117,22 +111,24 @@ class Usage:
     """Of both together, as the kernel keeps it (VmHWM)."""
 
 
-def watch(command: list[str], limit_bytes: int) -> Usage:
-    """Run `command` and look at its memory until it ends.
+def watch(arguments: list[str], limit_bytes: int) -> tuple[Usage, str]:
+    """Run Python with these arguments and look at its memory until it ends; also what it printed.
 
     Raises subprocess.CalledProcessError if it fails, for instance because the limit was not enough.
     """
     started = time.monotonic()
     peaks = dict.fromkeys(("RssAnon", "RssFile", "VmHWM"), 0)
-    with subprocess.Popen(command) as run:
+    command = [sys.executable, *arguments]
+    with tempfile.TemporaryFile("w+") as printed, subprocess.Popen(command, stdout=printed) as run:
         resource.prlimit(run.pid, resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
         while run.poll() is None:
             now = memory(run.pid)
             peaks = {name: max(peak, now.get(name, 0)) for name, peak in peaks.items()}
             time.sleep(INTERVAL_S)
-    if run.returncode:
-        raise subprocess.CalledProcessError(run.returncode, command)
-    return Usage(time.monotonic() - started, *peaks.values())
+        if run.returncode:
+            raise subprocess.CalledProcessError(run.returncode, command)
+        printed.seek(0)
+        return Usage(time.monotonic() - started, *peaks.values()), printed.read()
 
 
 def memory(pid: int) -> dict[str, int]:

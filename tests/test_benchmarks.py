@@ -3,7 +3,6 @@
 import random
 import signal
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ruamel.yaml import YAML
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks import kill, memory
+from benchmarks import bare_epoch, kill, memory
 from benchmarks.plain import Images, PlainAttention, PlainLoop
 from pipeline import params
 from pipeline.data.arrays import Split
@@ -86,10 +85,11 @@ def test_the_memory_of_a_process_is_seen_by_kind(tmp_path: Path) -> None:
     read = (
         f"import mmap; f = open({str(mapped)!r}, 'rb'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); m.find(b'1')"
     )
-    nothing, held, seen = (
-        memory.watch([sys.executable, "-c", f"{code}; import time; time.sleep(0.3)"], 1000 * MEGABYTE)
+    (nothing, _), (held, said), (seen, _) = (
+        memory.watch(["-c", f"{code}; import time; time.sleep(0.3); print('done')"], 1000 * MEGABYTE)
         for code in ("pass", hold, read)
     )
+    assert said == "done\n"
     assert 95 < (held.peak_anonymous_bytes - nothing.peak_anonymous_bytes) / MEGABYTE < 110
     assert abs(held.peak_file_bytes - nothing.peak_file_bytes) < 5 * MEGABYTE
     assert 47 < (seen.peak_file_bytes - nothing.peak_file_bytes) / MEGABYTE < 60
@@ -99,20 +99,24 @@ def test_the_memory_of_a_process_is_seen_by_kind(tmp_path: Path) -> None:
 
 
 def test_a_process_that_needs_more_than_the_limit_is_not_measured_but_said() -> None:
-    start = [sys.executable, "-c"]
-    memory.watch([*start, "import time; time.sleep(0.5)"], 80 * MEGABYTE)
+    memory.watch(["-c", "import time; time.sleep(0.5)"], 80 * MEGABYTE)
     with pytest.raises(subprocess.CalledProcessError):
-        memory.watch([*start, f"import time; time.sleep(0.5); x = b'1' * {96 * MEGABYTE}"], 80 * MEGABYTE)
+        memory.watch(["-c", f"import time; time.sleep(0.5); x = b'1' * {96 * MEGABYTE}"], 80 * MEGABYTE)
 
 
-def test_the_params_of_the_memory_benchmark_make_as_many_bytes_as_asked_for(tmp_path: Path) -> None:
-    made = memory.make_params(0.002, 32, 64, "resnet8", 0)
+def test_memory_is_measured_on_as_many_bytes_as_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = memory.make_params(0.002, 32, 64, 0)
     with (tmp_path / "params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(made, file)
-    settings = params.load(tmp_path / "params.yaml")
-    card = prepare(settings.data, tmp_path / "data", progress=False)
+    card = prepare(params.load(tmp_path / "params.yaml").data, tmp_path / "data", progress=False)
     assert Split.load(tmp_path / "data", "train", card).images.nbytes == pytest.approx(2_000_000, rel=0.001)
-    assert (settings.teacher.train.epochs, settings.teacher.train.batch_size) == (1, 64)
+    before = torch.get_rng_state()
+    bare_epoch.main(tmp_path / "params.yaml", tmp_path / "data", tmp_path / "state")
+    torch.set_rng_state(before)
+    out, err = capfd.readouterr()
+    assert float(out) > 0
+    assert "epoch 1/1" in err
+    assert (tmp_path / "state").exists()
 
 
 def test_the_moments_of_the_kills_are_spread_and_named() -> None:

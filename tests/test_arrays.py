@@ -105,3 +105,22 @@ def test_verify_finds_one_changed_byte(prepared: tuple[Path, DataCard]) -> None:
     images.unlink()
     with pytest.raises(DataError, match=r"images\.npy cannot be read"):
         arrays.verify(folder, card)
+
+
+def test_images_are_read_from_the_file_that_was_opened(prepared: tuple[Path, DataCard]) -> None:
+    folder, card = prepared
+    images = arrays.Split.load(folder, "train", card).images
+    positions = np.array([2, 0, 2])
+    expected = np.array(images[positions])
+    read = arrays.RowReader(images)
+    assert np.array_equal(read(positions), expected)
+
+    path = folder / "train" / "images.npy"
+    path.rename(folder / "earlier.npy")
+    path.write_bytes(b"another")
+    assert np.array_equal(read(positions), expected)
+
+    with (folder / "earlier.npy").open("r+b") as file:
+        file.truncate(300)
+    with pytest.raises(DataError, match="has become shorter while it is read"):
+        read(positions)

@@ -1,9 +1,11 @@
-"""A prepared split on disk: `images.npy` and `labels.npy`, read memory-mapped and written one image at a time."""
+"""A prepared split on disk: `images.npy` and `labels.npy`, mapped, read by position, written one image at a time."""
 
+import weakref
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, TypeVar
+from typing import BinaryIO, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,34 @@ class Split:
         images = _mapped(folder / name / "images.npy", (num, card.image_px, card.image_px, 3), np.uint8)
         labels = _mapped(folder / name / "labels.npy", (num,), np.int64)
         return cls(images, labels)
+
+
+class RowReader(Generic[T]):
+    """Rows of an array (N, ...) by their positions; a mapped file is read, not mapped in.
+
+    Pages that are mapped in stay in the process's memory until the system wants them back, so that it seems to grow
+    with the data; and at a random place the system reads megabytes ahead for every page that it lacks.
+    """
+
+    def __init__(self, array: NDArray[T]) -> None:
+        self._array = array
+        self._file: FileIO | None = None
+        if isinstance(array, np.memmap):
+            # Kept open: another file may take its name.
+            self._file = FileIO(str(array.filename))
+            weakref.finalize(self, self._file.close)
+
+    def __call__(self, positions: NDArray[np.int64]) -> NDArray[T]:
+        """(B, ...) of the rows at `positions` (B,). Raises DataError where the file has become shorter."""
+        if self._file is None:
+            return self._array[positions]
+        assert isinstance(self._array, np.memmap)
+        rows = np.empty((len(positions), *self._array.shape[1:]), self._array.dtype)
+        for row, position in zip(rows, positions.tolist(), strict=True):
+            self._file.seek(self._array.offset + position * row.nbytes)
+            if self._file.readinto(row.data.cast("B")) != row.nbytes:
+                raise DataError(f"{self._array.filename} has become shorter while it is read. {REMAKE}")
+        return rows
 
 
 def verify(folder: Path, card: DataCard) -> None:

@@ -1,7 +1,7 @@
 """From a prepared split to normalised batches on the device, in a repeatable order.
 
-The pixels stay where they are (a memory-mapped file, or the accelerator's memory when they fit there); a batch is
-gathered, augmented and normalised as one tensor, without worker processes.
+The pixels stay where they are (in their file, or in the accelerator's memory when they fit there); a batch is gathered,
+augmented and normalised as one tensor, without worker processes.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline import distributed
 from pipeline.data import augment
-from pipeline.data.arrays import Split
+from pipeline.data.arrays import RowReader, Split
 from pipeline.params import Augment, Normalization
 
 VIEWS_SEED = 0
@@ -36,7 +36,7 @@ class Feed:
         self.normalization = normalization
         self.device = device
         self.labels = torch.from_numpy(np.array(split.labels)).to(device)
-        self._mapped = split.images
+        self._read = RowReader(split.images)
         # A set that takes at most a quarter of the accelerator's memory moves there once, as bytes.
         resident = device.type == "cuda" and split.images.nbytes <= torch.cuda.mem_get_info(device)[1] // 4
         self._resident = torch.from_numpy(np.array(split.images)).to(device) if resident else None
@@ -48,7 +48,7 @@ class Feed:
         """uint8 (B, H, W, 3) of the images at `positions` (B,) int64."""
         if self._resident is not None:
             return self._resident[positions]
-        return torch.from_numpy(self._mapped[positions.cpu().numpy()]).to(self.device, non_blocking=True)
+        return torch.from_numpy(self._read(positions.cpu().numpy())).to(self.device, non_blocking=True)
 
     def views(self, settings: Augment, seed: int, epoch: int, positions: Tensor) -> augment.Views:
         """How the images at `positions` (B,) look in this epoch of a training with this seed."""

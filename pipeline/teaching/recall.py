@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.data.arrays import RowReader
 from pipeline.distillation.base import Batch, Method, find
 from pipeline.errors import DataError, ParamsError
 from pipeline.params import Params, method_config
@@ -34,6 +35,7 @@ class Recall:
         self.facts = card.facts
         self.layouts = {name: card.layouts[name] for name in names}
         self._mapped = {name: _mapped(folder, name, layout, card) for name, layout in self.layouts.items()}
+        self._read = {name: RowReader(array.reshape(-1, array.shape[2])) for name, array in self._mapped.items()}
         self._resident: dict[str, Tensor] | None = None
 
     def __call__(self, batch: Batch) -> Any:
@@ -50,7 +52,7 @@ class Recall:
         if self._resident:
             rows = self._resident[name][view][positions]
         else:
-            gathered = self._mapped[name][view][positions.cpu().numpy()]
+            gathered = self._read[name](positions.cpu().numpy() + view * self.facts.num_images)
             rows = torch.from_numpy(gathered).to(positions.device, non_blocking=True)
         return rows.view(torch.bfloat16) if self.layouts[name].dtype == "bfloat16" else rows
 

@@ -22,25 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.plain import PADDING_PX, Images, PlainLoop
+from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_method
+from benchmarks.plain import Images, PlainLoop
 from pipeline import engine, interruption
 from pipeline.data.arrays import Split
-from pipeline.data.card import DataCard
 from pipeline.data.feed import Feed, num_batches
-from pipeline.distillation.base import Batch, Method, Teacher, find
+from pipeline.distillation.base import Batch, find
 from pipeline.files import write_json
 from pipeline.memory import keep_freed_memory
 from pipeline.models.base import build, count_macs
-from pipeline.params import Augment, Normalization, Train
 from pipeline.schedule import Schedule
 from pipeline.training_state import Tally
 from serve import latency, machine
-
-CLASSES, IMAGE_PX = 100, 32
-NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-SETTINGS = Train(epochs=240, drop_last=True)
-AUGMENT = Augment(crop_padding_px=PADDING_PX, flip=True)
-CPU = torch.device("cpu")
 
 
 def main() -> None:
@@ -91,30 +84,6 @@ def matrix_peak(threads: int, size: int = 4096, times: int = 10) -> float:
         a @ b
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / sorted(seconds[2:])[times // 2] / 1e9
-
-
-def make_card(images: int) -> DataCard:
-    """Of a training set of so many images."""
-    return DataCard(
-        source="benchmark",
-        labels=tuple(map(str, range(CLASSES))),
-        image_px=IMAGE_PX,
-        counts={"train": images, "val": 1, "test": 1},
-        class_counts={},
-        normalization=NORMALIZATION,
-        sha256={},
-        licence=None,
-    )
-
-
-def make_method(teacher: str, student: str, name: str, images: int) -> Method:
-    """The method on fresh networks; KD-like methods with their own weights, the teacher in eval mode."""
-    torch.manual_seed(0)
-    networks = [build({"arch": arch, "num_classes": CLASSES}) for arch in (teacher, student)]
-    module = find(name)
-    config = module.Config(teacher_bn="eval") if module.Method.needs_teacher else module.Config()
-    method: Method = module.Method(config, networks[1], Teacher(networks[0], NORMALIZATION), make_card(images))
-    return method
 
 
 def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespace) -> dict[str, Any]:

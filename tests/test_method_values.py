@@ -137,6 +137,16 @@ def test_afd_resizes_as_adaptive_average_pooling_does(wanted: tuple[int, int]) -
     torch.testing.assert_close(came, functional.adaptive_avg_pool2d(energies, wanted))
 
 
+def test_afd_trains_though_its_first_call_was_for_inference_alone() -> None:
+    afd._windows.cache_clear()
+    energies = torch.rand(2, 3, 8, 8, requires_grad=True)
+    for mode in (True, False):
+        with torch.inference_mode(mode):
+            resized = afd._resized(energies, torch.empty(2, 9, 4, 4))
+    resized.sum().backward()
+    assert energies.grad is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 16, 8, 8), (3, 32, 8, 8), (2, 5, 7, 3)])
 def test_energy_and_average_are_those_of_autograd(shape: tuple[int, ...], dtype: torch.dtype) -> None:

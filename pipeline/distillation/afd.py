@@ -174,10 +174,12 @@ def _resized(energies: Tensor, like: Tensor) -> Tensor:
 @cache
 def _windows(size: int, wanted: int, device: torch.device) -> Tensor:
     """(wanted, size): row i averages the inputs from floor(i * size / wanted) up to ceil((i + 1) * size / wanted)."""
-    matrix = torch.zeros(wanted, size)
-    for i in range(wanted):
-        matrix[i, i * size // wanted : -(-(i + 1) * size // wanted)] = 1
-    return (matrix / matrix.sum(1, keepdim=True)).to(device)
+    # What is made in inference mode may never be saved for a backward pass, and this outlives the first call.
+    with torch.inference_mode(False):
+        matrix = torch.zeros(wanted, size)
+        for i in range(wanted):
+            matrix[i, i * size // wanted : -(-(i + 1) * size // wanted)] = 1
+        return (matrix / matrix.sum(1, keepdim=True)).to(device)
 
 
 def _units(energies: Tensor) -> Tensor:

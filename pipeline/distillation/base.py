@@ -156,6 +156,11 @@ class Method(nn.Module):
 
     def check_recipe(self, settings: Train) -> None:
         """Refuse, before training, a recipe that the method cannot follow."""
+        if settings.mixes and self.recall is not None:
+            raise ParamsError(
+                "a teacher cache answers for single images, and distill.train mixes them. Set teach.cache to false, or "
+                "distill.train.mixup_alpha and cutmix_alpha to 0."
+            )
         if settings.mixes and not self.takes_mixed:
             name = type(self).__module__.rpartition(".")[2]
             raise ParamsError(

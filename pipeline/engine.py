@@ -71,6 +71,8 @@ def fit(
     objective.check_recipe(settings)
     objective.begin(train.labels)
     objective.place_on(train.device)
+    if settings.compile:
+        _compile(objective)
     optimizer = make_optimizer(objective, settings)
     schedule = Schedule(settings, num_batches(len(train), settings.batch_size, settings.drop_last))
     average = Average(objective, settings.ema_decay)
@@ -124,6 +126,13 @@ def fit(
         average.exchange()
     objective.eval()
     return Result(progress.history, shipped)
+
+
+def _compile(objective: Method) -> None:
+    """Let calls of `objective` run compiled; what it owns, and what it deploys, stays as it is."""
+    if distributed.world() > 1:
+        raise ParamsError("train.compile is true, which works with one process; set it to false, or start one.")
+    objective.compile()
 
 
 def make_optimizer(objective: Method, settings: Train) -> torch.optim.Optimizer:

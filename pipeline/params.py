@@ -102,6 +102,8 @@ class Train(Section):
     """Validate and ship a moving average of the weights, of about the last 1 / (1 - ema_decay) steps; null: none."""
     drop_last: bool = False
     """Leave out the last batch of an epoch where it is smaller than the others."""
+    compile: bool = False
+    """Compile networks and losses with torch.compile: faster steps after a minute or more, and other last bits."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Networks compute in this; losses are always fp32. auto: bf16 where the processor has it."""
     select: Literal["last", "best"] = "last"
@@ -116,6 +118,8 @@ class Train(Section):
     def _processes_take_equal_parts(self) -> "Train":
         if self.batch_size % self.processes:
             raise ValueError(f"a batch_size of {self.batch_size} has no equal parts for {self.processes} processes")
+        if self.compile and self.processes > 1:
+            raise ValueError("compile: true works with one process; set it to false, or processes to 1")
         return self
 
     @model_validator(mode="after")

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline import checkpoint, cluster
 from pipeline.shipping import Files, pack, pack_and_remove, unpack
 from pipeline.sweep import Run
 from stages import _table_run
 from stages._table_run import SCORES
+
+WEIGHTS = "weights.safetensors"
 
 
 def train(runs: list[Run], cpus: float, gpus: float | None) -> Iterator[tuple[Run, str | None]]:
@@ -48,7 +52,7 @@ def _train(runs: list[Run], needs: dict[str, float]) -> Iterator[tuple[Run, str 
         if (folder / SCORES).is_file():
             students_of(folder)
         else:
-            tasks[teacher.remote(first, data[first.teacher_data])] = folder
+            tasks[teacher.remote(first, data[first.teacher_data], _weights(first))] = folder
     while tasks:
         (ready,), _ = ray.wait(list(tasks), num_returns=1)
         done = tasks.pop(ready)
@@ -66,10 +70,20 @@ def _train(runs: list[Run], needs: dict[str, float]) -> Iterator[tuple[Run, str 
             students_of(done)
 
 
-def _teacher(run: Run, data: Files) -> Files:
+def _weights(run: Run) -> Files:
+    """The file that teacher.weights names, if it names one."""
+    path = run.teacher_params["teacher"].get("weights")
+    return {WEIGHTS: np.fromfile(path, np.uint8)} if path else {}
+
+
+def _teacher(run: Run, data: Files, weights: Files) -> Files:
     with tempfile.TemporaryDirectory() as folder:
-        out = _own_folder(run.teacher.name)
-        _table_run.train_teacher(run.teacher_params, unpack(data, Path(folder)), out)
+        out, params = _own_folder(run.teacher.name), run.teacher_params
+        if weights:
+            # teacher.weights may name a file that this node does not have, or has at another place.
+            taken = unpack(weights, Path(folder) / "weights") / WEIGHTS
+            params = {**params, "teacher": {**params["teacher"], "weights": str(taken)}}
+        _table_run.train_teacher(params, unpack(data, Path(folder) / "data"), out)
         return pack_and_remove(out)
 
 

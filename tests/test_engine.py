@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -301,3 +302,16 @@ def test_momentum_is_forgotten_at_a_milestone_only_when_asked(tmp_path: Path) ->
         ends.append((result.history[0]["train"], result.history[1]["train"]))
     assert ends[0][0] == ends[1][0]
     assert ends[0][1] != ends[1][1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own, as it compiles
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile builds its kernels with a C++ compiler")
+def test_a_compiled_training_has_the_losses_of_a_plain_one(tmp_path: Path) -> None:
+    settings = Train(epochs=1, batch_size=32, lr=0.01, milestones=(), precision="fp32")
+    plain = fit(tiny.method("kd"), tmp_path / "plain", settings)
+    compiled = tiny.method("kd")
+    came = fit(compiled, tmp_path / "compiled", settings.model_copy(update={"compile": True}))
+    assert came.history[0]["train"] == pytest.approx(plain.history[0]["train"], rel=1e-4)
+    assert came.history[0]["val"]["nll"] == pytest.approx(plain.history[0]["val"]["nll"], rel=1e-4)
+    assert compiled.state_dict().keys() == tiny.method("kd").state_dict().keys()

@@ -10,6 +10,7 @@ def _one_thread_per_worker() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks for the groups in this hook too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, and let one worker have all slow tests of a file, which share a project.
 

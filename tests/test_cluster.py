@@ -26,7 +26,10 @@ def numbers(project: Path, out: str) -> Any:
     return json.loads((project / out / "tiny/results.json").read_text())["pairs"]
 
 
-def test_a_table_is_complete_and_the_same_though_a_node_is_lost(tmp_path: Path) -> None:
+def test_a_table_is_complete_and_the_same_though_a_node_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", toy.environment()["RAY_worker_niceness"])
     project = toy.make(tmp_path)
     for path, text in (("pairs/tiny.yaml", PAIR), ("protocols/tiny.yaml", PROTOCOL)):
         (project / "presets" / path).parent.mkdir(parents=True, exist_ok=True)

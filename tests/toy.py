@@ -43,6 +43,8 @@ def environment() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_NO_ANALYTICS": "1",
         "OMP_NUM_THREADS": "1",
+        # Ray's workers step back before all others, and other tests run beside these.
+        "RAY_worker_niceness": "0",
         "CUDA_VISIBLE_DEVICES": "",
     }
 

@@ -1,7 +1,9 @@
 """Ray on this machine, or the cluster that RAY_ADDRESS names, for work that falls into independent parts."""
 
+import fcntl
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,3 +46,16 @@ def needs(cpus: float, gpus: float | None) -> dict[str, float]:
             f"each run asks for {cpus:g} CPU and {gpus:g} GPU, and the nodes have {have}. Lower --cpus or --gpus."
         )
     return {"num_cpus": cpus, "num_gpus": gpus}
+
+
+@contextmanager
+def own_folder(name: str) -> Iterator[Path]:
+    """A folder on this node for one piece of work, the same for the same work: what was cut off here goes on here.
+
+    Another attempt at it, of another table perhaps, waits until this one has ended.
+    """
+    folder = Path(tempfile.gettempdir()) / f"pupil-{os.getuid()}" / name
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with folder.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder

@@ -4,7 +4,6 @@ A task is a pure function: settings, data and teacher come to it as bytes, and f
 any node will do, and what a lost node was at is started again on another. On one node, a run that was cut off goes on.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,8 +76,8 @@ def _weights(run: Run) -> Files:
 
 
 def _teacher(run: Run, data: Files, weights: Files) -> Files:
-    with tempfile.TemporaryDirectory() as folder:
-        out, params = _own_folder(run.teacher.name), run.teacher_params
+    with tempfile.TemporaryDirectory() as folder, cluster.own_folder(run.teacher.name) as out:
+        params = run.teacher_params
         if weights:
             # teacher.weights may name a file that this node does not have, or has at another place.
             taken = unpack(weights, Path(folder) / "weights") / WEIGHTS
@@ -88,13 +87,7 @@ def _teacher(run: Run, data: Files, weights: Files) -> Files:
 
 
 def _student(run: Run, data: Files, teacher: Files) -> Files:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, cluster.own_folder(run.key) as out:
         places = unpack(data, Path(folder) / "data"), unpack(teacher, Path(folder) / "teacher")
-        out = _own_folder(run.key)
         _table_run.train_student(run.params, run.method, run.seed, *places, out)
         return pack_and_remove(out)
-
-
-def _own_folder(name: str) -> Path:
-    """On this node, the same for the same run: where its resume state lies if it was cut off here."""
-    return Path(tempfile.gettempdir()) / f"pupil-{os.getuid()}" / name

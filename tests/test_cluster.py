@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
 
+from pipeline import cluster
 from tests import toy
 from tests.test_table import PAIR, PROTOCOL
 
@@ -37,21 +40,21 @@ def test_a_table_is_complete_and_the_same_though_a_node_is_lost(
     (project / "published.yaml").write_text("{}\n")
     published = ["--published", "published.yaml"]
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:
-        second = cluster.add_node(num_cpus=2)
-        environment = toy.environment() | {"RAY_ADDRESS": cluster.address}
+        second = nodes.add_node(num_cpus=2)
+        environment = toy.environment() | {"RAY_ADDRESS": nodes.address}
         with subprocess.Popen(
             [*command("lossy"), *published], cwd=project, env=environment, stdout=subprocess.PIPE, text=True
         ) as run:
             assert run.stdout is not None
             said = [next(line for line in run.stdout if line.startswith("[1/3]"))]
             # Two runs are left, one on each node.
-            cluster.remove_node(second, allow_graceful=False)
+            nodes.remove_node(second, allow_graceful=False)
             said.append(run.stdout.read())
         assert run.returncode == 0, said
     finally:
-        cluster.shutdown()
+        nodes.shutdown()
     assert "[3/3]" in said[-1]
 
     toy.run(project, *command("whole"), *published)
@@ -81,3 +84,23 @@ def test_a_ray_of_this_machine_listens_on_loopback_alone_and_knows_what_it_has()
     assert "address 127.0.0.1" in said
     assert "needs {'num_cpus': 0.5, 'num_gpus': 0.0}" in said
     assert "each run asks for 100000 CPU and 0 GPU, and the nodes have" in said
+
+
+def test_the_same_work_is_done_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    seen = []
+
+    def work(name: str) -> None:
+        with cluster.own_folder("work") as folder:
+            folder.mkdir()
+            seen.append(name)
+            time.sleep(0.2)
+            folder.rmdir()
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # The second one would have met the folder of the first.
+    assert sorted(seen) == ["a", "b"]

@@ -57,7 +57,8 @@ def test_a_table_is_filled_and_only_what_is_missing_is_trained(project: Path) ->
 def test_a_run_that_fails_and_one_that_cannot_be_do_not_hold_up_the_others(project: Path) -> None:
     hopeless = "teacher: {arch: resnet14}\nstudent: {arch: resnet8}\ndistill: {methods: {kd: {kl_weight: 1.0e+38}}}\n"
     (project / "presets/pairs/tiny.yaml").write_text(hopeless)
-    # Weights from outside go along to the node that takes them: the test before this one trained them.
+    # Weights from outside go along to the node that takes them.
+    table(project, "vanilla")
     shutil.copy2(next((project / "artifacts/table/teachers").glob("*/model.safetensors")), project / "artifacts")
     toy.edit(project, {"distill.train.batch_size": 21, "teacher.weights": "artifacts/model.safetensors"})
     run = subprocess.run(

@@ -160,7 +160,7 @@ def anybody(flag: bool) -> bool:
 
 
 def check_same(what: str, value: str) -> None:
-    """Refuse to train where the processes differ in `value`, which is hashed as text. Raises TrainingError."""
+    """Refuse to train where the processes differ in `value`. Raises TrainingError."""
     if world() == 1:
         return
     said: list[str | None] = [None] * world()

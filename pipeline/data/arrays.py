@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Generic, Self, TypeVar
+from typing import Any, BinaryIO, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,8 @@ class RowReader(Generic[T]):
     with the data; and at a random place the system reads megabytes ahead for every page that it lacks.
     """
 
-    def __init__(self, array: NDArray[T]) -> None:
-        self._array = array
+    def __init__(self, array: NDArray[T], remake: str = REMAKE) -> None:
+        self._array, self._remake = array, remake
         self._file: FileIO | None = None
         if isinstance(array, np.memmap):
             # Kept open: another file may take its name.
@@ -69,7 +69,7 @@ class RowReader(Generic[T]):
         for row, position in zip(rows, positions.tolist(), strict=True):
             self._file.seek(self._array.offset + position * row.nbytes)
             if self._file.readinto(row.data.cast("B")) != row.nbytes:
-                raise DataError(f"{self._array.filename} has become shorter while it is read. {REMAKE}")
+                raise DataError(f"{self._array.filename} has become shorter while it is read. {self._remake}")
         return rows
 
 
@@ -102,7 +102,7 @@ class ImagesWriter:
         self._shape = (image_px, image_px, 3)
         self._missing = num
         self._file = path.open("wb")
-        _write_header(self._file, "|u1", (num, *self._shape))
+        write_header(self._file, "|u1", (num, *self._shape))
 
     def __enter__(self) -> Self:
         return self
@@ -131,12 +131,12 @@ class ImagesWriter:
 def write_labels(path: Path, labels: NDArray[np.int64]) -> None:
     """Write class numbers (N,) as .npy. Raises OSError when the disk refuses."""
     with path.open("wb") as file:
-        _write_header(file, "<i8", labels.shape)
+        write_header(file, "<i8", labels.shape)
         # Not numpy's own writing: it loses why the disk refused ("6000 requested and 1234 written").
         file.write(labels.astype("<i8").tobytes())
 
 
-def _write_header(file: BinaryIO, kind: str, shape: tuple[int, ...]) -> None:
+def write_header(file: BinaryIO, kind: str, shape: tuple[int, ...]) -> None:
     """The .npy header of a C-ordered array."""
     np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
 
@@ -149,9 +149,16 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: type[T]) -> NDArray[T]:
         raise DataError(f"{path} is missing, though the card beside it lists this split. {REMAKE}") from error
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is not a whole .npy file: {error}. {REMAKE}") from error
+    check_fit(path, array, shape, dtype, REMAKE)
+    return array
+
+
+def check_fit(
+    path: Path, array: NDArray[np.generic], shape: tuple[int, ...], dtype: type[np.generic] | np.dtype[Any], remake: str
+) -> None:
+    """Raise DataError where what `path` holds is not what its card says; `remake` is what to do then."""
     if array.shape != shape or array.dtype != dtype:
         raise DataError(
             f"{path} does not fit its card: expected {np.dtype(dtype)} {shape}, "
-            f"came {array.dtype} {array.shape}. {REMAKE}"
+            f"came {array.dtype} {array.shape}. {remake}"
         )
-    return array

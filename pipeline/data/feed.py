@@ -37,8 +37,7 @@ class Feed:
         self.device = device
         self.labels = torch.from_numpy(np.array(split.labels)).to(device)
         self._read = RowReader(split.images)
-        # A set that takes at most a quarter of the accelerator's memory moves there once, as bytes.
-        resident = device.type == "cuda" and split.images.nbytes <= torch.cuda.mem_get_info(device)[1] // 4
+        resident = stays_on(device, split.images.nbytes)
         self._resident = torch.from_numpy(np.array(split.images)).to(device) if resident else None
 
     def __len__(self) -> int:
@@ -88,6 +87,11 @@ class Feed:
         for start in range(first, end, batch_size):
             positions = torch.arange(start, min(start + batch_size, end), device=self.device)
             yield augment.normalize(self.pixels(positions), self.normalization), self.labels[positions]
+
+
+def stays_on(device: torch.device, num_bytes: int) -> bool:
+    """Whether what is read again and again moves to the device once: an accelerator, for a quarter of its memory."""
+    return device.type == "cuda" and num_bytes <= torch.cuda.mem_get_info(device)[1] // 4
 
 
 def num_batches(images: int, batch_size: int, drop_last: bool) -> int:

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.arrays import RowReader
+from pipeline.data.arrays import RowReader, check_fit
+from pipeline.data.feed import stays_on
 from pipeline.distillation.base import Batch, Method, find
 from pipeline.errors import DataError, ParamsError
 from pipeline.params import Params, method_config
@@ -35,7 +36,9 @@ class Recall:
         self.facts = card.facts
         self.layouts = {name: card.layouts[name] for name in names}
         self._mapped = {name: _mapped(folder, name, layout, card) for name, layout in self.layouts.items()}
-        self._read = {name: RowReader(array.reshape(-1, array.shape[2])) for name, array in self._mapped.items()}
+        self._read = {
+            name: RowReader(array.reshape(-1, array.shape[2]), cards.REMAKE) for name, array in self._mapped.items()
+        }
         self._resident: dict[str, Tensor] | None = None
 
     def __call__(self, batch: Batch) -> Any:
@@ -57,8 +60,7 @@ class Recall:
         return rows.view(torch.bfloat16) if self.layouts[name].dtype == "bfloat16" else rows
 
     def _moved(self, device: torch.device) -> dict[str, Tensor]:
-        size = sum(array.nbytes for array in self._mapped.values())
-        if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[1] // 4:
+        if not stays_on(device, sum(array.nbytes for array in self._mapped.values())):
             return {}
         return {name: torch.from_numpy(np.array(array)).to(device) for name, array in self._mapped.items()}
 
@@ -114,9 +116,5 @@ def _mapped(folder: Path, name: str, layout: Layout, card: Card) -> NDArray[Any]
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} of the teacher cache is missing or torn: {error}. {cards.REMAKE}") from error
-    if array.shape != shape or array.dtype != dtype:
-        raise DataError(
-            f"{path} does not fit {folder / cards.CARD}: expected {dtype} {shape}, came {array.dtype} {array.shape}. "
-            f"{cards.REMAKE}"
-        )
+    check_fit(path, array, shape, dtype, cards.REMAKE)
     return array

@@ -10,10 +10,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.arrays import write_header
 from pipeline.errors import PupilError
 from pipeline.files import write_json
 from pipeline.resume import run_key
@@ -126,7 +126,6 @@ class Rows:
     def _header(self, layout: Layout) -> bytes:
         """Of the whole array, however much of it is there."""
         kind = "<i2" if layout.dtype == "bfloat16" else "<f4"
-        shape = (self.facts.num_views, self.facts.num_images, layout.width)
         header = BytesIO()
-        np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
+        write_header(header, kind, (self.facts.num_views, self.facts.num_images, layout.width))
         return header.getvalue()

@@ -21,6 +21,7 @@ from torch import distributed as dist
 from torch.nn import Parameter
 
 from pipeline.errors import ParamsError, TrainingError
+from pipeline.precision import best_device
 
 _TIMEOUT = timedelta(minutes=10)
 
@@ -32,17 +33,18 @@ def joined() -> Iterator[torch.device]:
     Reads RANK, WORLD_SIZE and LOCAL_RANK; without RANK there is nobody to join. They meet at MASTER_ADDR, or in the
     file PUPIL_STORE where all run on one machine.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    device = best_device()
     if "RANK" not in os.environ:
         yield device
         return
     if device.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise ParamsError(
                 f"this machine has {torch.cuda.device_count()} GPUs, and process {local + 1} was started on it. Start "
                 "no more processes than it has GPUs (train.processes, or --nproc-per-node of torchrun)."
             )
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     meeting = f"file://{os.environ['PUPIL_STORE']}" if "PUPIL_STORE" in os.environ else "env://"

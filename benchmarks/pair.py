@@ -1,11 +1,15 @@
 """A method on two fresh networks, and the recipe of the CRD benchmark, for benchmarks that need no trained ones."""
 
+from collections.abc import Callable
+
 import torch
 
 from benchmarks.plain import PADDING_PX
+from pipeline import engine
 from pipeline.data.card import DataCard
-from pipeline.distillation.base import Method, Teacher, find
-from pipeline.models.base import build
+from pipeline.distillation.base import Batch, Method, Output, Teacher, find
+from pipeline.memory import keep_freed_memory
+from pipeline.models.base import build, count_macs
 from pipeline.params import Augment, Normalization, Train
 
 CLASSES, IMAGE_PX = 100, 32
@@ -37,3 +41,26 @@ def make_method(teacher: str, student: str, name: str, images: int) -> Method:
     config = module.Config(teacher_bn="eval") if module.Method.needs_teacher else module.Config()
     method: Method = module.Method(config, networks[1], Teacher(networks[0], NORMALIZATION), make_card(images))
     return method
+
+
+def make_step(teacher: str, student: str, name: str) -> Callable[[], Output]:
+    """Our step of optimisation on one batch of noise that lies ready; takes this process's allocator with it."""
+    keep_freed_memory()
+    method = make_method(teacher, student, name, SETTINGS.batch_size)
+    method.begin(torch.arange(SETTINGS.batch_size) % CLASSES)
+    method.place_on(CPU)
+    optimizer = engine.make_optimizer(method.train(), SETTINGS)
+    images = torch.randn(SETTINGS.batch_size, 3, IMAGE_PX, IMAGE_PX).contiguous(memory_format=torch.channels_last)
+    batch = Batch(images, torch.arange(len(images)) % CLASSES, torch.arange(len(images)), 0.0, 0)
+    return lambda: engine.train_step(method, optimizer, batch, SETTINGS)
+
+
+def flops_per_image(teacher: str, student: str, name: str) -> float:
+    """Floating-point operations of the two networks in one step: two for each multiply-accumulate.
+
+    The student runs forward, and does twice that work backwards. What a method computes beside them is not counted.
+    """
+    macs_t, macs_s = (
+        count_macs(build({"arch": arch, "num_classes": CLASSES}), IMAGE_PX) for arch in (teacher, student)
+    )
+    return 2.0 * (3 * macs_s + (macs_t if find(name).Method.needs_teacher else 0))

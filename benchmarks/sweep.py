@@ -47,7 +47,7 @@ def main() -> None:
     tables = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        _write(folder)
+        write_project(folder)
         for nodes in (1, 2, 2, 1):
             seconds, table = _timed(folder, f"{len(rounds)}", nodes, arguments.methods, arguments.seeds)
             rounds.append({"nodes": nodes, "seconds": seconds})
@@ -69,7 +69,8 @@ def main() -> None:
     write_json(arguments.out, result)
 
 
-def _write(folder: Path) -> None:
+def write_project(folder: Path) -> None:
+    """Parameters and presets of the table: networks and data that take seconds."""
     yaml = YAML(typ="safe", pure=True)
     files = {"params.yaml": PARAMS, "published.yaml": {}} | {f"presets/{name}": v for name, v in PRESETS.items()}
     for name, values in files.items():
@@ -99,7 +100,9 @@ def _table(folder: Path, out: str, environment: dict[str, str], methods: str, se
     paths = [part for name, file in files.items() for part in (f"--{name}", str(folder / file))]
     choice = ["--pairs", "small", "--protocol", "short", "--methods", methods, "--seeds", seeds, "--cpus", "1"]
     command = [sys.executable, "-m", "stages.table", *paths, *choice]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if run.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{run.stdout.decode(errors='replace')}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python -m benchmarks.train_step --pairs wrn_40_2:wrn_16_2,resnet56:resnet20 --methods kd,afd,sakd --out FILE
 
 Each of the two lives in a process of its own, with its own allocator and threads, and waits while the other computes. A
-"step" is one step of optimisation on a batch that lies ready; an "epoch" goes through the data too. The processor's
-peak is that of a large matrix product in bf16 (float32 where it has none), measured in the same run.
+"step" is one step of optimisation on a batch that lies ready; an "epoch" goes through the data too. With --compile,
+ours under `train.compile` takes its turn as a third. The processor's peak is that of a large matrix product in bf16
+(float32 where it has none), measured in the same run.
 """
 
 import argparse
@@ -22,15 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_method
+from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, flops_per_image, make_method
 from benchmarks.plain import Images, PlainLoop
 from pipeline import engine, interruption
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed, num_batches
-from pipeline.distillation.base import Batch, find
+from pipeline.distillation.base import Batch
 from pipeline.files import write_json
 from pipeline.memory import keep_freed_memory
-from pipeline.models.base import build, count_macs
 from pipeline.schedule import Schedule
 from pipeline.training_state import Tally
 from serve import latency, machine
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1280, help="of that epoch")
     parser.add_argument("--threads", type=int, default=machine.num_cores())
     parser.add_argument("--workers", type=int, default=0, help="DataLoader workers of the plain loop")
+    parser.add_argument("--compile", action="store_true", help="time ours compiled, too")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     load, peaks = machine.load_average(), [matrix_peak(arguments.threads)]
@@ -89,7 +90,7 @@ def matrix_peak(threads: int, size: int = 4096, times: int = 10) -> float:
 def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     pipes, workers = {}, []
-    for kind in ("ours", "plain"):
+    for kind in ("ours", "plain", "compiled")[: 3 if arguments.compile else 2]:
         pipes[kind], theirs = context.Pipe()
         job = (kind, theirs, teacher, student, name, arguments.images, arguments.threads, arguments.workers)
         workers.append(context.Process(target=_work, args=job))
@@ -111,9 +112,6 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
     for kind, worker in zip(pipes, workers, strict=True):
         pipes[kind].send("stop")
         worker.join()
-    macs = [count_macs(build({"arch": arch, "num_classes": CLASSES}), IMAGE_PX) for arch in (teacher, student)]
-    # Two floating-point operations each; the student forwards once, and twice that work backwards.
-    flops = 2 * (3 * macs[1] + (macs[0] if find(name).Method.needs_teacher else 0))
     speed = {k: SETTINGS.batch_size / float(np.median(samples)) * 1e9 for k, samples in steps.items()}
     whole = steps_of_epoch * SETTINGS.batch_size
     result: dict[str, Any] = {
@@ -122,15 +120,19 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
         "method": name,
         "step_images_per_s": speed,
         "step_ratio": latency.paired_ratio(steps["plain"], steps["ours"]).to_dict(),
+        "compiled_step_ratio": latency.paired_ratio(steps["plain"], steps["compiled"]).to_dict()
+        if arguments.compile
+        else None,
         "epoch_images_per_s": {k: whole / float(np.median(samples)) * 1e9 for k, samples in epochs.items()},
         "epoch_ratio": latency.paired_ratio(epochs["plain"], epochs["ours"]).to_dict(),
         "epoch_over_bare_steps": float(np.median(epochs["ours"]) / np.median(bare["ours"])),
         "peak_memory_bytes": memory,
-        "gflop_per_image": flops / 1e9,
+        "gflop_per_image": flops_per_image(teacher, student, name) / 1e9,
     }
+    compiled = f" ({result['compiled_step_ratio']['median']:.2f} compiled)" if arguments.compile else ""
     print(
         f"{teacher} to {student}, {name}: {speed['ours']:.0f} images/s, plain {speed['plain']:.0f}, "
-        f"ratio {result['step_ratio']['median']:.2f}; epoch ratio {result['epoch_ratio']['median']:.2f}, "
+        f"ratio {result['step_ratio']['median']:.2f}{compiled}; epoch ratio {result['epoch_ratio']['median']:.2f}, "
         f"{result['epoch_over_bare_steps']:.3f} of its bare steps",
         flush=True,
     )
@@ -150,9 +152,11 @@ def _work(
     ready, labels, positions = next(feed.train_batches(AUGMENT, 0, 0, SETTINGS.batch_size, True))
     method.begin(feed.labels)
     calls: dict[str, Callable[[], object]]
-    if kind == "ours":
+    if kind != "plain":
         keep_freed_memory()
         method.place_on(CPU)
+        if kind == "compiled":
+            method.compile()
         optimizer = engine.make_optimizer(method.train(), SETTINGS)
         batch, stop = Batch(ready, labels, positions, 0.0, 0), interruption.StopRequest()
         schedule = Schedule(SETTINGS, num_batches(images, SETTINGS.batch_size, SETTINGS.drop_last))

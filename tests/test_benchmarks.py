@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks import bare_epoch, kill, memory
+from benchmarks import bare_epoch, kill, memory, step_profile, sweep
 from benchmarks.plain import Images, PlainAttention, PlainLoop
-from pipeline import params
+from pipeline import params, presets
 from pipeline.data.arrays import Split
 from pipeline.data.prepare import prepare
 from pipeline.distillation import afd
@@ -132,3 +132,32 @@ def test_the_moments_of_the_kills_are_spread_and_named() -> None:
     assert kill.moment(killed, 0, False) == "in the first epoch or before"
     with pytest.raises(RuntimeError, match="status 1"):
         kill.moment(1, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("aten::mkldnn_convolution", "convolution"),
+        ("aten::convolution_backward", "convolution"),
+        ("aten::native_batch_norm", "batch norm"),
+        ("aten::addmm", "matrix product"),
+        ("aten::_fused_sgd_", "optimizer"),
+        ("aten::threshold_backward", "activations and arithmetic"),
+        ("aten::add_", "activations and arithmetic"),
+        ("aten::_to_copy", "copies and casts"),
+        ("aten::mean", "reductions"),
+        ("autograd::engine::evaluate_function: AddBackward0", step_profile.OTHER),
+        ("MeanSquareBackward", "reductions"),
+    ],
+)
+def test_operations_are_counted_by_their_kind(operation: str, kind: str) -> None:
+    assert step_profile.kind_of(operation) == kind
+
+
+def test_the_table_of_the_sweep_is_one_that_can_be_trained(tmp_path: Path) -> None:
+    sweep.write_project(tmp_path)
+    layers = [tmp_path / "presets" / name for name in sweep.PRESETS]
+    whole = params.parse(params.Params, presets.overlaid(tmp_path / "params.yaml", layers), "", "the sweep")
+    params.check_all(whole)
+    assert (whole.teacher.arch, whole.student.arch) == ("resnet14", "resnet8")
+    assert whole.distill.train.epochs > 1

@@ -102,12 +102,12 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
             answer = pipes[kind].recv()
         return answer
 
-    def timed(what: str, rounds: int, warmup: int) -> dict[str, latency.Samples]:
-        return latency.measure({kind: partial(ask, kind, what) for kind in pipes}, rounds, warmup)
-
     steps_of_epoch = arguments.images // SETTINGS.batch_size
-    steps, epochs = timed("step", arguments.steps, 3), timed("epoch", arguments.epochs, 1)
-    bare = latency.measure({"ours": partial(ask, "ours", "step", steps_of_epoch)}, arguments.epochs, warmup=0)
+    steps = latency.measure({kind: partial(ask, kind, "step") for kind in pipes}, arguments.steps, warmup=3)
+    # As many bare steps as an epoch has take their turn among the epochs, so that both wake up from the same pause.
+    calls = {kind: partial(ask, kind, "epoch") for kind in pipes} | {"bare": partial(ask, "ours", "step", steps_of_epoch)}
+    epochs = latency.measure(calls, arguments.epochs, warmup=1)
+    bare = epochs.pop("bare")
     memory = {kind: ask(kind, "memory") for kind in pipes}
     for kind, worker in zip(pipes, workers, strict=True):
         pipes[kind].send("stop")
@@ -125,7 +125,7 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
         else None,
         "epoch_images_per_s": {k: whole / float(np.median(samples)) * 1e9 for k, samples in epochs.items()},
         "epoch_ratio": latency.paired_ratio(epochs["plain"], epochs["ours"]).to_dict(),
-        "epoch_over_bare_steps": float(np.median(epochs["ours"]) / np.median(bare["ours"])),
+        "epoch_over_bare_steps": latency.paired_ratio(epochs["ours"], bare).median,
         "peak_memory_bytes": memory,
         "gflop_per_image": flops_per_image(teacher, student, name) / 1e9,
     }

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import numpy
 import onnxruntime  # type: ignore[import-untyped]
 
 from serve import arguments as shared
-from serve import benchmark, machine
+from serve import benchmark, benchmark_tables, machine
+from serve.candidates import Candidate, best_device, open_onnx
 from serve.errors import ServeError
 from serve.model import OnnxClassifier
 
 HELP = "time exported models against each other"
+_IMAGES = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,40 +27,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-sizes", type=shared.positive, nargs="+", default=[1, 32], metavar="N", help="(default 1 32)"
     )
     parser.add_argument("--samples", type=shared.positive, default=700, help="rounds; p99 needs 662 (default 700)")
+    parser.add_argument("--warmup", type=shared.positive, default=20, help="calls before each measurement (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of pixels, order and intervals (default 0)")
+    parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: the GPU where there is one")
+    parser.add_argument(
+        "--thread-counts", type=shared.positive, nargs="+", default=[], metavar="N", help="also with so many threads"
+    )
+    parser.add_argument("--cold-starts", type=shared.positive, default=0, help="also so many fresh processes")
+    parser.add_argument("--loadgen", type=_positive, metavar="SECONDS", help="also MLPerf's scenarios, each so long")
+    parser.add_argument("--server-p99-ms", type=_positive, default=10.0, help="bound of scenario Server (default 10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print a table; with --json, also write rows, machine and versions there."""
+    """Print tables; with --json, also write what they show, machine and versions there."""
     paths, threads, seed = arguments.models, arguments.threads, arguments.seed
-    loaded = [OnnxClassifier(path, threads) for path in paths]
-    names = [model.card.name for model in loaded]
+    cards = [OnnxClassifier(path, threads).card for path in paths]
+    names = [card.name for card in cards]
     if len(set(names)) < len(names):
         names = [f"{name}#{position}" for position, name in enumerate(names, 1)]
-    models = dict(zip(names, loaded, strict=True))
-    load, cores = machine.load_average(), machine.num_cores()
-    if load > 0.5 * cores:
-        print(f"Warning: load average {load:.1f} on {cores} cores; only the ratios can be trusted.", file=sys.stderr)
-    rows = [row for size in arguments.batch_sizes for row in benchmark.compare(models, size, arguments.samples, seed)]
-    print(benchmark.table(rows))
+    device = best_device(paths[0]) if arguments.device == "auto" else "cpu"
+    generator = numpy.random.default_rng(seed)
+    candidates = [
+        Candidate(
+            name,
+            path,
+            generator.integers(0, 256, (_IMAGES, card.image_px, card.image_px, 3), dtype=numpy.uint8),
+            open_onnx,
+            threads,
+            device,
+        )
+        for name, path, card in zip(names, paths, cards, strict=True)
+    ]
+    plan = benchmark.Plan(
+        batch_sizes=tuple(arguments.batch_sizes),
+        samples=arguments.samples,
+        warmup=arguments.warmup,
+        seed=seed,
+        thread_counts=tuple(arguments.thread_counts),
+        cold_starts=arguments.cold_starts,
+        loadgen=None if arguments.loadgen is None else benchmark.LoadGen(arguments.loadgen, arguments.server_p99_ms),
+    )
+    if (warning := benchmark.busy()) is not None:
+        print(warning, file=sys.stderr)
+    load = machine.load_average()
+    batches, _ = benchmark.side_by_side(candidates, [(name, names[0]) for name in names[1:]], plan)
+    records = [benchmark.one_by_one(candidate, plan) for candidate in candidates]
+    tables = [
+        benchmark_tables.side_by_side(batches),
+        benchmark_tables.ratios(batches),
+        benchmark_tables.one_by_one(records),
+    ]
+    print("\n\n".join(filter(None, tables)))
     if arguments.json is None:
         return
     report = {
-        "models": {
-            name: {"path": str(path), "card": dataclasses.asdict(model.card)}
-            for (name, model), path in zip(models.items(), paths, strict=True)
-        },
-        "rows": [row.to_dict() for row in rows],
+        "machine": machine.describe()
+        | {"packages": {"onnxruntime": onnxruntime.__version__, "numpy": numpy.__version__}},
+        "load_average": load,
         "threads": threads,
         "seed": seed,
-        "machine": machine.describe(),
-        "load_average_before": load,
-        "versions": {"onnxruntime": onnxruntime.__version__, "numpy": numpy.__version__},
+        "batches": batches,
+        "candidates": records,
+        "cards": {name: dataclasses.asdict(card) for name, card in zip(names, cards, strict=True)},
     }
     out: Path = arguments.json
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        scratch = out.with_name(f".{out.name}.partial")
+        scratch.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        scratch.replace(out)
     except OSError as error:
-        raise ServeError(f"{out} could not be written ({error.strerror}); the table above is complete.") from error
+        raise ServeError(f"{out} could not be written ({error.strerror}); the tables above are complete.") from error
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {number}")
+    return number

@@ -1,0 +1,148 @@
+"""serve.loadgen and serve.scenarios: LoadGen really run, for moments; and its log read by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve import apart, latency, scenarios
+from serve.candidates import open_onnx
+from serve.errors import ServeError
+from serve.loadgen import entries, record
+from tests import asleep, tiny_onnx
+
+
+def run(tmp_path: Path, make: Any = open_onnx, **changes: object) -> list[dict[str, Any]]:
+    images = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 3), dtype=np.uint8)
+    images[:4, 0, 0, 0] = 255
+    np.save(tmp_path / "images.npy", images)
+    what = {
+        "make": apart.reference(make),
+        "path": str(tiny_onnx.write(tmp_path / "student.onnx")),
+        "threads": 1,
+        "device": "cpu",
+        "images": str(tmp_path / "images.npy"),
+        "seconds": 0.05,
+        "server_p99_ms": 1000.0,
+        "offline_batch": 4,
+        "warmup": 5,
+        "seed": 0,
+    }
+    found: list[dict[str, Any]] = apart.call(scenarios.run, **what | changes)
+    return found
+
+
+def test_all_scenarios_run_and_loadgen_judges_them(tmp_path: Path) -> None:
+    single, multi, server, offline = run(tmp_path)
+    assert [r["scenario"] for r in (single, multi, server, offline)] == [
+        "SingleStream",
+        "MultiStream",
+        "Server",
+        "Offline",
+    ]
+    assert all(r["valid"] and r["reasons"] == [] for r in (single, multi, server, offline))
+    assert not any(r["official"] for r in (single, multi, server, offline))
+    # The minimum counts of early stopping.
+    assert single["queries"] >= 64
+    assert multi["queries"] >= 662
+    assert server["queries"] >= 662
+    assert multi["samples"] == 8 * multi["queries"]
+    assert offline["queries"] == 1
+    assert offline["samples"] > 1
+    for r in (single, multi):
+        assert 0 < r["p50_ms"] <= r["p90_ms"] <= r["p99_ms"] <= r["p99_bound_ms"]
+    assert single["p90_ms"] <= single["p90_bound_ms"]
+    assert (offline["p50_ms"], offline["p99_bound_ms"]) == (None, None)
+    assert server["rate_per_s"] == max(probe["rate_per_s"] for probe in server["probes"] if probe["valid"])
+    assert server["p99_ms"] <= server["p99_limit_ms"] == 1000
+    assert min(r["samples_per_s"] for r in (single, multi, server, offline)) > 0
+
+
+def test_percentiles_are_of_the_latencies_that_were(tmp_path: Path) -> None:
+    # Of 20 images 4 take 3 ms or more, the others 0.3 ms or more; which ones are asked hangs on the seed alone.
+    single, _, _, offline = run(tmp_path, asleep.open_slow, seconds=0.1, server_p99_ms=0.1)
+    assert single["queries"] >= 64
+    assert 0.3 <= single["p50_ms"] < single["p90_ms"]
+    assert 3 <= single["p90_ms"] <= single["p90_bound_ms"]
+    assert single["samples_per_s"] <= 1000 / 0.3
+    assert offline["samples_per_s"] <= 1000 / 0.3
+    assert offline["samples"] >= 0.1 * offline["samples_per_s"]
+
+
+def test_no_rate_meets_a_bound_below_one_call(tmp_path: Path) -> None:
+    server = run(tmp_path, asleep.open_slow, server_p99_ms=0.2)[2]
+    assert (server["valid"], server["rate_per_s"], server["probes"]) == (False, None, [])
+    assert "no rate was found whose p99 is at most 0.2 ms; one call takes at least 0.3" in server["reasons"][0]
+
+
+def test_a_model_that_breaks_in_the_middle_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="failed in its own process: RuntimeError: the model broke"):
+        run(tmp_path, asleep.open_broken)
+
+
+def log(**values: object) -> str:
+    lines = [":::MLLOG " + json.dumps({"key": key, "value": value, "metadata": {}}) for key, value in values.items()]
+    return "\n".join(["a line of another kind", *lines])
+
+
+def test_a_log_by_hand() -> None:
+    text = log(
+        **{
+            "effective_samples_per_query": 1,
+            "result_validity": "VALID",
+            "result_query_count": 700,
+            "result_mean_latency_ns": 2_500_000,
+            "result_qps_with_loadgen_overhead": 395.5,
+            "result_50.00_percentile_latency_ns": 2_000_000,
+            "result_90.00_percentile_latency_ns": 4_000_000,
+            "result_99.00_percentile_latency_ns": 8_000_000,
+            "early_stopping_latency_ss": 4_250_000,
+            "early_stopping_latency_ms": 9_000_000,
+        }
+    )
+    assert record("SingleStream", 600, entries(text)) == {
+        "scenario": "SingleStream",
+        "seconds": 600,
+        "official": True,
+        "valid": True,
+        "reasons": [],
+        "queries": 700,
+        "samples": 700,
+        "samples_per_s": 395.5,
+        "p50_ms": 2.0,
+        "p90_ms": 4.0,
+        "p99_ms": 8.0,
+        "p90_bound_ms": 4.25,
+        "p99_bound_ms": 9.0,
+    }
+
+
+def test_too_few_queries_carry_no_p99_and_the_reasons_are_given() -> None:
+    text = log(
+        **{
+            "effective_samples_per_query": 8,
+            "result_validity": "INVALID",
+            "result_query_count": 100,
+            "result_mean_latency_ns": 4_000_000,
+            "result_50.00_percentile_latency_ns": 4_000_000,
+            "result_90.00_percentile_latency_ns": 5_000_000,
+            "result_99.00_percentile_latency_ns": 6_000_000,
+            "early_stopping_latency_ms": 0,
+            "result_invalid_reason": "Increase it. ",
+            "error_runtime": "Ending early.",
+            "early_stopping_result": " * Only processed 100 queries.\n",
+        }
+    )
+    found = record("MultiStream", 1, entries(text))
+    assert (found["valid"], found["official"], found["samples"]) == (False, False, 800)
+    assert found["reasons"] == ["Increase it.", "Ending early.", "* Only processed 100 queries."]
+    assert (found["p50_ms"], found["p90_ms"], found["p99_ms"], found["p99_bound_ms"]) == (4, 5, None, None)
+    assert found["samples_per_s"] == 2000  # 8 samples in 4 ms
+
+
+def test_loadgen_drops_as_many_queries_as_our_own_early_stopping() -> None:
+    # LoadGen's log of 5949 queries said "Would discard 540"; of 870, for p99, "Would discard 1".
+    assert latency.tolerated(5949, 90) - 1 == 540
+    assert latency.tolerated(870, 99) - 1 == 1

@@ -216,10 +216,19 @@ class Deploy(Section):
     """Largest difference in any probability between torch and ONNX Runtime, both in float32."""
 
 
+class LoadGen(Section):
+    """MLPerf Inference's scenarios, run by its own load generator."""
+
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = 0.5
+    """Of each run. MLPerf asks for 600; LoadGen's verdict on a shorter one is of that one alone."""
+    server_p99_ms: Annotated[float, Field(gt=0)] = 10.0
+    """Scenario Server looks for the highest rate of arrivals whose p99 is at most this."""
+
+
 class Benchmark(Section):
     """Latency of the deployed student beside its teacher (stage benchmark)."""
 
-    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 32)
+    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 8, 32)
     samples: Annotated[int, Field(ge=20)] = 700
     """Timed calls of each candidate at batch 1; larger batches take fewer, never below 70. p99 needs 662, p90 64."""
     warmup: Annotated[int, Field(ge=1)] = 20
@@ -227,7 +236,17 @@ class Benchmark(Section):
     threads: Positive = 1
     """Of ONNX Runtime and of torch alike."""
     seed: Seed = 0
-    """Draws the order of the rounds, the test images and the bootstrap."""
+    """Draws the order of the rounds, the test images, the bootstrap, and LoadGen's samples and arrivals."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: a GPU where ONNX Runtime really runs on one, for torch as well; int8 is timed on the CPU only."""
+    thread_counts: tuple[Positive, ...] = (1, 2, 4)
+    """The exported files are also timed on so many threads, up to the cores of the machine."""
+    cold_starts: Annotated[int, Field(ge=0)] = 3
+    """Fresh processes of each exported file, for the time to the first answer and the peak of memory."""
+    loadgen: LoadGen | None = LoadGen()
+    """null: not run."""
+    torch_alone: bool = False
+    """Cold starts and LoadGen for student and teacher in torch too; about half a minute more."""
 
 
 class Params(Section):

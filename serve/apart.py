@@ -3,9 +3,9 @@
 The function and its arguments travel as JSON, by name, so that the new process imports what it needs and no more.
 """
 
-import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -59,14 +59,16 @@ def call(function: Callable[..., Any], **arguments: object) -> Any:
 
 
 def reference(function: Callable[..., Any]) -> str:
-    """module:name, by which another process finds a function of a module."""
+    """module:name, by which another process finds a function of a module.
+
+    Whoever calls this has imported the function, so that the import closure of a stage shows what runs apart, too.
+    """
     return f"{function.__module__}:{function.__qualname__}"
 
 
 def resolve(name: str) -> Callable[..., Any]:
     """The function that `reference` named."""
-    module, _, attribute = name.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    function: Callable[..., Any] = pkgutil.resolve_name(name)
     return function
 
 

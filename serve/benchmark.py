@@ -85,8 +85,26 @@ def side_by_side(
     return batches, raw
 
 
+def decomposition(formats: Sequence[str]) -> list[tuple[str, str]]:
+    """What to compare of student and teacher in both runtimes, and of the student in further number formats.
+
+    Smaller model, other runtime and other format one by one, and all of them together.
+    """
+    others = [f"student_{name}_onnx" for name in formats]
+    return [
+        ("teacher_onnx", "student_onnx"),
+        ("teacher_torch", "teacher_onnx"),
+        ("student_torch", "student_onnx"),
+        *(("student_onnx", other) for other in others),
+        *(("teacher_torch", last) for last in others or ["student_onnx"]),
+    ]
+
+
 def one_by_one(candidate: Candidate, plan: Plan, with_threads: bool = True) -> dict[str, Any]:
-    """One candidate by itself: threads and energy in this process, first calls, memory and LoadGen in fresh ones."""
+    """One candidate by itself: threads and energy in this process, first calls, memory and LoadGen in fresh ones.
+
+    `with_threads` False leaves the numbers of threads out: torch has one for the whole process.
+    """
     return {
         "name": candidate.name,
         "device": candidate.device,

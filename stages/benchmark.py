@@ -1,95 +1,96 @@
 """Time the deployed student beside its teacher: the same pixels in, probabilities out, interleaved in one process.
 
-The teacher is timed in torch and in ONNX Runtime, so that "smaller model" and "other runtime" are told apart.
+The teacher is timed in torch and in ONNX Runtime, so that "smaller model" and "other runtime" are told apart, and the
+student in every number format that there is a file of.
 """
 
+import csv
 import json
-from collections.abc import Callable
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from pipeline import checkpoint
 from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
-from pipeline.export import Servable
-from pipeline.files import write_json
-from serve import latency
+from pipeline.files import replacing, write_json
+from serve import benchmark as bench
+from serve import benchmark_tables as tables
+from serve.candidates import Candidate, best_device, open_onnx, usable
 from serve.errors import ServeError
 from serve.machine import load_average
 from serve.model import OnnxClassifier
 from stages import _run
+from stages._torch_candidate import open_torch
 
-RATIOS = (
-    ("teacher_onnx", "student_onnx"),
-    ("teacher_torch", "teacher_onnx"),
-    ("student_torch", "student_onnx"),
-)
-_FEWEST = 70
+_IMAGES = 256
+"""Of the test split, to draw batches from."""
 
 
-def benchmark(params: Path, student: Path, teacher: Path, deploy: Path, data: Path, machine: Path, out: Path) -> None:
-    """Write latencies of student and teacher, in ONNX Runtime and in torch, to the JSON file `out`."""
+def benchmark(
+    params: Path,
+    student: Path,
+    teacher: Path,
+    deploy: Path,
+    data: Path,
+    machine: Path,
+    out: Path,
+    plots: Path,
+    int8: Path | None = None,
+    fp16: Path | None = None,
+) -> None:
+    """Write what every candidate takes to the JSON file `out`, and raw samples to the folder `plots`."""
     settings = parameters.load(params).benchmark
+    loadgen = settings.loadgen
+    plan = bench.Plan(
+        settings.batch_sizes,
+        settings.samples,
+        settings.warmup,
+        settings.seed,
+        settings.thread_counts,
+        settings.cold_starts,
+        None if loadgen is None else bench.LoadGen(loadgen.seconds, loadgen.server_p99_ms),
+    )
+    if (warning := bench.busy()) is not None:
+        print(warning, file=sys.stderr)
+    device = best_device(deploy / "student.onnx") if settings.device == "auto" else "cpu"
+    more, left_out = usable({"int8": int8, "fp16": fp16}, device)
+    exported = {"student": deploy / "student.onnx", "teacher": deploy / "teacher.onnx"}
+    exported |= {f"student_{kind}": path for kind, path in more.items()}
     images = Split.load(data, "test", cards.load(data)).images
-    torch.set_num_threads(settings.threads)
-    calls: dict[str, Callable[[Any], object]] = {
-        "student_onnx": OnnxClassifier(deploy / "student.onnx", threads=settings.threads),
-        "teacher_onnx": OnnxClassifier(deploy / "teacher.onnx", threads=settings.threads),
-        "student_torch": _in_torch(student),
-        "teacher_torch": _in_torch(teacher),
-    }
-    load_before = load_average()
-    generator = np.random.default_rng(settings.seed)
-    batches = []
-    for batch_size in settings.batch_sizes:
-        pixels = images[np.sort(generator.choice(len(images), batch_size))]
-        rounds = max(_FEWEST, settings.samples // batch_size)
-        candidates = {name: _bind(call, pixels) for name, call in calls.items()}
-        samples = latency.measure(candidates, rounds, settings.warmup, settings.seed)
-        ratios = {f"{a} / {b}": latency.paired_ratio(samples[a], samples[b], settings.seed) for a, b in RATIOS}
-        batches.append(
-            {
-                "batch_size": batch_size,
-                "rounds": rounds,
-                "candidates": {name: latency.summary(values).to_dict() for name, values in samples.items()},
-                "ratios": {name: ratio.to_dict() for name, ratio in ratios.items()},
-            }
-        )
-        smaller = ratios["teacher_onnx / student_onnx"]
-        print(
-            f"batch {batch_size}: the student answers {smaller.median:.2f} times as fast as its teacher "
-            f"[{smaller.low:.2f}, {smaller.high:.2f}], both in ONNX Runtime, {rounds} rounds"
-        )
+    positions = np.random.default_rng(settings.seed).choice(len(images), min(_IMAGES, len(images)), replace=False)
+    pixels = np.ascontiguousarray(images[np.sort(positions)])
+    in_onnx = [
+        Candidate(f"{name}_onnx", path, pixels, open_onnx, settings.threads, device) for name, path in exported.items()
+    ]
+    in_torch = [
+        Candidate(f"{name}_torch", path, pixels, open_torch, settings.threads, device)
+        for name, path in (("student", student), ("teacher", teacher))
+    ]
+    load = load_average()
+    batches, raw = bench.side_by_side([*in_onnx, *in_torch], bench.decomposition(list(more)), plan)
+    alone = [*in_onnx, *in_torch] if settings.torch_alone else in_onnx
+    records = [bench.one_by_one(candidate, plan, candidate.make is open_onnx) for candidate in alone]
+    for name, rows in (("latency", bench.quantiles(raw)), ("throughput", bench.throughputs(batches))):
+        with replacing(plots / f"{name}.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+    top1 = {f"{name}_onnx": OnnxClassifier(path).card.metrics.get("top1") for name, path in exported.items()}
     write_json(
         out,
         {
             "machine": json.loads(machine.read_text(encoding="utf-8")),
-            "load_average": load_before,
+            "load_average": load,
             "threads": settings.threads,
+            "device": device,
             "batches": batches,
-            "size_bytes": {name: (deploy / f"{name}.onnx").stat().st_size for name in ("student", "teacher")},
+            "candidates": [{**record, "top1": top1.get(record["name"])} for record in records],
+            "left_out": left_out,
+            "size_bytes": {path.name: path.stat().st_size for path in exported.values()},
         },
     )
-
-
-def _bind(call: Callable[[Any], object], pixels: Any) -> Callable[[], object]:
-    return lambda: call(pixels)
-
-
-def _in_torch(weights: Path) -> Callable[[Any], object]:
-    """The network as torch runs it by default, behind the same boundary as the exported file."""
-    model, header = checkpoint.load(weights)
-    servable = Servable(model, header.normalization).eval()
-
-    def call(pixels: Any) -> object:
-        with torch.inference_mode():
-            return servable(torch.from_numpy(pixels))[0].numpy()
-
-    return call
+    shown = (tables.side_by_side(batches), tables.ratios(batches), tables.one_by_one(records))
+    print("\n\n".join(filter(None, [*shown, *(f"Left out: {why}." for why in left_out.values())])))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ SMALL = {
     "benchmark.batch_sizes": [1, 2],
     "benchmark.samples": 70,
     "benchmark.warmup": 1,
+    "benchmark.thread_counts": [1],
+    "benchmark.cold_starts": 1,
+    "benchmark.loadgen.seconds": 0.02,
 }
 
 

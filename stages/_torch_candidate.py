@@ -1,0 +1,24 @@
+"""A trained network as torch runs it by default, behind the same boundary as the exported file."""
+
+from pathlib import Path
+
+import torch
+
+from pipeline import checkpoint
+from pipeline.export import Servable
+from serve.candidates import Call
+from serve.model import Pixels
+
+
+def open_torch(path: Path, threads: int, device: str) -> Call:
+    """Weights and spec of a safetensors file -> pixels in, probabilities out, both in the host's memory."""
+    torch.set_num_threads(threads)
+    model, header = checkpoint.load(path)
+    servable = Servable(model, header.normalization).eval().to(device)
+
+    def call(pixels: Pixels) -> object:
+        with torch.inference_mode():
+            # Copying to the host waits for the device.
+            return servable(torch.from_numpy(pixels).to(device))[0].cpu().numpy()
+
+    return call

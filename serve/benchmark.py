@@ -74,7 +74,11 @@ def side_by_side(
                 "batch_size": batch_size,
                 "rounds": rounds,
                 "candidates": {
-                    name: {**timing.to_dict(), "images_per_s": 1000 * batch_size / timing.mean_ms}
+                    name: {
+                        **timing.to_dict(),
+                        "images_per_s": 1000 * batch_size / timing.mean_ms,
+                        "quantiles_ms": latency.quantiles(samples[name]),
+                    }
                     for name, timing in timings.items()
                 },
                 "ratios": {
@@ -184,7 +188,7 @@ def _median_start(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"n": len(starts), **medians, "memory": starts[0]["memory"]}
 
 
-def quantiles(raw: Samples) -> list[list[object]]:
+def sample_rows(raw: Samples) -> list[list[object]]:
     """The raw samples as rows of a table with a header: candidate, batch_size, round, ms, and percent.
 
     Percent is the share of calls that took no longer, so that (ms, percent) draws the distribution.
@@ -198,7 +202,7 @@ def quantiles(raw: Samples) -> list[list[object]]:
     return rows
 
 
-def throughputs(batches: Sequence[Mapping[str, Any]]) -> list[list[object]]:
+def throughput_rows(batches: Sequence[Mapping[str, Any]]) -> list[list[object]]:
     """Rows of a table with a header: candidate, batch_size, p50_ms, images_per_s."""
     rows: list[list[object]] = [["candidate", "batch_size", "p50_ms", "images_per_s"]]
     for batch in batches:

@@ -103,6 +103,12 @@ def summary(samples: Samples) -> Summary:
     )
 
 
+def quantiles(samples: Samples) -> list[float | None]:
+    """(n,) nanoseconds -> p1, p2, ... p99 in milliseconds, None for those that n samples do not carry."""
+    ordered = np.sort(samples) / 1e6
+    return [_percentile(ordered, p) if len(ordered) >= minimum_samples(p) else None for p in range(1, 100)]
+
+
 def paired_ratio(a: Samples, b: Samples, seed: int = 0, resamples: int = 2000) -> Ratio:
     """Median over rounds of a / b. Rounds are resampled whole, so what slowed both at once cancels out."""
     if len(a) != len(b) or len(a) == 0 or not (b > 0).all():

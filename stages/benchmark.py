@@ -72,7 +72,7 @@ def benchmark(
     batches, raw = bench.side_by_side([*in_onnx, *in_torch], bench.decomposition(list(more)), plan)
     alone = [*in_onnx, *in_torch] if settings.torch_alone else in_onnx
     records = [bench.one_by_one(candidate, plan, candidate.make is open_onnx) for candidate in alone]
-    for name, rows in (("latency", bench.quantiles(raw)), ("throughput", bench.throughputs(batches))):
+    for name, rows in (("latency", bench.sample_rows(raw)), ("throughput", bench.throughput_rows(batches))):
         with replacing(plots / f"{name}.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
     top1 = {f"{name}_onnx": OnnxClassifier(path).card.metrics.get("top1") for name, path in exported.items()}

@@ -10,9 +10,9 @@ import matplotlib
 import pytest
 
 from pipeline.errors import PupilError
-from pipeline.report import formats, labels, markdown, page, plots, wording
-from pipeline.report.artefacts import Ratio
+from pipeline.report import formats, labels, markdown, page, plots, timings, wording
 from pipeline.report.collect import Results, Spread, collect, gain
+from pipeline.report.measured import Ratio
 from stages.report import report
 
 TOP1 = {"vanilla": (60.0, 60.4, 60.2), "kd": (60.0, 61.0, 62.0), "sakd": (63.0, 63.1, 63.2)}
@@ -53,7 +53,53 @@ def history(*val_top1: float) -> dict[str, Any]:
 
 def timing(p50_ms: float, n: int) -> dict[str, Any]:
     p99_ms = 2 * p50_ms if n >= 662 else None
-    return {"n": n, "mean_ms": p50_ms, "p50_ms": p50_ms, "p90_ms": 1.5 * p50_ms, "p99_ms": p99_ms, "p90_bound_ms": None}
+    carried = 99 if n >= 662 else 90
+    return {
+        "n": n,
+        "mean_ms": p50_ms,
+        "p50_ms": p50_ms,
+        "p90_ms": 1.5 * p50_ms,
+        "p99_ms": p99_ms,
+        "p90_bound_ms": None,
+        "images_per_s": 1000 / p50_ms,
+        "quantiles_ms": [p50_ms * (0.5 + p / 100) if p <= carried else None for p in range(1, 100)],
+    }
+
+
+def scenario(name: str, **changes: object) -> dict[str, Any]:
+    return {
+        "scenario": name,
+        "seconds": 0.5,
+        "official": False,
+        "valid": True,
+        "reasons": [],
+        "queries": 700,
+        "samples": 5600,
+        "samples_per_s": 2345.6,
+        "p50_ms": 0.25,
+        "p90_ms": 0.5,
+        "p99_ms": 1.5,
+        "p90_bound_ms": 0.75,
+        "p99_bound_ms": None,
+    } | changes
+
+
+def alone(name: str, top1: float | None) -> dict[str, Any]:
+    memory = [{"batch_size": 1, "peak_bytes": 60_000_000}, {"batch_size": 32, "peak_bytes": 67_000_000}]
+    return {
+        "name": name,
+        "device": "cpu",
+        "size_bytes": 330_000,
+        "top1": top1,
+        "threads": [
+            {"threads": 1, "batch_size": 1, "p50_ms": 0.4},
+            {"threads": 2, "batch_size": 1, "p50_ms": 0.3},
+            {"threads": 1, "batch_size": 32, "p50_ms": 9.0},
+        ],
+        "energy": None,
+        "cold_start": {"n": 3, "import_ms": 75.0, "open_ms": 8.5, "first_call_ms": 0.75, "memory": memory},
+        "loadgen": [scenario("SingleStream"), scenario("Server", p99_limit_ms=10.0, valid=False, samples_per_s=None)],
+    }
 
 
 def batch(size: int, n: int) -> dict[str, Any]:
@@ -94,7 +140,9 @@ class Run:
             "load_average": [0.5, 0.4, 0.3],
             "threads": 1,
             "batches": [batch(32, 70), batch(1, 700)],
-            "size_bytes": {"student_onnx": 330_000, "teacher_onnx": 1_200_000},
+            "candidates": [alone("student_onnx", 63.0), alone("teacher_onnx", 66.0)],
+            "left_out": {},
+            "size_bytes": {"student.onnx": 330_000, "teacher.onnx": 1_200_000},
         }
         self.write("deploy/latency.json", latency)
         card = {
@@ -257,6 +305,57 @@ def test_latency_tells_the_smaller_model_from_the_other_runtime(run: Run) -> Non
     assert "| teacher, PyTorch | 32 | 96.0 | 144 | \u2013 | 70 |" in text
 
 
+def test_number_formats_are_a_factor_of_their_own_and_points_of_accuracy(run: Run) -> None:
+    assert "afd int8" not in plots.accuracy_against_latency(run.results())
+    latency = json.loads((run.root / "deploy/latency.json").read_text(encoding="utf-8"))
+    for it in latency["batches"]:
+        it["candidates"]["student_int8_onnx"] = timing(0.2, 700)
+        it["ratios"]["student_onnx / student_int8_onnx"] = {"median": 2.0, "low": 1.9, "high": 2.1}
+        it["ratios"]["teacher_torch / student_int8_onnx"] = {"median": 15.0, "low": 14.0, "high": 16.0}
+    latency["candidates"].append(alone("student_int8_onnx", 62.5))
+    latency["left_out"]["fp16"] = "fp16 is for GPUs, and the measurement ran on the CPU"
+    run.write("deploy/latency.json", latency)
+    text = markdown.render(run.results())
+    assert "| other numbers | fp32 / int8, student in ONNX Runtime | 2.00 [1.90, 2.10]" in text
+    assert "| all together | teacher, PyTorch / student int8, ONNX Runtime | 15.00 [14.00, 16.00]" in text
+    html = page.render(run.results())
+    for shown in (text, text_of(html)):
+        assert "Not timed: fp16 is for GPUs, and the measurement ran on the CPU." in shown
+    assert ">sakd int8<" in plots.accuracy_against_latency(run.results())
+    assert "Diamonds: the student that ships in other number formats." in text_of(html)
+    assert ">student int8, ONNX Runtime<" in plots.throughput_against_latency(run.results())
+
+
+def test_what_was_measured_of_one_candidate_alone(run: Run) -> None:
+    text = markdown.render(run.results())
+    assert "| student, ONNX Runtime | 1 | 9.00 | 0.400 |" in text
+    assert "| student, ONNX Runtime | 2 | \u2013 | 0.300 |" in text
+    assert "| student, ONNX Runtime | 330 kB | 75.0 | 8.50 | 0.750 | 67.0 MB | \u2013 |" in text
+    assert "| student, ONNX Runtime | SingleStream | VALID | 5,600 | 0.250 | 1.50 | 0.750 | \u2013 | 2,346 |" in text
+    assert "| Server, p99 within 10 ms | INVALID | 5,600 | 0.250 | 1.50 | 0.750 | \u2013 | \u2013 |" in text
+    assert "0.5 s a run; MLPerf asks for 600 s, so these are no MLPerf results" in text
+    assert "Medians over 3 fresh processes" in text
+    html = text_of(page.render(run.results()))
+    assert "0.5 s a run; MLPerf asks for 600 s, so these are no MLPerf results" in html
+    assert "Server, p99 within 10 ms" in html
+    assert "Energy: not counted by this machine." in html
+
+
+def test_what_was_not_measured_has_no_table(run: Run) -> None:
+    bare = {"threads": [], "cold_start": None, "loadgen": None}
+    run.edit("deploy/latency.json", candidates=[alone("student_onnx", 63.0) | bare])
+    for text in (markdown.render(run.results()), text_of(page.render(run.results()))):
+        assert "LoadGen" not in text
+        assert "scenarios" not in text
+        assert "fresh processes" not in text
+
+
+def test_the_plots_of_latency_name_every_candidate(run: Run) -> None:
+    for drawn in (plots.latency_distribution(run.results()), plots.throughput_against_latency(run.results())):
+        for name in ("student, ONNX Runtime", "teacher, ONNX Runtime", "student, PyTorch", "teacher, PyTorch"):
+            assert f">{name}<" in drawn
+
+
 class Elements(HTMLParser):
     """Checks that elements nest, and gathers what they refer to."""
 
@@ -380,4 +479,4 @@ def test_numbers_as_a_person_writes_them() -> None:
     assert [formats.points(x) for x in (1.005, -0.5, -0.001)] == ["+1.00", "\u22120.50", "+0.00"]
     assert [formats.share(x) for x in (1.2, 0.304, 0.0123)] == ["120 %", "30 %", "1.2 %"]
     assert formats.ratio(Ratio(median=2.0, low=1.5, high=2.5)) == "2.00 [1.50, 2.50]"
-    assert wording.candidate("student_int8_onnx") == "student int8, ONNX Runtime"
+    assert timings.candidate("student_int8_onnx") == "student int8, ONNX Runtime"

@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from serve.latency import Summary, measure, minimum_samples, paired_ratio, summary, tolerated
+from serve.latency import Summary, measure, minimum_samples, paired_ratio, quantiles, summary, tolerated
 
 MS = 1_000_000
 
@@ -139,6 +139,13 @@ def test_percentiles_wait_for_their_samples(n: int, has_p90: bool, has_p99: bool
         assert result.p99_bound_ms == 662  # nothing dropped: one may be slower
     if has_p90 and n == 64:
         assert (result.p90_ms, result.p90_bound_ms) == (58, 64)
+
+
+def test_quantiles_by_hand() -> None:
+    found = quantiles(np.random.default_rng(0).permutation(milliseconds(*range(1, 101))))
+    # 100 samples carry p93, which takes 93 (0.93 ** n + n * 0.07 * 0.93 ** (n - 1) <= 0.01), and no more.
+    assert found == [*range(1, 94), *[None] * 6]
+    assert quantiles(milliseconds(*range(1, 663)))[98] == 656
 
 
 def test_bound_holds_the_percentile_as_often_as_it_says() -> None:

@@ -4,15 +4,12 @@ Only what the report shows is named here; any other key in a file is passed over
 """
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import PupilError
 from pipeline.params import Positive
-
-SMALLER_MODEL = "teacher_onnx / student_onnx"
-"""The ratio of latencies that the report answers with: two networks in one runtime."""
 
 
 class Record(BaseModel):
@@ -103,68 +100,6 @@ class Parity(Record):
 
     student: tuple[ParityRecord, ...]
     teacher: tuple[ParityRecord, ...]
-
-
-class Timing(Record):
-    """Latency of one candidate in milliseconds; None where n samples are too few for a percentile."""
-
-    n: int
-    mean_ms: float
-    p50_ms: float
-    p90_ms: float | None
-    p99_ms: float | None
-
-
-class Ratio(Record):
-    """How many times as long one candidate took as another, with a 95 % interval."""
-
-    median: Annotated[float, Field(gt=0)]
-    low: Annotated[float, Field(gt=0)]
-    high: Annotated[float, Field(gt=0)]
-
-
-class Batch(Record):
-    """All candidates at one batch size."""
-
-    batch_size: int
-    candidates: dict[str, Timing]
-    ratios: dict[str, Ratio]
-
-    @model_validator(mode="after")
-    def _holds_the_answer(self) -> "Batch":
-        if SMALLER_MODEL not in self.ratios or not {"student_onnx", "teacher_onnx"} <= self.candidates.keys():
-            raise ValueError(f"student_onnx, teacher_onnx and the ratio '{SMALLER_MODEL}' are needed")
-        return self
-
-
-class Machine(Record):
-    """What the latency was measured on."""
-
-    cpu: str
-    cores: int
-    os: str
-    python: str
-    governor: str | None = None
-    gpus: tuple[str, ...] = ()
-    packages: dict[str, str] = {}
-    """Package name -> version."""
-
-
-def _in_a_list(value: object) -> object:
-    """One load average may stand alone."""
-    return [value] if isinstance(value, float | int) else value
-
-
-class Latency(Record):
-    """latency.json."""
-
-    machine: Machine
-    load_average: Annotated[tuple[float, ...], Field(min_length=1), BeforeValidator(_in_a_list)]
-    """Before the measurement, over the last minute, and where known over the last 5 and 15."""
-    threads: int
-    batches: Annotated[tuple[Batch, ...], Field(min_length=1)]
-    size_bytes: dict[str, int]
-    """Of the exported files."""
 
 
 def read(model: type[R], path: Path, stage: str) -> R:

@@ -10,7 +10,8 @@ from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.files import sha256
 from pipeline.metrics import mean_and_spread
-from pipeline.report.artefacts import Evaluation, History, Latency, Parity, Record, Scores, read
+from pipeline.report.artefacts import Evaluation, History, Parity, Record, Scores, read
+from pipeline.report.measured import Latency
 
 TIE_POINTS = 0.5
 BASELINE = "vanilla"

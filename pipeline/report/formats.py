@@ -2,8 +2,8 @@
 
 import math
 
-from pipeline.report.artefacts import Ratio
 from pipeline.report.collect import Spread
+from pipeline.report.measured import Ratio
 
 PLUS_MINUS = "\u00b1"
 NONE = "\u2013"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pipeline.report import formats as f
+from pipeline.report import timings as t
 from pipeline.report import wording as w
 from pipeline.report.collect import Network, Results
 
@@ -26,6 +27,7 @@ def render(results: Results) -> str:
         "Milliseconds per call:",
         _timings(results),
         f"{f.NONE}: too few samples for that percentile.",
+        *_alone(results),
         "## Parity of the export",
         "The ONNX file against the trained network, on real test images, both in float32.",
         _parity(results),
@@ -80,7 +82,7 @@ def _ratios(results: Results) -> str:
     batches = results.latency.batches
     rows = [
         [
-            *map(escape, w.contrast(name)),
+            *map(escape, t.contrast(name)),
             *(f.ratio(batch.ratios[name]) if name in batch.ratios else f.NONE for batch in batches),
         ]
         for name in batches[0].ratios
@@ -92,7 +94,7 @@ def _ratios(results: Results) -> str:
 def _timings(results: Results) -> str:
     rows = [
         [
-            escape(w.candidate(name)),
+            escape(t.candidate(name)),
             str(batch.batch_size),
             *map(f.milliseconds, (timing.p50_ms, timing.p90_ms, timing.p99_ms)),
             f.count(timing.n),
@@ -101,6 +103,21 @@ def _timings(results: Results) -> str:
         for name, timing in batch.candidates.items()
     ]
     return table(["", "batch", "p50", "p90", "p99", "n"], rows)
+
+
+def _alone(results: Results) -> list[str]:
+    """Threads, fresh processes and LoadGen, each with its note, as far as they were measured."""
+    sizes = [f"batch {batch.batch_size}" for batch in results.latency.batches]
+    parts: list[str] = []
+    for heading, note, titles, rows, words in (
+        ("Milliseconds per call (p50) by number of threads:", "", ["", "threads", *sizes], t.threads(results), 1),
+        ("In a process of its own:", t.starts_note(results), ["", *t.STARTS], t.starts(results), 1),
+        ("MLPerf's scenarios:", t.scenarios_note(results), ["", *t.SCENARIOS], t.scenarios(results), 3),
+    ):
+        if rows:
+            parts += [heading, table(titles, [list(map(escape, row)) for row in rows], words), escape(note)]
+    parts += [escape(f"Not timed: {why}.") for why in results.latency.left_out.values()]
+    return list(filter(None, parts))
 
 
 def _parity(results: Results) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import formats, plots, wording
-from pipeline.report.artefacts import SMALLER_MODEL
+from pipeline.report import formats, plots, timings, wording
 from pipeline.report.collect import Results
+from pipeline.report.measured import SMALLER_MODEL
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
@@ -20,9 +20,13 @@ def render(results: Results) -> str:
         r=results,
         f=formats,
         w=wording,
+        t=timings,
+        formats=[it.name for it in results.latency.candidates if timings.number_format(it.name) != "fp32"],
         columns=wording.columns(results),
         shares=shares(results),
         learning_curves=Markup(plots.learning_curves(results)),
+        latency_distribution=Markup(plots.latency_distribution(results)),
+        throughput_against_latency=Markup(plots.throughput_against_latency(results)),
         accuracy_against_latency=Markup(plots.accuracy_against_latency(results)),
         accuracy_against_parameters=Markup(plots.accuracy_against_parameters(results)),
     )

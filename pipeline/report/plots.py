@@ -1,18 +1,24 @@
-"""The plots of the page, as SVG text: learning curves, and accuracy against what it costs."""
+"""The plots of the page, as SVG text: learning curves, accuracy against what it costs, and latency."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
-from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
+from matplotlib.axis import Axis
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, ScalarFormatter
 
 from pipeline.report import svg
 from pipeline.report.collect import BASELINE, Network, Results
 from pipeline.report.labels import beside
+from pipeline.report.timings import candidate, number_format
 from pipeline.report.wording import smallest_batch
 
 _WIDE, _HALF = (5.6, 3.5), (4.2, 3.4)
 """Width and height in inches; the page shows two of the half ones beside each other."""
 _NAMES_INCHES = 1.1
 """Right of the learning curves, for the names."""
+_CANDIDATES_INCHES = 1.9
+"""The same, for candidates."""
 
 
 def learning_curves(results: Results) -> str:
@@ -55,7 +61,63 @@ def accuracy_against_latency(results: Results) -> str:
         [(results.teacher, at["teacher"], True), *shown],
         f"ms per answer, batch {batch.batch_size} (p50)",
         "Test top-1 in percent against latency, for the teacher and each method",
+        formats=[
+            (f"{results.deployed.method} {number_format(it.name)}", batch.candidates[it.name].p50_ms, it.top1)
+            for it in results.latency.candidates
+            if it.top1 is not None and number_format(it.name) != "fp32"
+        ],
     )
+
+
+def latency_distribution(results: Results) -> str:
+    """p1, p2, ... p99 of every candidate in ms, on a logarithmic scale, at the smallest batch."""
+    candidates = smallest_batch(results).candidates
+    with svg.figure("latency-distribution", _WIDE, _CANDIDATES_INCHES) as (figure, axes):
+        ends = []
+        for (name, timing), color in zip(candidates.items(), _candidate_colors(candidates), strict=True):
+            points = [(p, math.log10(ms)) for p, ms in enumerate(timing.quantiles_ms, 1) if ms is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=color, linewidth=1.5)
+                ends.append((*points[-1], candidate(name), color))
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("percent of calls")
+        _logarithmic(axes.yaxis, *axes.get_ylim())
+        beside(axes, ends, column=True)
+        return svg.render(figure, "latency-distribution", "Milliseconds per call by percent of calls, by candidate")
+
+
+def throughput_against_latency(results: Results) -> str:
+    """Images per second against p50 in ms, on a logarithmic scale; a line through the batch sizes of a candidate."""
+    batches = sorted(results.latency.batches, key=lambda batch: batch.batch_size)
+    names = batches[0].candidates
+    with svg.figure("throughput-latency", _WIDE, _CANDIDATES_INCHES) as (figure, axes):
+        ends = []
+        for name, color in zip(names, _candidate_colors(names), strict=True):
+            timings = [batch.candidates[name] for batch in batches if name in batch.candidates]
+            points = [(math.log10(timing.p50_ms), timing.images_per_s) for timing in timings]
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1.2, marker="o", markersize=5)
+            ends.append((*points[-1], candidate(name), color))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("ms per call (p50)")
+        axes.yaxis.set_major_formatter(EngFormatter())
+        _logarithmic(axes.xaxis, *axes.get_xlim())
+        beside(axes, ends, column=True)
+        return svg.render(figure, "throughput-latency", "Images per second against milliseconds per call, by candidate")
+
+
+def _logarithmic(axis: Axis, low: float, high: float) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, of an axis whose values are decimal logarithms."""
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [decade + math.log10(digit) for decade in decades for digit in (1, 2, 5)]
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
+
+
+def _candidate_colors(names: Iterable[str]) -> Iterator[str]:
+    """The student in ONNX Runtime stands out, the teacher there is plain ink; the others take turns."""
+    fixed = {"student_onnx": svg.ACCENT, "teacher_onnx": svg.INK}
+    turns = itertools.cycle(svg.SERIES)
+    return (fixed.get(name) or next(turns) for name in names)
 
 
 def accuracy_against_parameters(results: Results) -> str:
@@ -71,9 +133,17 @@ def accuracy_against_parameters(results: Results) -> str:
 
 
 def _scatter(
-    results: Results, name: str, points: Sequence[tuple[Network, float, bool]], xlabel: str, title: str
+    results: Results,
+    name: str,
+    points: Sequence[tuple[Network, float, bool]],
+    xlabel: str,
+    title: str,
+    formats: Sequence[tuple[str, float, float]] = (),
 ) -> str:
-    """Points are (network, x, filled). The x axis starts at 0, so that distances on it are honest."""
+    """Points are (network, x, filled). The x axis starts at 0, so that distances on it are honest.
+
+    `formats` are (name, x, top-1 in percent) of the deployed student in other number formats, drawn as diamonds.
+    """
     colors = {id(network): color for network, color in _colored(results)}
     with svg.figure(name, _HALF, 0.1) as (figure, axes):
         for network, x, filled in points:
@@ -89,12 +159,15 @@ def _scatter(
                 elinewidth=1,
                 zorder=3 if network.deployed else 2,
             )
+        for _, x, top1_of_format in formats:
+            axes.plot(x, top1_of_format, color=svg.ACCENT, marker="D", markersize=6, zorder=3)
         axes.set_xlim(0, 1.3 * max(x for _, x, _ in points))
         axes.margins(y=0.15)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.xaxis.set_major_formatter(EngFormatter() if max(x for _, x, _ in points) >= 1000 else ScalarFormatter())
         axes.set_xlabel(xlabel)
-        beside(axes, [(x, n.test["top1"].mean, n.name, colors[id(n)]) for n, x, _ in points], column=False)
+        named = [(x, n.test["top1"].mean, n.name, colors[id(n)]) for n, x, _ in points]
+        beside(axes, [*named, *((x, top1, name, svg.ACCENT) for name, x, top1 in formats)], column=False)
         return svg.render(figure, name, title)
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.report.artefacts import SMALLER_MODEL, Batch, Ratio
 from pipeline.report.collect import TIE_POINTS, Network, Results
 from pipeline.report.formats import (
     NONE,
@@ -18,8 +17,7 @@ from pipeline.report.formats import (
     share,
     size,
 )
-
-_RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch"}
+from pipeline.report.measured import SMALLER_MODEL, Batch, Ratio
 
 
 @dataclass(frozen=True)
@@ -100,23 +98,6 @@ def notes(results: Results) -> list[str]:
         "The other columns are means over the seeds; their spread is in results.json.",
         f"Students trained for {results.student_epochs} epochs; the {chosen} is the one tested.",
     ]
-
-
-def candidate(name: str) -> str:
-    """student_onnx -> 'student, ONNX Runtime'."""
-    who, _, runtime = name.rpartition("_")
-    return f"{who.replace('_', ' ')}, {_RUNTIMES[runtime]}" if who and runtime in _RUNTIMES else name
-
-
-def contrast(name: str) -> tuple[str, str]:
-    """A ratio's name -> what makes the difference, and what was compared."""
-    a, _, b = name.partition(" / ")
-    (who_a, _, runtime_a), (who_b, _, runtime_b) = a.rpartition("_"), b.rpartition("_")
-    if runtime_a == runtime_b in _RUNTIMES:
-        return "smaller model", f"{who_a} / {who_b}, both in {_RUNTIMES[runtime_a]}"
-    if who_a == who_b and {runtime_a, runtime_b} <= _RUNTIMES.keys():
-        return "other runtime", f"{_RUNTIMES[runtime_a]} / {_RUNTIMES[runtime_b]}, {who_a}"
-    return "model and runtime", name
 
 
 def sizes(results: Results) -> list[tuple[str, str, str, str, str]]:

@@ -3,6 +3,7 @@
 The tests start from copies of one finished run.
 """
 
+import json
 import os
 import re
 import shutil
@@ -59,6 +60,8 @@ def test_every_artefact_is_there(finished: Path) -> None:
         assert list((folder / "plots").rglob("*.tsv"))
     for name in ("student.onnx", "teacher.onnx", "parity.json", "latency.json"):
         assert (finished / "artifacts/deploy" / name).is_file(), name
+    for name in ("latency.csv", "throughput.csv"):
+        assert len((finished / "artifacts/deploy/plots" / name).read_text().splitlines()) > 4, name
     assert list((finished / ".resume").iterdir()) == []
 
 
@@ -72,11 +75,27 @@ def test_what_is_exported_answers_with_probabilities(finished: Path) -> None:
         np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
 
 
+def test_the_benchmark_measures_both_files_by_every_means(finished: Path) -> None:
+    latency = json.loads((finished / "artifacts/deploy/latency.json").read_text())
+    names = ["student_onnx", "teacher_onnx"]
+    assert [list(batch["candidates"]) for batch in latency["batches"]] == [
+        [*names, "student_torch", "teacher_torch"]
+    ] * 2
+    assert [it["name"] for it in latency["candidates"]] == names
+    for it in latency["candidates"]:
+        assert 0 <= it["top1"] <= 100
+        assert it["cold_start"]["n"] == 1
+        assert len(it["threads"]) == 2
+        assert [run["scenario"] for run in it["loadgen"]] == ["SingleStream", "MultiStream", "Server", "Offline"]
+
+
 def test_the_exported_files_can_be_timed(finished: Path) -> None:
     files = [f"artifacts/deploy/{name}.onnx" for name in ("student", "teacher")]
     table = toy.run(finished, "python", "-m", "serve", "benchmark", *files, "--samples", "70")
-    lines = table.splitlines()
-    assert [line.split()[0] for line in lines[-5:]] == ["model", "student", "teacher", "student", "teacher"]
+    latencies, ratios = table.strip().split("\n\n")
+    words = [line.split()[0] for line in latencies.splitlines()]
+    assert words[-5:] == ["candidate", "student", "teacher", "student", "teacher"]
+    assert "teacher / student" in ratios
 
 
 def test_a_second_run_does_nothing_and_changes_no_byte(project: Path) -> None:

@@ -17,7 +17,7 @@ _WIDE, _HALF = (5.6, 3.5), (4.2, 3.4)
 """Width and height in inches; the page shows two of the half ones beside each other."""
 _NAMES_INCHES = 1.1
 """Right of the learning curves, for the names."""
-_CANDIDATES_INCHES = 1.9
+_CANDIDATES_INCHES = 2.2
 """The same, for candidates."""
 
 

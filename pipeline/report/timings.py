@@ -5,7 +5,7 @@ from pipeline.report.formats import NONE, count, milliseconds, size, tiny
 
 STARTS = ("file", "import ms", "open ms", "first call ms", "peak of memory", "J per image")
 """Titles of `starts`, behind the candidate."""
-SCENARIOS = ("scenario", "verdict", "images", "p50", "p99", "early-stopping p90", "p99", "images per second")
+SCENARIOS = ("scenario", "verdict", "images", "p50 ms", "p99 ms", "p90 bound", "p99 bound", "images/s")
 """Titles of `scenarios`, likewise."""
 
 
@@ -98,7 +98,8 @@ def scenarios_note(results: Results) -> str:
     lengths = ", ".join(f"{seconds:g}" for seconds in sorted({run.seconds for run in runs}))
     short = "" if all(run.official for run in runs) else "; MLPerf asks for 600 s, so these are no MLPerf results"
     return (
-        f"MLPerf Inference's own load generator, {lengths} s a run{short}. Latency counts from when a query was due. "
+        f"MLPerf Inference's own load generator, {lengths} s a run{short}. Latency counts from when a query was due; "
+        "bounds are LoadGen's early-stopping estimates. "
         "One query after the other, without batching but in Offline; the verdict is LoadGen's."
     )
 

@@ -3,7 +3,7 @@
 All candidates have one boundary: uint8 pixels in the host's memory go in, probabilities in the host's memory come out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,8 @@ Make = Callable[[Path, int, str], Call]
 """(file, threads, device "cpu" or "cuda") -> what answers; a function of a module, so that a new process finds it."""
 
 _GPU = "CUDAExecutionProvider"
+_FORMATS = {"cpu": "int8", "cuda": "fp16"}
+"""The smaller number format that ONNX Runtime computes in on a device; others would be cast back and forth."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,19 @@ def best_device(path: Path) -> str:
     return "cuda" if OnnxClassifier(path).provider == _GPU else "cpu"
 
 
-def usable(wanted: Mapping[str, Path | None], device: str) -> tuple[dict[str, Path], dict[str, str]]:
-    """From {"int8": file, "fp16": file}: what can be timed on this device, and why the rest cannot."""
+def usable(folder: Path | None, device: str) -> tuple[dict[str, Path], dict[str, str]]:
+    """Files student.KIND.onnx of a folder: by kind those to time on this device; by name why the others are not.
+
+    KIND is int8, fp16 or another number format; student.KIND.refused.onnx lost too much accuracy to be deployed.
+    """
     files: dict[str, Path] = {}
     left_out: dict[str, str] = {}
-    for kind, path in wanted.items():
-        if path is None:
-            continue
-        if not path.is_file():
-            left_out[kind] = f"{path} is not there"
-        elif kind == "fp16" and device == "cpu":
-            left_out[kind] = "fp16 is for GPUs, and the measurement ran on the CPU"
-        elif kind == "int8" and device != "cpu":
-            left_out[kind] = "int8 is for CPUs, and the measurement ran on the GPU; set device to cpu"
+    for path in sorted(folder.glob("student.*.onnx")) if folder is not None else ():
+        kind, *refused = path.name.removeprefix("student.").removesuffix(".onnx").split(".")
+        if refused:
+            left_out[path.name] = f"{path.name} lost too much accuracy to be deployed"
+        elif kind != _FORMATS[device]:
+            left_out[path.name] = f"{path.name} is not for this device, which runs {_FORMATS[device]} ({device})"
         else:
             files[kind] = path
     return files, left_out

@@ -37,10 +37,12 @@ def benchmark(
     machine: Path,
     out: Path,
     plots: Path,
-    int8: Path | None = None,
-    fp16: Path | None = None,
+    quantized: Path | None = None,
 ) -> None:
-    """Write what every candidate takes to the JSON file `out`, and raw samples to the folder `plots`."""
+    """Write what every candidate takes to the JSON file `out`, and raw samples to the folder `plots`.
+
+    `quantized` holds the student in further number formats, as student.int8.onnx.
+    """
     settings = parameters.load(params).benchmark
     loadgen = settings.loadgen
     plan = bench.Plan(
@@ -55,7 +57,7 @@ def benchmark(
     if (warning := bench.busy()) is not None:
         print(warning, file=sys.stderr)
     device = best_device(deploy / "student.onnx") if settings.device == "auto" else "cpu"
-    more, left_out = usable({"int8": int8, "fp16": fp16}, device)
+    more, left_out = usable(quantized, device)
     exported = {"student": deploy / "student.onnx", "teacher": deploy / "teacher.onnx"}
     exported |= {f"student_{kind}": path for kind, path in more.items()}
     images = Split.load(data, "test", cards.load(data)).images

@@ -62,13 +62,20 @@ def test_without_a_gpu_the_cpu_is_the_best_device_and_the_gpu_is_refused(student
         open_onnx(student, 1, "cuda")
 
 
-def test_what_does_not_fit_the_device_is_left_out_with_the_reason(student: Path, tmp_path: Path) -> None:
-    wanted = {"int8": student, "fp16": student, "other": tmp_path / "none.onnx", "unasked": None}
-    files, left_out = usable(wanted, "cpu")
-    assert files == {"int8": student}
-    assert left_out.keys() == {"fp16", "other"}
-    assert "none.onnx is not there" in left_out["other"]
-    assert usable(wanted, "cuda")[0] == {"fp16": student}
+def test_what_does_not_fit_the_device_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    names = [f"student.{kind}.onnx" for kind in ("int8", "fp16", "int8_signed", "fp16.refused")]
+    for name in (*names, "teacher.int8.onnx", "student.onnx", "notes.txt"):
+        (tmp_path / name).touch()
+    int8, fp16, signed, refused = names
+    files, left_out = usable(tmp_path, "cpu")
+    assert files == {"int8": tmp_path / int8}
+    assert left_out == {
+        fp16: "student.fp16.onnx is not for this device, which runs int8 (cpu)",
+        signed: "student.int8_signed.onnx is not for this device, which runs int8 (cpu)",
+        refused: "student.fp16.refused.onnx lost too much accuracy to be deployed",
+    }
+    assert usable(tmp_path, "cuda")[0] == {"fp16": tmp_path / fp16}
+    assert usable(None, "cpu") == ({}, {})
 
 
 def test_a_call_apart_answers_from_another_process() -> None:

@@ -40,7 +40,7 @@ def run(
     """
     call, library = apart.resolve(make)(Path(path), threads, device), np.load(images)
     bench = Bench(call, library, seconds, seed)
-    one, eight, many = (_typical_ns(call, library, size, warmup) for size in (1, SAMPLES_PER_QUERY, offline_batch))
+    one, eight, many = (_fastest_ns(call, library, size, warmup) for size in (1, SAMPLES_PER_QUERY, offline_batch))
     # An expected latency above the real one makes LoadGen run out of queries; half of the fastest call never is.
     single = bench.test("SingleStream", bench.answer, single_stream_expected_latency_ns=max(1, one // 2))
     multi = bench.test(
@@ -56,10 +56,10 @@ def run(
         offline_expected_qps=1.5e9 * offline_batch / many,
         min_query_count=_OFFICIAL_OFFLINE_SAMPLES if seconds >= OFFICIAL_SECONDS else 1,
     )
-    return [single, multi, _search(bench, server_p99_ms, one), offline]
+    return [single, multi, search(bench, server_p99_ms, one), offline]
 
 
-def _search(bench: Bench, p99_ms: float, one_ns: int) -> Record:
+def search(bench: Bench, p99_ms: float, one_ns: int) -> Record:
     """The highest VALID rate of the Server scenario, by bisection between 0 and one call after the other.
 
     The record is that of the best run, with `rate_per_s` and all `probes`; valid is False where no rate was VALID. A
@@ -103,7 +103,7 @@ def _search(bench: Bench, p99_ms: float, one_ns: int) -> Record:
     return {**best, "p99_limit_ms": p99_ms, "probes": probes}
 
 
-def _typical_ns(call: Call, library: Pixels, batch_size: int, warmup: int) -> int:
+def _fastest_ns(call: Call, library: Pixels, batch_size: int, warmup: int) -> int:
     """The fastest of several calls, after as many that do not count."""
     times = []
     for turn in range(2 * max(5, warmup)):

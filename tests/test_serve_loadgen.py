@@ -1,6 +1,7 @@
 """serve.loadgen and serve.scenarios: LoadGen really run, for moments; and its log read by hand."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,51 @@ def test_no_rate_meets_a_bound_below_one_call(tmp_path: Path) -> None:
 def test_a_model_that_breaks_in_the_middle_is_told(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match="failed in its own process: RuntimeError: the model broke"):
         run(tmp_path, asleep.open_broken)
+
+
+class Judge:
+    """In LoadGen's place where its runs would take minutes: a rate holds up to a limit, which longer runs lower."""
+
+    def __init__(self, seconds: float, limits: dict[float, float]) -> None:
+        self.seconds, self._limits = seconds, limits
+        self.asked: list[tuple[float, float]] = []
+
+    def queue(self) -> Any:
+        return nullcontext(lambda samples: None)
+
+    def test(self, scenario: str, issue: object, seconds: float, **fields: Any) -> dict[str, Any]:
+        assert (scenario, fields["server_target_latency_ns"]) == ("Server", 10_000_000)
+        assert fields["server_target_latency_percentile"] == 0.99
+        rate = fields["server_target_qps"]
+        self.asked.append((rate, seconds))
+        return {"valid": rate <= self._limits[seconds], "p50_ms": 1.0, "p99_ms": 2.0, "samples_per_s": rate}
+
+
+def test_the_search_ends_at_the_highest_rate_that_holds() -> None:
+    # One call takes 0.5 ms: no more than 2000 a second. Six halvings leave 2000 / 64.
+    judge = Judge(0.5, {0.5: 1234.0})
+    found = scenarios.search(judge, 10.0, 500_000)  # type: ignore[arg-type]
+    assert found["valid"]
+    assert 1234 - 2000 / 64 < found["rate_per_s"] <= 1234
+    assert [rate for rate, _ in judge.asked] == [1000, 1500, 1250, 1125, 1187.5, 1218.75]
+    assert found["rate_per_s"] == 1218.75
+    assert [probe["valid"] for probe in found["probes"]] == [True, False, False, True, True, True]
+
+
+def test_a_long_run_has_the_last_word() -> None:
+    judge = Judge(600.0, {5.0: 1234.0, 600.0: 1000.0})
+    found = scenarios.search(judge, 10.0, 500_000)  # type: ignore[arg-type]
+    assert [seconds for _, seconds in judge.asked] == [5.0] * 6 + [600.0] * 3
+    assert found["rate_per_s"] == pytest.approx(1218.75 * 0.81)
+    hopeless = scenarios.search(Judge(600.0, {5.0: 1234.0, 600.0: 0.0}), 10.0, 500_000)  # type: ignore[arg-type]
+    assert (hopeless["valid"], hopeless["rate_per_s"], len(hopeless["probes"])) == (False, None, 10)
+
+
+def test_rates_that_would_take_minutes_to_count_are_not_tried() -> None:
+    # 9 ms a call, and no rate holds: 55, 28, 14 a second take 12, 24, 48 s for 662 queries; the next would take 95.
+    judge = Judge(0.5, {0.5: 0.0})
+    assert scenarios.search(judge, 10.0, 9_000_000)["valid"] is False  # type: ignore[arg-type]
+    assert len(judge.asked) == 3
 
 
 def log(**values: object) -> str:

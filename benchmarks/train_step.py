@@ -105,7 +105,8 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
     steps_of_epoch = arguments.images // SETTINGS.batch_size
     steps = latency.measure({kind: partial(ask, kind, "step") for kind in pipes}, arguments.steps, warmup=3)
     # As many bare steps as an epoch has take their turn among the epochs, so that both wake up from the same pause.
-    calls = {kind: partial(ask, kind, "epoch") for kind in pipes} | {"bare": partial(ask, "ours", "step", steps_of_epoch)}
+    calls = {kind: partial(ask, kind, "epoch") for kind in pipes}
+    calls["bare"] = partial(ask, "ours", "step", steps_of_epoch)
     epochs = latency.measure(calls, arguments.epochs, warmup=1)
     bare = epochs.pop("bare")
     memory = {kind: ask(kind, "memory") for kind in pipes}

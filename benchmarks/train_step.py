@@ -3,9 +3,9 @@
     python -m benchmarks.train_step --pairs wrn_40_2:wrn_16_2,resnet56:resnet20 --methods kd,afd,sakd --out FILE
 
 Each of the two lives in a process of its own, with its own allocator and threads, and waits while the other computes. A
-"step" is one step of optimisation on a batch that lies ready; an "epoch" goes through the data too. With --compile,
-ours under `train.compile` takes its turn as a third. The processor's peak is that of a large matrix product in bf16
-(float32 where it has none), measured in the same run.
+"step" is one step of optimisation on a batch that lies ready; a turn makes some of them in one go, as a training does.
+An "epoch" goes through the data too. With --compile, ours under `train.compile` takes its turn as a third. The
+processor's peak is that of a large matrix product in bf16 (float32 where it has none), measured in the same run.
 """
 
 import argparse
@@ -41,7 +41,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description="Time training steps.")
     parser.add_argument("--pairs", default="wrn_40_2:wrn_16_2,resnet56:resnet20", help="teacher:student, ...")
     parser.add_argument("--methods", default="vanilla,kd,afd,sakd")
-    parser.add_argument("--steps", type=int, default=20, help="rounds of one step of each loop")
+    parser.add_argument("--rounds", type=int, default=10, help="turns that each loop has to make steps")
+    parser.add_argument("--steps", type=int, default=5, help="of a turn, in one go as in a training")
     parser.add_argument("--epochs", type=int, default=3, help="rounds of one small epoch of each loop")
     parser.add_argument("--images", type=int, default=1280, help="of that epoch")
     parser.add_argument("--threads", type=int, default=machine.num_cores())
@@ -103,7 +104,8 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
         return answer
 
     steps_of_epoch = arguments.images // SETTINGS.batch_size
-    steps = latency.measure({kind: partial(ask, kind, "step") for kind in pipes}, arguments.steps, warmup=3)
+    turns = {kind: partial(ask, kind, "step", arguments.steps) for kind in pipes}
+    steps = latency.measure(turns, arguments.rounds, warmup=1)
     # As many bare steps as an epoch has take their turn among the epochs, so that both wake up from the same pause.
     calls = {kind: partial(ask, kind, "epoch") for kind in pipes}
     calls["bare"] = partial(ask, "ours", "step", steps_of_epoch)
@@ -113,7 +115,7 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
     for kind, worker in zip(pipes, workers, strict=True):
         pipes[kind].send("stop")
         worker.join()
-    speed = {k: SETTINGS.batch_size / float(np.median(samples)) * 1e9 for k, samples in steps.items()}
+    speed = {k: arguments.steps * SETTINGS.batch_size / float(np.median(samples)) * 1e9 for k, samples in steps.items()}
     whole = steps_of_epoch * SETTINGS.batch_size
     result: dict[str, Any] = {
         "teacher": teacher,
@@ -121,15 +123,15 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
         "method": name,
         "step_images_per_s": speed,
         "step_ratio": latency.paired_ratio(steps["plain"], steps["ours"]).to_dict(),
-        "compiled_step_ratio": latency.paired_ratio(steps["plain"], steps["compiled"]).to_dict()
-        if arguments.compile
-        else None,
         "epoch_images_per_s": {k: whole / float(np.median(samples)) * 1e9 for k, samples in epochs.items()},
         "epoch_ratio": latency.paired_ratio(epochs["plain"], epochs["ours"]).to_dict(),
         "epoch_over_bare_steps": latency.paired_ratio(epochs["ours"], bare).median,
         "peak_memory_bytes": memory,
         "gflop_per_image": flops_per_image(teacher, student, name) / 1e9,
     }
+    if arguments.compile:
+        result["compiled_step_ratio"] = latency.paired_ratio(steps["plain"], steps["compiled"]).to_dict()
+        result["compiled_epoch_ratio"] = latency.paired_ratio(epochs["plain"], epochs["compiled"]).to_dict()
     compiled = f" ({result['compiled_step_ratio']['median']:.2f} compiled)" if arguments.compile else ""
     print(
         f"{teacher} to {student}, {name}: {speed['ours']:.0f} images/s, plain {speed['plain']:.0f}, "

@@ -4,24 +4,21 @@ Pixels go in, probabilities come out: normalisation and softmax are in the graph
 metadata. Nothing that was fixed by training is typed a second time by whoever serves the file.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline import onnx_file
 from pipeline.checkpoint import Header
 from pipeline.errors import ParityError
 from pipeline.models.base import Classifier, count_macs, num_parameters, title
 from pipeline.params import Normalization
-
-CARD_KEY = "pupil_card"
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -51,6 +48,7 @@ def make_card(name: str, model: Classifier, header: Header, metrics: dict[str, f
     return {
         "format": 1,
         "name": name,
+        "precision": "float32",
         "labels": list(header.labels),
         "image_px": header.image_px,
         "mean": list(header.normalization.mean),
@@ -68,7 +66,7 @@ def make_card(name: str, model: Classifier, header: Header, metrics: dict[str, f
 
 
 def write_onnx(servable: Servable, card: dict[str, Any], path: Path, opset: int) -> None:
-    """Export with a free batch axis, put the card into the metadata, and let onnx check the file."""
+    """Export with a free batch axis, and write it with its card."""
     image_px = card["image_px"]
     # An example batch of 1 would freeze the batch axis at 1.
     example = torch.zeros(2, image_px, image_px, 3, dtype=torch.uint8)
@@ -86,20 +84,7 @@ def write_onnx(servable: Servable, card: dict[str, Any], path: Path, opset: int)
             verbose=False,
         )
     assert program is not None, "torch.onnx.export(dynamo=True) returns a program"
-    proto = program.model_proto
-    _strip(proto.graph)
-    text = json.dumps(card, ensure_ascii=False, sort_keys=True)
-    proto.metadata_props.append(onnx.StringStringEntryProto(key=CARD_KEY, value=text))
-    onnx.checker.check_model(proto, full_check=True)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-def _strip(graph: onnx.GraphProto) -> None:
-    """Drop the exporter's notes: stack traces with this machine's paths, and counters that differ from run to run."""
-    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    del graph.metadata_props[:]
+    onnx_file.write(program.model_proto, card, path)
 
 
 @torch.inference_mode()

@@ -1,10 +1,12 @@
 """The card inside an exported ONNX file: what the model is, what it takes and where it came from.
 
-It is the JSON value of one metadata key, `pupil_card`. Everything a server shows or checks is read from there, so a
-label or an image size is never typed a second time. Keys this version does not know are ignored: a later exporter may
-add some without breaking an earlier server. A change that would break one raises `FORMAT`.
+It is the JSON value of one metadata key, `pupil_card`, and the last thing in the file, behind the network whose
+checksum it holds. Everything a server shows or checks is read from there, so a label or an image size is never typed a
+second time. Keys this version does not know are ignored: a later exporter may add some without breaking an earlier
+server. A change that would break one raises `FORMAT`.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -23,6 +25,7 @@ class Card:
     """Everything an exported model says about itself."""
 
     name: str  # stands in URLs: letters, digits, '.', '_' and '-'
+    precision: str  # what the network computes in: float32, int8, float16, ...
     labels: tuple[str, ...]  # K class names, in the order of the outputs
     image_px: int  # images are image_px high and image_px wide
     mean: tuple[float, ...]  # 3 channel means of the training images in [0, 1]; already applied inside the graph
@@ -36,6 +39,30 @@ class Card:
     params_sha256: str  # of the parameters that made it
     data_sha256: str  # of the data set it was trained on
     data_licence: str | None
+    graph_sha256: str  # of the file up to where its card begins
+
+    @classmethod
+    def of_file(cls, content: bytes) -> "Card":
+        """The card at the end of a file's bytes, once the bytes before it are those that it was written for.
+
+        Raises ModelError where there is none, where it is impossible, or where the network is another one.
+        """
+        # A card cannot contain the head itself: JSON has no control characters.
+        text = content.rpartition(_HEAD)[2].lstrip(_CONTINUED)[1:]
+        entry = _entry(text)
+        if not content.endswith(entry):
+            raise ModelError(f"it does not end in a {KEY!r} entry: it was torn, changed, or not exported by Pupil")
+        try:
+            card = cls.from_json(text.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ModelError(f"its card is not UTF-8 ({error})") from error
+        came = hashlib.sha256(memoryview(content)[: -len(entry)]).hexdigest()
+        if came != card.graph_sha256:
+            raise ModelError(
+                f"its network is not the one that its card was written for: expected sha256 {card.graph_sha256}, "
+                f"came {came}"
+            )
+        return card
 
     @classmethod
     def from_json(cls, text: str) -> "Card":
@@ -56,6 +83,26 @@ class Card:
         known = {key: values[key] for key in _FIELDS}
         known |= {key: tuple(values[key]) for key in ("labels", "mean", "std")}
         return cls(**known)
+
+
+# How protobuf begins an entry of metadata with this key: field 1 is the key, and the length of field 2 follows.
+_HEAD = b"\x0a" + bytes([len(KEY)]) + KEY.encode() + b"\x12"
+_CONTINUED = bytes(range(128, 256))  # every byte of a length but its last
+
+
+def _entry(text: bytes) -> bytes:
+    """The bytes of the whole entry, as field 14 of an ONNX model."""
+    fields = _HEAD + _varint(len(text)) + text
+    return b"\x72" + _varint(len(fields)) + fields
+
+
+def _varint(value: int) -> bytes:
+    """7 bits a byte, the lowest first; all but the last have the highest bit set."""
+    digits = b""
+    while value > 127:
+        digits += bytes([value & 127 | 128])
+        value >>= 7
+    return digits + bytes([value])
 
 
 def _is_text(value: Any) -> bool:
@@ -94,6 +141,7 @@ def _is_metrics(value: Any) -> bool:
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (_is_name, "a name of letters, digits, '.', '_' and '-'"),
+    "precision": (_is_text, "a text"),
     "labels": (_is_labels, "a list of one or more class names"),
     "image_px": (_is_count, "a positive integer"),
     "mean": (_is_triple, "3 finite numbers"),
@@ -107,4 +155,5 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "params_sha256": (_is_text, "a text"),
     "data_sha256": (_is_text, "a text"),
     "data_licence": (lambda value: value is None or _is_text(value), "a text or null"),
+    "graph_sha256": (_is_text, "a text"),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime  # type: ignore[import-untyped]
 
-from serve.card import KEY, Card
+from serve.card import Card
 from serve.errors import InputError, ModelError, ServeError
 
 Pixels = npt.NDArray[np.uint8]
@@ -35,11 +35,11 @@ class OnnxClassifier:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         try:
-            self._session = _open(path, threads, _default_providers() if providers is None else _known(providers))
-            metadata = self._session.get_modelmeta().custom_metadata_map
-            if KEY not in metadata:
-                raise ModelError(f"it carries no {KEY!r} metadata, so nothing tells its labels and image size")
-            self.card = Card.from_json(metadata[KEY])
+            content = _content(path)
+            # Before anything else reads the bytes, and the session is opened from these very ones.
+            self.card = Card.of_file(content)
+            chosen = _default_providers() if providers is None else _known(providers)
+            self._session = _open(content, threads, chosen)
             _check_signature(self._session, self.card)
         except ModelError as error:
             raise ModelError(f"{path} is no usable Pupil model: {error}. Export it again, or name another.") from error
@@ -67,16 +67,23 @@ class OnnxClassifier:
         return results
 
 
-def _open(path: Path, threads: int, providers: tuple[str, ...]) -> onnxruntime.InferenceSession:
+def _content(path: Path) -> bytes:
     if not path.is_file():
         raise ModelError("there is no such file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"it cannot be read ({error.strerror})") from error
+
+
+def _open(content: bytes, threads: int, providers: tuple[str, ...]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning threads make one call faster and every neighbour slower, a second session in this process included.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        return onnxruntime.InferenceSession(content, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's errors share no base class below Exception
         raise ModelError(f"ONNX Runtime cannot load it ({' '.join(str(error).split())})") from error
 

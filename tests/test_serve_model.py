@@ -1,19 +1,23 @@
 """serve.model and serve.card: what a sound file computes, and what is said about an unsound one."""
 
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from pipeline import onnx_file
 from serve.card import Card
 from serve.errors import InputError, ModelError, ServeError
 from serve.model import OnnxClassifier
 from tests import tiny_onnx
 
 CPU = ("CPUExecutionProvider",)
+CARD = tiny_onnx.card() | {"graph_sha256": "2" * 64}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,7 @@ def test_wrong_pixels_say_what_was_expected_and_what_came(
 def test_card_comes_back_typed(model: OnnxClassifier) -> None:
     assert model.card == Card(
         name="student",
+        precision="float32",
         labels=("class 0", "class 1", "class 2"),
         image_px=8,
         mean=(0.5, 0.25, 0.125),
@@ -117,19 +122,19 @@ def test_card_comes_back_typed(model: OnnxClassifier) -> None:
         params_sha256="0" * 64,
         data_sha256="1" * 64,
         data_licence=None,
+        graph_sha256=hashlib.sha256(tiny_onnx.build(num_classes=3).SerializeToString(deterministic=True)).hexdigest(),
     )
 
 
 def test_card_may_hold_nulls_twin_labels_and_keys_of_the_future() -> None:
-    values = tiny_onnx.card() | {"method": None, "seed": None, "labels": ["crane", "crane"], "colour": "blue"}
+    values = CARD | {"method": None, "seed": None, "labels": ["crane", "crane"], "colour": "blue"}
     card = Card.from_json(json.dumps(values))
     assert (card.method, card.seed, card.labels) == (None, None, ("crane", "crane"))
 
 
-@pytest.mark.parametrize("key", [key for key in tiny_onnx.card() if key != "format"])
+@pytest.mark.parametrize("key", [key for key in CARD if key != "format"])
 def test_card_without_a_key_is_refused_by_its_name(key: str) -> None:
-    values = tiny_onnx.card()
-    del values[key]
+    values = {name: value for name, value in CARD.items() if name != key}
     with pytest.raises(ModelError, match=f"no '{key}'"):
         Card.from_json(json.dumps(values))
 
@@ -159,7 +164,7 @@ def test_card_without_a_key_is_refused_by_its_name(key: str) -> None:
 )
 def test_impossible_card_values_are_named(key: str, value: object) -> None:
     with pytest.raises(ModelError, match=f"{key} = .*, expected"):
-        Card.from_json(json.dumps(tiny_onnx.card() | {key: value}))
+        Card.from_json(json.dumps(CARD | {key: value}))
 
 
 @pytest.mark.parametrize(
@@ -182,25 +187,66 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no model at all", b"\x00" * 100])
+@pytest.mark.parametrize("content", [b"", b"no model at all", b"\x00" * 100, b"\x0a\x0apupil_card\x12"])
 def test_files_that_are_not_onnx(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
+    assert "does not end in a 'pupil_card' entry" in refusal(path)
+
+
+def test_a_sound_card_behind_something_that_is_not_onnx(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    junk = b"no model at all"
+    card = CARD | {"graph_sha256": hashlib.sha256(junk).hexdigest()}
+    entry = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key="pupil_card", value=json.dumps(card))])
+    path.write_bytes(junk + entry.SerializeToString())
     assert "ONNX Runtime cannot load it" in refusal(path)
 
 
-@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.999])
 def test_torn_file(tmp_path: Path, keep: float) -> None:
     path = tiny_onnx.write(tmp_path / "model.onnx")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole))])
-    refusal(path)
+    assert "does not end in a 'pupil_card' entry: it was torn" in refusal(path)
 
 
 def test_file_without_a_card(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(tiny_onnx.build(None).SerializeToString())
-    assert "no 'pupil_card' metadata" in refusal(path)
+    path.write_bytes(tiny_onnx.build().SerializeToString())
+    assert "does not end in a 'pupil_card' entry" in refusal(path)
+
+
+@pytest.mark.parametrize("where", [0.0, 0.3, 0.6])
+def test_a_single_changed_bit_of_the_network_is_refused(tmp_path: Path, where: float) -> None:
+    path = tiny_onnx.write(tmp_path / "model.onnx")
+    content = bytearray(path.read_bytes())
+    content[int(where * len(tiny_onnx.build().SerializeToString()))] ^= 1
+    path.write_bytes(content)
+    assert "its network is not the one that its card was written for: expected sha256 " in refusal(path)
+
+
+def test_a_card_of_another_network_is_refused(tmp_path: Path) -> None:
+    path, other = tiny_onnx.write(tmp_path / "model.onnx"), tiny_onnx.write(tmp_path / "other.onnx", seed=1)
+    begin = len(tiny_onnx.build().SerializeToString())
+    path.write_bytes(path.read_bytes()[:begin] + other.read_bytes()[begin:])
+    assert "its network is not the one" in refusal(path)
+
+
+def test_a_file_that_another_tool_wrote_anew_says_so(tmp_path: Path) -> None:
+    path = tiny_onnx.write(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"pupil_card": model.metadata_props[0].value, "later": "1"})
+    onnx.save(model, path)
+    assert "does not end in a 'pupil_card' entry: it was torn, changed" in refusal(path)
+
+
+@pytest.mark.parametrize("length", [1, 90, 127, 128, 16_300, 20_000])
+def test_cards_of_any_length_are_found(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "model.onnx"
+    labels = ("a", "b", "\u00fc" * length)
+    onnx_file.write(tiny_onnx.build(), tiny_onnx.card(labels=labels), path)
+    assert OnnxClassifier(path, providers=CPU).card.labels == labels
 
 
 @pytest.mark.parametrize(
@@ -212,29 +258,30 @@ def test_file_without_a_card(tmp_path: Path) -> None:
 )
 def test_shapes_that_contradict_the_card(tmp_path: Path, card: dict[str, object], complaint: str) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(tiny_onnx.build(card).SerializeToString())
+    onnx_file.write(tiny_onnx.build(), card, path)
     with pytest.raises(ModelError, match=complaint):
         OnnxClassifier(path, providers=CPU)
 
 
 def test_frozen_batch_axis_is_refused(tmp_path: Path) -> None:
-    graph = tiny_onnx.build(tiny_onnx.card())
-    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    model = tiny_onnx.build()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
     path = tmp_path / "model.onnx"
-    path.write_bytes(graph.SerializeToString())
+    onnx_file.write(model, tiny_onnx.card(), path)
     assert "[1, 8, 8, 3], and its card promises tensor(uint8) ['batch', 8, 8, 3]" in refusal(path)
 
 
 def test_missing_output_and_foreign_input_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    graph = tiny_onnx.build(tiny_onnx.card())
-    del graph.graph.output[1]
-    path.write_bytes(graph.SerializeToString())
+    model = tiny_onnx.build()
+    del model.graph.output[1]
+    onnx_file.write(model, tiny_onnx.card(), path)
     assert "no output 'logits', only ['probabilities']" in refusal(path)
 
-    graph = tiny_onnx.build(tiny_onnx.card())
-    graph.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch"]))
-    path.write_bytes(graph.SerializeToString())
+    model = tiny_onnx.build()
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch"]))
+    onnx_file.write(model, tiny_onnx.card(), path)
     assert "its inputs are ['pixels', 'mask'], expected ['pixels']" in refusal(path)
 
 

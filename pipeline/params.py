@@ -207,13 +207,34 @@ class Evaluate(Section):
 
 
 class Deploy(Section):
-    """Which student is exported, and how exactly the ONNX file must agree with it (stage export)."""
+    """Which student is exported, how exactly the ONNX file must agree with it, and what a smaller file may cost."""
 
     method: str = "vanilla"
     seed: Seed = 0
     opset: Annotated[int, Field(ge=18, le=23)] = 20
     max_probability_error: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    """Largest difference in any probability between torch and ONNX Runtime, both in float32."""
+    """Largest difference in any probability between torch and ONNX Runtime, both in float32 (stage export)."""
+    max_drop: Annotated[float, Field(ge=0, le=100)] = 0.5
+    """Points of validation top-1 that a quantised or half-precision student may lose; else it is refused (quantize)."""
+
+
+class Quantize(Section):
+    """The exported student in integers, and in half precision (stage quantize)."""
+
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How the range of every tensor is read off calibration images: extremes; least KL divergence; see percentile."""
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    """Of method percentile: the share of values, in percent, that the range holds."""
+    images: Annotated[int, Field(ge=1)] = 512
+    """Calibration images, drawn from train; all of train where it has fewer."""
+    seed: Seed = 0
+    """Draws them."""
+    exclude: tuple[str, ...] = ()
+    """Nodes of student.onnx that stay in float32, by name. A refusal names those that would help."""
+    reduce_range: bool = False
+    """Weights in 7 bits: for processors without VNNI, whose sums of 8-bit products overflow."""
+    tensorrt: bool = False
+    """Make student.int8_signed.onnx too: signed, symmetric, as TensorRT wants it; slow on a CPU."""
 
 
 class LoadGen(Section):
@@ -260,6 +281,7 @@ class Params(Section):
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
     deploy: Deploy = Deploy()
+    quantize: Quantize = Quantize()
     benchmark: Benchmark = Benchmark()
 
     @model_validator(mode="after")

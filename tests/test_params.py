@@ -89,7 +89,7 @@ def test_what_the_sections_say_of_each_other_is_checked_before_anything_runs(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("augment: {}", "lacks data, teacher, teach, student, distill, evaluate, deploy, benchmark"),
+        ("augment: {}", "lacks data, teacher, teach, student, distill, evaluate, deploy, quantize, benchmark"),
         ("distill: {methods: {kd: {}}}", r"distill\.seeds, distill\.train"),
         ("data: {source: huggingface}", r"data\.sources\.huggingface"),
     ],

@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = toy.make(tmp_path_factory.mktemp("finished"))
     stages, _ = toy.repro(folder)
     students = {f"{stage}@{method}-0" for stage in ("distill", "evaluate") for method in METHODS}
-    others = {"prepare", "train_teacher", "teach", "evaluate_teacher", "export", "benchmark"}
+    others = {"prepare", "train_teacher", "teach", "evaluate_teacher", "export", "quantize", "benchmark"}
     assert stages - REPORT == others | students
     return folder
 
@@ -58,7 +58,7 @@ def test_every_artefact_is_there(finished: Path) -> None:
         for name in ("model.safetensors", "history.json", "metrics.json", "evaluation.json"):
             assert (folder / name).is_file(), folder / name
         assert list((folder / "plots").rglob("*.tsv"))
-    for name in ("student.onnx", "teacher.onnx", "parity.json", "latency.json"):
+    for name in ("student.onnx", "teacher.onnx", "parity.json", "quantization.json", "latency.json"):
         assert (finished / "artifacts/deploy" / name).is_file(), name
     for name in ("latency.csv", "throughput.csv"):
         assert len((finished / "artifacts/deploy/plots" / name).read_text().splitlines()) > 4, name
@@ -89,6 +89,21 @@ def test_the_benchmark_measures_both_files_by_every_means(finished: Path) -> Non
         assert [run["scenario"] for run in it["loadgen"]] == ["SingleStream", "MultiStream", "Server", "Offline"]
 
 
+def test_each_student_in_fewer_bits_stands_under_a_name_that_says_the_verdict(finished: Path) -> None:
+    record = json.loads((finished / "artifacts/deploy/quantization.json").read_text(encoding="utf-8"))
+    images = np.load(finished / "data/prepared/test/images.npy")[:3]
+    assert list(record["students"]) == ["float32", "int8", "fp16"]
+    for name in ("int8", "fp16"):
+        student = record["students"][name]
+        verdict = "" if student["accepted"] else ".refused"
+        assert student["file"] == f"quantized/student.{name}{verdict}.onnx"
+        classifier = OnnxClassifier(finished / "artifacts/deploy" / student["file"])
+        assert (classifier.card.name, classifier.card.precision) == (f"student_{name}", name)
+        np.testing.assert_allclose(classifier(images).sum(1), 1, rtol=1e-5)
+    files = [path.name for path in (finished / "artifacts/deploy/quantized").iterdir()]
+    assert sorted(files) == sorted(Path(record["students"][name]["file"]).name for name in ("int8", "fp16"))
+
+
 def test_the_exported_files_can_be_timed(finished: Path) -> None:
     files = [f"artifacts/deploy/{name}.onnx" for name in ("student", "teacher")]
     table = toy.run(finished, "python", "-m", "serve", "benchmark", *files, "--samples", "70")
@@ -108,8 +123,10 @@ def test_a_second_run_does_nothing_and_changes_no_byte(project: Path) -> None:
     ("key", "value", "expected"),
     [
         ("deploy.max_probability_error", 2e-4, {"export"}),
+        ("deploy.max_drop", 1.0, {"quantize"}),
+        ("quantize.images", 64, {"quantize"}),
         ("benchmark.samples", 71, {"benchmark"}),
-        ("evaluate.ece_bins", 10, {"evaluate_teacher", "evaluate@vanilla-0", "evaluate@kd-0"}),
+        ("evaluate.ece_bins", 10, {"quantize", "evaluate_teacher", "evaluate@vanilla-0", "evaluate@kd-0"}),
         ("distill.methods.kd.temperature", 2.0, {"distill@kd-0"}),
         ("distill.train.lr", 0.01, {"distill@vanilla-0", "distill@kd-0"}),
         ("teacher.train.lr", 0.01, {"train_teacher"}),

@@ -115,6 +115,24 @@ def batch(size: int, n: int) -> dict[str, Any]:
     }
 
 
+def quantization(int8_accepted: bool) -> dict[str, Any]:
+    def student(file: str, top1: float, accepted: bool = True, **more: Any) -> dict[str, Any]:
+        scores = {"top1": top1, "nll": 1.0, "float32_agreement": 98.5, "sqnr_db": 31.26}
+        reason = "accepted: a drop" if accepted else "refused: 2.50 more than deploy.max_drop; node_Conv_1 <&>"
+        record = {"file": file, "accepted": accepted, "reason": reason, "size_bytes": 90_000}
+        return record | {"val": scores, "test": scores | {"top1": top1 - 1}} | more
+
+    name = "quantized/student.int8.onnx" if int8_accepted else "quantized/student.int8.refused.onnx"
+    float32 = student("student.onnx", 70.5)
+    float32["val"]["sqnr_db"] = None
+    students = {
+        "float32": float32,
+        "int8": student(name, 70.25, int8_accepted),
+        "fp16": student("quantized/student.fp16.refused.onnx", 0, False, val=None, test=None),
+    }
+    return {"max_drop": 0.5, "deployed": name if int8_accepted else "student.onnx", "students": students}
+
+
 class Run:
     """A finished run below a folder; `results` collects it, `report` calls the stage."""
 
@@ -128,6 +146,7 @@ class Run:
         self.write("teacher/history.json", history(30.0, 64.0, 65.0))
         parity = {"batch_size": 1, "max_probability_error": 3.2e-7, "max_logit_error": 4e-6, "top1_equal": True}
         self.write("deploy/parity.json", {"student": [parity], "teacher": [parity], "later": 1})
+        self.write("deploy/quantization.json", quantization(int8_accepted=True))
         machine = {
             "cpu": "Fast & Co <9000>",
             "cores": 4,
@@ -437,6 +456,7 @@ def test_the_same_run_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
         ("teacher/evaluation.json", "evaluate_teacher"),
         ("teacher/history.json", "train_teacher"),
         ("deploy/parity.json", "export"),
+        ("deploy/quantization.json", "quantize"),
         ("deploy/latency.json", "benchmark"),
         ("data/card.json", "prepare"),
     ],
@@ -480,3 +500,21 @@ def test_numbers_as_a_person_writes_them() -> None:
     assert [formats.share(x) for x in (1.2, 0.304, 0.0123)] == ["120 %", "30 %", "1.2 %"]
     assert formats.ratio(Ratio(median=2.0, low=1.5, high=2.5)) == "2.00 [1.50, 2.50]"
     assert timings.candidate("student_int8_onnx") == "student int8, ONNX Runtime"
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_the_page_says_which_student_file_is_deployed_and_why_others_are_not(accepted: bool, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.write("deploy/quantization.json", quantization(accepted))
+    pages = {name: content.decode() for name, content in run.report(tmp_path / "out").items()}
+    int8 = f"quantized/student.int8{'' if accepted else '.refused'}.onnx"
+    verdicts = ("accepted", "deployed on CPUs") if accepted else ("deployed on CPUs", "refused")
+    text = pages["RESULTS.md"]
+    assert f"| student.onnx | {verdicts[0]} | 70.50 | 69.50 | 98.50 | \u2013 | 90.0 kB |" in text
+    assert f"| {int8} | {verdicts[1]} | 70.25 | 69.25 | 98.50 | 31.3 | 90.0 kB |" in text
+    assert "| quantized/student.fp16.refused.onnx | refused | \u2013 | \u2013 | \u2013 | \u2013 | 90.0 kB |" in text
+    page = pages["report.html"]
+    assert f'<th scope="row">{int8}</th><td class="text">{verdicts[1]}</td><td>70.25</td>' in page
+    for said in (page, text):
+        assert (f"{int8}: refused: 2.50 more than" in said) is not accepted
+    assert "node_Conv_1 <&>" not in page

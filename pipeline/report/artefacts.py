@@ -102,6 +102,37 @@ class Parity(Record):
     teacher: tuple[ParityRecord, ...]
 
 
+class Smaller(Record):
+    """One student file on one split."""
+
+    top1: float
+    float32_agreement: float
+    """Percent of images with the top-1 of the student in float32."""
+    sqnr_db: float | None
+    """Of logits; None without noise."""
+
+
+class StudentFile(Record):
+    """One form of the deployed student, which the gate let pass or did not."""
+
+    file: str
+    accepted: bool
+    reason: str
+    val: Smaller | None
+    """None where its logits are no numbers, as test."""
+    test: Smaller | None
+    size_bytes: int
+
+
+class Quantization(Record):
+    """quantization.json."""
+
+    deployed: str
+    """The file that CPUs are to run."""
+    students: Annotated[dict[str, StudentFile], Field(min_length=1)]
+    """float32 first."""
+
+
 def read(model: type[R], path: Path, stage: str) -> R:
     """Read one artefact. Raises PupilError naming the file and the DVC stage that writes it."""
     again = f"Stage {stage} writes it: run `dvc repro {stage}`."

@@ -10,7 +10,7 @@ from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.files import sha256
 from pipeline.metrics import mean_and_spread
-from pipeline.report.artefacts import Evaluation, History, Parity, Record, Scores, read
+from pipeline.report.artefacts import Evaluation, History, Parity, Quantization, Record, Scores, read
 from pipeline.report.measured import Latency
 
 TIE_POINTS = 0.5
@@ -75,6 +75,7 @@ class Results(Record):
     """The very student that ships, not the mean of its method."""
     latency: Latency
     parity: Parity
+    quantization: Quantization
     data: cards.DataCard
     student_epochs: int
     select: str
@@ -133,6 +134,7 @@ def collect(params: Path, students: Path, teacher: Path, deploy: Path, data: Pat
         deployed=_student(students, shipped.method, shipped.seed)[0],
         latency=read(Latency, deploy / "latency.json", "benchmark"),
         parity=read(Parity, deploy / "parity.json", "export"),
+        quantization=read(Quantization, deploy / "quantization.json", "quantize"),
         data=cards.load(data),
         student_epochs=distill.train.epochs,
         select=distill.train.select,

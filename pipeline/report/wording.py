@@ -112,6 +112,35 @@ def sizes(results: Results) -> list[tuple[str, str, str, str, str]]:
     return [(who, n.arch, count(n.num_parameters), scaled(n.macs), size(n.size_bytes)) for who, n in rows]
 
 
+def student_files(results: Results) -> list[tuple[str, ...]]:
+    """Rows of file, verdict, validation and test top-1, agreement with float32 and SQNR on validation, size."""
+    rows: list[tuple[str, ...]] = []
+    for it in results.quantization.students.values():
+        val, test = it.val, it.test
+        verdict = "accepted" if it.accepted else "refused"
+        rows.append(
+            (
+                it.file,
+                "deployed on CPUs" if it.file == results.quantization.deployed else verdict,
+                NONE if val is None else percent(val.top1),
+                NONE if test is None else percent(test.top1),
+                NONE if val is None else percent(val.float32_agreement),
+                NONE if val is None or val.sqnr_db is None else f"{val.sqnr_db:.1f}",
+                size(it.size_bytes),
+            )
+        )
+    return rows
+
+
+STUDENT_FILE_TITLES = ("", "", "val top-1 %", "test top-1 %", "agrees with float32 %", "SQNR dB", "size")
+"""Of the columns of `student_files`."""
+
+
+def refusals(results: Results) -> list[str]:
+    """Why files were refused, one sentence each."""
+    return [f"{it.file}: {it.reason}." for it in results.quantization.students.values() if not it.accepted]
+
+
 def gain(network: Network) -> str:
     """Gain over the baseline, with the word where it is a tie."""
     return NONE if network.gain is None else points(network.gain.points) + (" tie" if network.gain.tie else "")

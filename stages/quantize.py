@@ -1,0 +1,96 @@
+"""Make the exported student smaller: in 8-bit integers and in half precision, accepted only where it is as accurate."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from pipeline import gate, onnx_file
+from pipeline import params as parameters
+from pipeline import quantize as quantizing
+from pipeline.data import card as cards
+from pipeline.data.arrays import RowReader, Split
+from pipeline.data.scratch import replacing_folder
+from pipeline.files import write_json
+from stages import _run
+
+CALIBRATION_BATCH = 32
+
+
+def quantize(params: Path, student: Path, data: Path, out: Path, record: Path) -> None:
+    """Write the students into the folder `out`, with .refused in the name of each that is, and why to `record`."""
+    everything = parameters.load(params)
+    settings, max_drop = everything.quantize, everything.deploy.max_drop
+    batch_size, ece_bins = everything.evaluate.batch_size, everything.evaluate.ece_bins
+    data_card = cards.load(data)
+    train, *splits = (Split.load(data, name, data_card) for name in ("train", "val", "test"))
+    model, card = onnx_file.read(student)
+    labels = [torch.from_numpy(np.array(split.labels)) for split in splits]
+    float32 = [gate.predict(model, split, batch_size) for split in splits]
+
+    def scored(logits: list[torch.Tensor]) -> dict[str, Any]:
+        each = zip(("val", "test"), logits, float32, labels, strict=True)
+        return {name: gate.scores(z, expected, y, ece_bins) for name, z, expected, y in each}
+
+    quantizers = {"int8": quantizing.Quantizer(model, _batches(train, settings.images, settings.seed), settings)}
+    if settings.tensorrt:
+        batches = _batches(train, settings.images, settings.seed)
+        quantizers["int8_signed"] = quantizing.Quantizer(model, batches, settings, signed=True)
+    made: dict[str, onnx.ModelProto] = {name: quantizer.model() for name, quantizer in quantizers.items()}
+    made["fp16"] = quantizing.half(model)
+    students: dict[str, Any] = {
+        "float32": {
+            "file": student.name,
+            "accepted": True,
+            "reason": "the student as exported",
+            "drop_points": 0.0,
+            **scored(float32),
+            "size_bytes": student.stat().st_size,
+            "nodes": [],
+        }
+    }
+    with replacing_folder(out) as folder:
+        for name, smaller in made.items():
+            logits = [gate.predict(smaller, split, batch_size) for split in splits]
+            verdict = gate.decide(float32[0], logits[0], labels[0], max_drop)
+            reason, nodes = verdict.reason, []
+            if not verdict.accepted and name in quantizers:
+                nodes = gate.damage(quantizers[name], float32[0], splits[0], batch_size)
+                reason = f"{reason}; {gate.name_worst(nodes)}"
+            print(f"student.{name}: {reason}")
+            results = scored(logits) if verdict.drop_points is not None else {"val": None, "test": None}
+            file = folder / f"student.{name}{'' if verdict.accepted else '.refused'}.onnx"
+            own = {"name": f"student_{name}", "precision": name, "metrics": _measured(results["test"])}
+            onnx_file.write(smaller, card | own, file)
+            students[name] = {
+                "file": f"{out.name}/{file.name}",
+                "accepted": verdict.accepted,
+                "reason": reason,
+                "drop_points": verdict.drop_points,
+                **results,
+                "size_bytes": file.stat().st_size,
+                "nodes": nodes,
+            }
+    deployed = students["int8"]["file"] if students["int8"]["accepted"] else student.name
+    print(f"deployed on CPUs: {deployed}")
+    write_json(record, {"max_drop": max_drop, "deployed": deployed, "students": students})
+
+
+def _batches(train: Split, images: int, seed: int) -> Iterator[Any]:
+    """Calibration images, a few at a time."""
+    positions = np.random.default_rng(seed).choice(len(train), min(images, len(train)), replace=False)
+    read = RowReader(train.images)
+    for start in range(0, len(positions), CALIBRATION_BATCH):
+        yield read(np.sort(positions[start : start + CALIBRATION_BATCH]))
+
+
+def _measured(scores: dict[str, float | None] | None) -> dict[str, float]:
+    """Scores that are numbers, as a card holds them."""
+    return {name: value for name, value in (scores or {}).items() if value is not None}
+
+
+if __name__ == "__main__":
+    _run.main(quantize)

@@ -38,6 +38,8 @@ class Verdict:
 def predict(model: onnx.ModelProto, split: Split, batch_size: int) -> Tensor:
     """logits (N, K) of a whole split by ONNX Runtime on the CPU, in float32."""
     options = onnxruntime.SessionOptions()
+    # Left to itself it takes every core, whatever a scheduler granted this process.
+    options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     read = RowReader(split.images)
     positions = np.array_split(np.arange(len(split)), math.ceil(len(split) / batch_size))

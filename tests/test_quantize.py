@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from benchmarks import quantized
 from pipeline import export, gate, integer_graph, onnx_file, params, quantize
 from pipeline.data.arrays import Split
 from pipeline.errors import ParamsError, PupilError
@@ -318,3 +319,13 @@ def test_predictions_do_not_depend_on_the_batch(model: onnx.ModelProto) -> None:
     int8 = quantizer(model).model()
     one = gate.predict(int8, Split(SPLIT.images[:5], SPLIT.labels[:5]), 1)
     torch.testing.assert_close(one, gate.predict(int8, SPLIT, 64)[:5], rtol=0, atol=0)
+
+
+def test_the_benchmark_compares_networks_that_answer_alike_and_shares_out_all_of_the_time() -> None:
+    result = quantized._network("resnet8", [1], 70, 1)
+    assert result["sqnr_db"]["float32"] is None
+    assert min(result["sqnr_db"]["int8_plain"], result["sqnr_db"]["int8"]) > 20
+    (batch,) = result["batches"]
+    for shares in batch["shares"].values():
+        assert sum(shares.values()) == pytest.approx(1)
+    assert max(batch["shares"]["int8"], key=batch["shares"]["int8"].get) == "QLinearConv"

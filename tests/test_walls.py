@@ -11,6 +11,8 @@ import pipeline
 
 ROOT = Path(__file__).parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(pipeline.__path__, "pipeline.")]
+# ONNX Runtime is what quantises, and what says how well; nothing else of the library needs it.
+QUANTISES = {"pipeline.quantize", "pipeline.gate"}
 
 
 def python(code: str, cwd: Path = ROOT) -> str:
@@ -23,7 +25,8 @@ def python(code: str, cwd: Path = ROOT) -> str:
 
 @pytest.mark.parametrize("unwanted", ["serve", "stages", "dvclive", "dvc", "onnxruntime", "starlette"])
 def test_the_library_imports_nothing_that_serves_or_runs_stages(unwanted: str) -> None:
-    loaded = python(f"import sys\nfor m in {MODULES}: __import__(m)\nprint('{unwanted}' in sys.modules)")
+    modules = [name for name in MODULES if unwanted != "onnxruntime" or name not in QUANTISES]
+    loaded = python(f"import sys\nfor m in {modules}: __import__(m)\nprint('{unwanted}' in sys.modules)")
     assert loaded.strip() == "False"
 
 

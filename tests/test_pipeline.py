@@ -77,7 +77,9 @@ def test_what_is_exported_answers_with_probabilities(finished: Path) -> None:
 
 def test_the_benchmark_measures_both_files_by_every_means(finished: Path) -> None:
     latency = json.loads((finished / "artifacts/deploy/latency.json").read_text())
-    names = ["student_onnx", "teacher_onnx"]
+    record = json.loads((finished / "artifacts/deploy/quantization.json").read_text(encoding="utf-8"))
+    int8 = ["student_int8_onnx"] if record["students"]["int8"]["accepted"] else []
+    names = ["student_onnx", "teacher_onnx", *int8]
     assert [list(batch["candidates"]) for batch in latency["batches"]] == [
         [*names, "student_torch", "teacher_torch"]
     ] * 2
@@ -151,7 +153,7 @@ def test_a_setting_of_deployment_retrains_nothing_and_the_same_weights_export_to
 def test_a_setting_of_one_method_reruns_that_method_alone_and_is_undone_without_training(project: Path) -> None:
     before = toy.contents(project)
     changed = after(project, {"distill.methods.kd.temperature": 2.0}, "evaluate", "benchmark")
-    assert changed == {"distill@kd-0", "evaluate@kd-0", "export", "benchmark"}
+    assert changed == {"distill@kd-0", "evaluate@kd-0", "export", "quantize", "benchmark"}
     assert after(project, {"distill.methods.kd.temperature": 4.0}, "evaluate", "benchmark") == set()
     assert toy.contents(project) == before
 

@@ -4,9 +4,9 @@ Only what the report shows is named here; any other key in a file is passed over
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import PupilError
 from pipeline.params import Positive

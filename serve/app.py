@@ -10,10 +10,10 @@
 Every error is {"error": "one sentence"}: 400 for a bad request, 404 for a wrong name, 413 for a body too large.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
-import anyio
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -21,8 +21,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve import protocol
-from serve.errors import InputError
-from serve.machine import num_cores
+from serve.batching import Batcher, Batching
+from serve.errors import InputError, Unavailable
 from serve.model import OnnxClassifier
 
 VERSION = "0.1.0"
@@ -30,13 +30,13 @@ MAX_BODY_BYTES = 16 * 2**20
 
 
 def create_app(
-    models: Mapping[str, OnnxClassifier], max_body_bytes: int = MAX_BODY_BYTES, max_running: int | None = None
+    models: Mapping[str, OnnxClassifier], max_body_bytes: int = MAX_BODY_BYTES, batching: Batching | None = None
 ) -> Starlette:
     """The ASGI application.
 
     models          the models by the name they have in URLs
     max_body_bytes  a larger request is refused before it is held in memory
-    max_running     requests computed at once, the others wait; None: one for each core
+    batching        how requests are gathered and when they are turned away
     """
     app = Starlette(
         routes=[
@@ -46,18 +46,27 @@ def create_app(
             Route("/v2/models/{name}", _model),
             Route("/v2/models/{name}/ready", _model_ready),
             Route("/v2/models/{name}/infer", _infer, methods=["POST"]),
+            # More routes go here.
         ],
         exception_handlers={
             InputError: _bad_input,
+            Unavailable: _unavailable,
             HTTPException: _http_error,
             ClientDisconnect: _client_left,
             Exception: _failure,
         },
+        lifespan=_lifespan,
     )
     app.state.models = dict(models)
+    app.state.batchers = {name: Batcher(model, batching or Batching()) for name, model in models.items()}
     app.state.max_body_bytes = max_body_bytes
-    app.state.limiter = anyio.CapacityLimiter(max_running or num_cores())
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    yield
+    await asyncio.gather(*(batcher.close() for batcher in app.state.batchers.values()))
 
 
 async def _server(request: Request) -> Response:
@@ -82,14 +91,9 @@ async def _model_ready(request: Request) -> Response:
 
 async def _infer(request: Request) -> Response:
     model = _named(request)
-    body = await _body(request)
-
-    def compute() -> bytes:
-        # Parsing megabytes of JSON takes longer than a small network: it too would hold up the event loop.
-        return protocol.answer(model, protocol.read(body))
-
-    content = await anyio.to_thread.run_sync(compute, limiter=request.app.state.limiter)
-    return Response(content, media_type="application/json")
+    asked = protocol.read(await _body(request))
+    probabilities, logits = await request.app.state.batchers[request.path_params["name"]](asked.pixels)
+    return Response(protocol.answer(model, asked, probabilities, logits), media_type="application/json")
 
 
 def _named(request: Request) -> OnnxClassifier:
@@ -117,6 +121,10 @@ async def _body(request: Request) -> bytes:
 
 async def _bad_input(request: Request, error: Exception) -> Response:
     return _json({"error": str(error)}, 400)
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    return _json({"error": str(error)}, 503, {"Retry-After": "1"})
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

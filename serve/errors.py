@@ -1,8 +1,11 @@
 """What can go wrong for reasons a user can mend. Each message says what was expected, what came, and what to do.
 
 ServeError
-+-- ModelError   a file is no usable Pupil model
-+-- InputError   what was handed to a model is not what it takes
++-- ModelError        a file is no usable Pupil model
++-- InputError        what was handed to a model is not what it takes
++-- Unavailable       sound, but not now
+    +-- Overloaded        too many requests wait already
+    +-- DeadlineExceeded  the answer would come too late
 """
 
 
@@ -16,3 +19,15 @@ class ModelError(ServeError):
 
 class InputError(ServeError):
     """Bad input to a model. A server answers it with status 400."""
+
+
+class Unavailable(ServeError):
+    """A sound request that cannot be answered now. A server answers it with status 503 and Retry-After."""
+
+
+class Overloaded(Unavailable):
+    """The bounded queue in front of a model is full."""
+
+
+class DeadlineExceeded(Unavailable):
+    """A request was not answered before its deadline."""

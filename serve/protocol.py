@@ -45,9 +45,9 @@ def read(body: bytes) -> Request:
     return Request(_pixels(_object(inputs[0], "The input")), _requested(request.get("outputs")), id_)
 
 
-def answer(model: OnnxClassifier, request: Request) -> bytes:
-    """Run the model and write the response. Raises InputError if the pixels do not fit the model."""
-    tensors = dict(zip(OUTPUTS, model.outputs(request.pixels), strict=True))
+def answer(model: OnnxClassifier, request: Request, probabilities: Floats, logits: Floats) -> bytes:
+    """Write the response: what was asked for of a model's (n, K) probabilities and logits."""
+    tensors = dict(zip(OUTPUTS, (probabilities, logits), strict=True))
     response: dict[str, Any] = {"model_name": model.card.name}
     if request.id is not None:
         response["id"] = request.id

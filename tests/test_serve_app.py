@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -298,25 +297,6 @@ def test_a_failing_model_is_a_500_that_tells_nothing_away(models: dict[str, Onnx
         assert answer.status_code == 500
         assert answer.json() == {"error": "The server failed on this request; its log says why."}
         assert client.post(INFER, json=request(name="x")).status_code == 400  # and it lives on
-
-
-def test_no_more_requests_run_than_allowed(models: dict[str, OnnxClassifier]) -> None:
-    lock, running, most = threading.Lock(), 0, 0
-
-    def count() -> None:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.01)
-        with lock:
-            running -= 1
-
-    app = create_app({"student": Wrapped(models["student"], count)}, max_running=2)
-    with TestClient(app) as client, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: client.post(INFER, json=request()).status_code, range(24)))
-    assert answers == [200] * 24
-    assert most == 2
 
 
 def test_the_event_loop_stays_free_while_a_model_computes(models: dict[str, OnnxClassifier]) -> None:

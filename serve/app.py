@@ -1,4 +1,4 @@
-"""An HTTP server of exported models: the Open Inference Protocol v2, JSON tensors.
+"""An HTTP server of exported models: the Open Inference Protocol v2, with JSON and with binary tensors.
 
     GET  /v2                        server metadata
     GET  /v2/health/live            is the process up
@@ -6,8 +6,12 @@
     GET  /v2/models/NAME            name, platform, inputs and outputs of a model
     GET  /v2/models/NAME/ready      can that model answer
     POST /v2/models/NAME/infer      pixels -> probabilities and logits
+    GET  /metrics                   counters for Prometheus
+    GET  /openapi.json              all of this for programs
 
-Every error is {"error": "one sentence"}: 400 for a bad request, 404 for a wrong name, 413 for a body too large.
+/versions/1 may stand behind NAME. Every error is {"error": "one sentence"}: 400 for a bad request, 401 without the
+token, 404 for a wrong name, 405, 408 for a slow client, 413 and 415 for a body too large or compressed, 431 for a
+header too large, 503 with Retry-After for a server that is busy.
 """
 
 import asyncio
@@ -16,38 +20,63 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve import protocol
+from serve import binary_tensors, openapi, protocol
+from serve import metrics as serve_metrics
 from serve.batching import Batcher, Batching
-from serve.errors import InputError, Unavailable
+from serve.body import Bodies
+from serve.errors import ClientLeft, DeadlineExceeded, InputError, Overloaded, TooLarge, Unavailable
+from serve.gate import Gate
+from serve.limits import Limits
+from serve.metrics import Metrics
 from serve.model import OnnxClassifier
 
 VERSION = "0.1.0"
-MAX_BODY_BYTES = 16 * 2**20
+_REASONS: dict[type[Exception], str] = {
+    Overloaded: "overloaded",
+    DeadlineExceeded: "deadline",
+    ClientLeft: "left",
+    TooLarge: "too_large",
+}
 
 
 def create_app(
-    models: Mapping[str, OnnxClassifier], max_body_bytes: int = MAX_BODY_BYTES, batching: Batching | None = None
+    models: Mapping[str, OnnxClassifier],
+    limits: Limits | None = None,
+    batching: Batching | None = None,
+    token: str | None = None,
 ) -> Starlette:
-    """The ASGI application.
+    """The ASGI application. Each model is `app.state.batchers[name]`, awaited by whatever route wants its answer.
 
-    models          the models by the name they have in URLs
-    max_body_bytes  a larger request is refused before it is held in memory
-    batching        how requests are gathered and when they are turned away
+    models    the models by the name they have in URLs
+    limits    what a client may ask of the server
+    batching  how requests are gathered and when they are turned away
+    token     what `Authorization: Bearer` must carry; None lets everybody in
     """
+    metrics, limits = Metrics(), limits or Limits()
+    model = "/v2/models/{name}"
+    version = model + "/versions/{version}"
     app = Starlette(
         routes=[
+            # Matched from the top: the path of every inference comes first.
+            Route(model + "/infer", _infer, methods=["POST"]),
+            Route(version + "/infer", _infer, methods=["POST"]),
             Route("/v2", _server),
             Route("/v2/health/live", _live),
             Route("/v2/health/ready", _ready),
-            Route("/v2/models/{name}", _model),
-            Route("/v2/models/{name}/ready", _model_ready),
-            Route("/v2/models/{name}/infer", _infer, methods=["POST"]),
-            # More routes go here.
+            Route(model, _model),
+            Route(version, _model),
+            Route(model + "/ready", _model_ready),
+            Route(version + "/ready", _model_ready),
+            Route("/metrics", _metrics),
+            Route("/openapi.json", _openapi),
+            # More routes go here, and into openapi.py.
         ],
+        middleware=[Middleware(Gate, token=token, metrics=metrics)],
         exception_handlers={
             InputError: _bad_input,
             Unavailable: _unavailable,
@@ -58,8 +87,12 @@ def create_app(
         lifespan=_lifespan,
     )
     app.state.models = dict(models)
-    app.state.batchers = {name: Batcher(model, batching or Batching()) for name, model in models.items()}
-    app.state.max_body_bytes = max_body_bytes
+    app.state.metrics = metrics
+    app.state.batchers = {
+        name: Batcher(model, batching or Batching(), metrics.of_model(name)) for name, model in models.items()
+    }
+    app.state.limits = limits
+    app.state.bodies = Bodies(limits)
     return app
 
 
@@ -70,7 +103,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def _server(request: Request) -> Response:
-    return _json({"name": "pupil", "version": VERSION, "extensions": []})
+    return _json({"name": "pupil", "version": VERSION, "extensions": list(protocol.EXTENSIONS)})
 
 
 async def _live(request: Request) -> Response:
@@ -91,56 +124,73 @@ async def _model_ready(request: Request) -> Response:
 
 async def _infer(request: Request) -> Response:
     model = _named(request)
-    asked = protocol.read(await _body(request))
-    probabilities, logits = await request.app.state.batchers[request.path_params["name"]](asked.pixels)
-    return Response(protocol.answer(model, asked, probabilities, logits), media_type="application/json")
+    state = request.app.state
+    async with state.bodies.read(request) as body:
+        content, tail = binary_tensors.split(body, request.headers.get(binary_tensors.HEADER))
+        asked = protocol.read(content, tail, state.limits)
+        batcher: Batcher = state.batchers[request.path_params["name"]]
+        probabilities, logits = await batcher(asked.pixels, asked.timeout_ms, request.scope.get("pupil.is_left"))
+    content, tensors = protocol.answer(model, asked, probabilities, logits)
+    if not tensors:
+        return Response(content, media_type="application/json")
+    return Response(
+        binary_tensors.join(content, tensors),
+        headers={binary_tensors.HEADER: str(len(content))},
+        media_type="application/octet-stream",
+    )
+
+
+async def _metrics(request: Request) -> Response:
+    metrics: Metrics = request.app.state.metrics
+    return Response(metrics.text(), headers={"Content-Type": serve_metrics.CONTENT_TYPE})
+
+
+async def _openapi(request: Request) -> Response:
+    return _json(openapi.document(VERSION, request.app.state.models, request.app.state.limits))
 
 
 def _named(request: Request) -> OnnxClassifier:
     models: dict[str, OnnxClassifier] = request.app.state.models
     name = request.path_params["name"]
     if name not in models:
-        raise HTTPException(404, f"There is no model {name!r} here, only {', '.join(models) or 'none at all'}.")
+        raise HTTPException(404, f"There is no model {name!r:.80} here, only {', '.join(models) or 'none at all'}.")
+    version = request.path_params.get("version")
+    if version is not None and version not in protocol.VERSIONS:
+        raise HTTPException(404, f"Model {name} has no version {version!r:.80}, only {', '.join(protocol.VERSIONS)}.")
     return models[name]
 
 
-async def _body(request: Request) -> bytes:
-    """The request's body; stops reading, with status 413, as soon as it is known to be too large."""
-    limit: int = request.app.state.max_body_bytes
-    too_large = HTTPException(413, f"The body is larger than the limit of {limit} bytes; send fewer images at once.")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():  # a chunked request declares no length, and a declared one may be a lie
-        body += chunk
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)
-
-
 async def _bad_input(request: Request, error: Exception) -> Response:
-    return _json({"error": str(error)}, 400)
+    _count(request, _REASONS.get(type(error), "bad_input"))
+    return _json({"error": str(error)}, 413 if isinstance(error, TooLarge) else 400)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
+    _count(request, _REASONS[type(error)])
     return _json({"error": str(error)}, 503, {"Retry-After": "1"})
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    _count(request, f"http_{error.status_code}")
     message = error.detail
     if error.status_code == 405 or "endpoint" not in request.scope:  # the router's own words say too little
-        message = f"{request.method} {request.scope['path']} is not served here; the paths are those of /v2."
+        message = f"{request.method} {request.scope['path']:.200} is not served here; /openapi.json lists what is."
     return _json({"error": message}, error.status_code, error.headers)
 
 
 async def _client_left(request: Request, error: Exception) -> Response:
+    _count(request, "left")
     return Response(status_code=400)  # nobody reads it; without a handler the log would show a failure
 
 
 async def _failure(request: Request, error: Exception) -> Response:
+    _count(request, "failure")
     return _json({"error": "The server failed on this request; its log says why."}, 500)
+
+
+def _count(request: Request, reason: str) -> None:
+    request.app.state.metrics.errors.labels(reason).inc()
 
 
 def _json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -12,13 +12,16 @@ batches and hand answers back.
 
 import asyncio
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import numpy as np
 
-from serve.errors import DeadlineExceeded, InputError, Overloaded
+from serve.errors import ClientLeft, DeadlineExceeded, Overloaded, TooLarge
+from serve.metrics import ModelMetrics
 from serve.model import Floats, OnnxClassifier, Pixels
 
 Answer = tuple[Floats, Floats]
@@ -42,6 +45,7 @@ class _Slot:
     pixels: Pixels
     arrived: float  # by the clock of the event loop
     answer: "asyncio.Future[Answer]"
+    is_left: Callable[[], bool]
     is_waiting: bool = True
 
 
@@ -55,9 +59,10 @@ class _Batch:
 class Batcher:
     """A model as an awaitable function of one request; to be called on one event loop at a time."""
 
-    def __init__(self, model: OnnxClassifier, settings: Batching) -> None:
+    def __init__(self, model: OnnxClassifier, settings: Batching, metrics: ModelMetrics) -> None:
         self.model = model
         self.settings = settings
+        self._metrics = metrics
         self._image_shape = (model.card.image_px, model.card.image_px, 3)
         self._waiting: deque[_Slot] = deque()
         self._num_waiting = 0  # images
@@ -71,24 +76,26 @@ class Batcher:
         """Images in the queue."""
         return self._num_waiting
 
-    async def __call__(self, pixels: Pixels, deadline_ms: float | None = None) -> Answer:
+    async def __call__(
+        self, pixels: Pixels, deadline_ms: float | None = None, is_left: Callable[[], bool] | None = None
+    ) -> Answer:
         """(n, H, W, 3) uint8 pixels -> (n, K) probabilities and (n, K) logits.
 
-        deadline_ms shortens the deadline of the settings. Raises InputError for pixels the model does not take,
-        Overloaded if the queue is full, DeadlineExceeded if the answer is late. A caller that is cancelled gives its
-        slot back.
+        deadline_ms  shortens the deadline of the settings
+        is_left      asked when a batch is put together: has the client gone, so that nothing need be computed?
+
+        Raises InputError for pixels the model does not take, TooLarge for too many, Overloaded if the queue is full,
+        DeadlineExceeded if the answer is late, ClientLeft. A caller that is cancelled gives its slot back.
         """
         settings = self.settings
         if pixels.dtype != np.uint8 or pixels.shape[1:] != self._image_shape or len(pixels) == 0:
             return self.model.outputs(pixels)  # refuses them in its own words
         if len(pixels) > settings.max_images:
-            raise InputError(
-                f"{len(pixels)} images are more than the {settings.max_images} of one request; send fewer."
-            )
+            raise TooLarge(f"{len(pixels)} images are more than the {settings.max_images} of one request; send fewer.")
         if self._waiting and self._num_waiting + len(pixels) > settings.max_queue:
             raise Overloaded(f"{self._num_waiting} images wait already, which is as many as may; try again later.")
         loop = asyncio.get_running_loop()
-        slot = _Slot(pixels, loop.time(), loop.create_future())
+        slot = _Slot(pixels, loop.time(), loop.create_future(), is_left or _never)
         self._waiting.append(slot)
         self._num_waiting += len(pixels)
         limit_ms = settings.deadline_ms if deadline_ms is None else min(deadline_ms, settings.deadline_ms)
@@ -101,6 +108,7 @@ class Batcher:
             if slot.is_waiting:
                 self._waiting.remove(slot)
                 self._num_waiting -= len(pixels)
+                self._metrics.queue_images.set(self._num_waiting)
 
     def warm_up(self) -> None:
         """Compute every batch size once: the first call of a size plans its memory, and on a GPU picks its kernels."""
@@ -125,28 +133,40 @@ class Batcher:
                 if loop.time() < due:
                     if self._timer is None:
                         self._timer = loop.call_at(due, self._delay_is_over)
-                    return
-            self._start(self._gather())
+                    break
+            batch = self._gather()
+            if batch.slots:
+                self._start(batch)
+        self._metrics.queue_images.set(self._num_waiting)
 
     def _delay_is_over(self) -> None:
         self._timer = None
         self._dispatch()
 
     def _gather(self) -> _Batch:
-        """The oldest requests that fit into one batch; at least one, however large."""
+        """The oldest requests that fit into one batch; the first one however large, none of clients that left."""
         batch = _Batch(asyncio.get_running_loop())
         while self._waiting:
-            num_images = len(self._waiting[0].pixels)
+            slot = self._waiting[0]
+            num_images = len(slot.pixels)
             if batch.slots and batch.num_images + num_images > self.settings.max_batch:
                 break
-            batch.slots.append(self._waiting.popleft())
-            batch.slots[-1].is_waiting = False
+            self._waiting.popleft()
+            self._num_waiting -= num_images
+            slot.is_waiting = False
+            if slot.answer.done():
+                continue
+            if slot.is_left():
+                slot.answer.set_exception(ClientLeft("The connection closed while its request waited."))
+                continue
+            self._metrics.queue_seconds.observe(batch.loop.time() - slot.arrived)
+            batch.slots.append(slot)
             batch.num_images += num_images
-        self._num_waiting -= batch.num_images
         return batch
 
     def _start(self, batch: _Batch) -> None:
         self._num_running += 1
+        self._metrics.batch_images.observe(batch.num_images)
         while len(self._threads) < self.settings.num_threads:
             self._threads.append(threading.Thread(target=self._work, name=self.model.card.name, daemon=True))
             self._threads[-1].start()
@@ -154,10 +174,12 @@ class Batcher:
 
     def _work(self) -> None:
         while (batch := self._jobs.get()) is not None:
+            started = time.perf_counter()
             try:
                 outcome: Answer | Exception = self._compute(batch)
             except Exception as error:  # handed to those who asked, who are all this failure concerns
                 outcome = error
+            self._metrics.compute_seconds.observe(time.perf_counter() - started)
             batch.loop.call_soon_threadsafe(self._finish, batch, outcome)
 
     def _compute(self, batch: _Batch) -> Answer:
@@ -187,3 +209,7 @@ class Batcher:
 def _expire(slot: _Slot, limit_ms: float) -> None:
     if not slot.answer.done():
         slot.answer.set_exception(DeadlineExceeded(f"There was no answer within {limit_ms:g} ms; try again later."))
+
+
+def _never() -> bool:
+    return False

@@ -3,9 +3,11 @@
 ServeError
 +-- ModelError        a file is no usable Pupil model
 +-- InputError        what was handed to a model is not what it takes
+|   +-- TooLarge          more of it than the server takes at once
 +-- Unavailable       sound, but not now
     +-- Overloaded        too many requests wait already
     +-- DeadlineExceeded  the answer would come too late
+    +-- ClientLeft        nobody is there to take it
 """
 
 
@@ -21,6 +23,10 @@ class InputError(ServeError):
     """Bad input to a model. A server answers it with status 400."""
 
 
+class TooLarge(InputError):
+    """More input than the server takes at once. A server answers it with status 413."""
+
+
 class Unavailable(ServeError):
     """A sound request that cannot be answered now. A server answers it with status 503 and Retry-After."""
 
@@ -31,3 +37,7 @@ class Overloaded(Unavailable):
 
 class DeadlineExceeded(Unavailable):
     """A request was not answered before its deadline."""
+
+
+class ClientLeft(Unavailable):
+    """The connection closed while its request waited."""

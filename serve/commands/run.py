@@ -1,30 +1,76 @@
 """Serve models over HTTP until interrupted."""
 
 import argparse
-import contextlib
+import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
-import uvicorn
-
 from serve import arguments as shared
-from serve.app import create_app
+from serve import server, workers
+from serve.batching import Batching
 from serve.errors import ServeError
-from serve.model import OnnxClassifier
+from serve.limits import MEBIBYTE, Limits
 
 HELP = "serve exported models over HTTP"
+TOKEN_VARIABLE = "PUPIL_TOKEN"
+_BATCHING, _LIMITS = Batching(), Limits()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `run` takes."""
     shared.add_models(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=shared.port, default=8000, help="0 takes a free one (default 8000)")
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
+    add("--port", type=shared.port, default=8000, help="0 takes a free one (default 8000)")
+    add("--workers", type=shared.positive, default=1, help="processes that share the port (default 1)")
+    add("--parallel", type=shared.positive, default=_BATCHING.num_threads, help=_default("batches computed at once"))
+    add("--max-batch", type=shared.positive, default=_BATCHING.max_batch, help=_default("images in a batch"))
+    add(
+        "--max-delay-ms",
+        type=float,
+        default=_BATCHING.max_delay_ms,
+        help=_default("a request waits no longer for company while another is computed"),
+    )
+    add("--max-queue", type=shared.positive, default=_BATCHING.max_queue, help=_default("images that may wait"))
+    add("--deadline-ms", type=float, default=_BATCHING.deadline_ms, help=_default("a later answer is a 503"))
+    add("--max-connections", type=shared.positive, default=_LIMITS.max_connections, help=_default("at once"))
+    add(
+        "--max-body-mib",
+        type=shared.positive,
+        default=_LIMITS.max_body_bytes // MEBIBYTE,
+        help=_default("of one request"),
+    )
+    add(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"ask for the bearer token in its first line (or in the variable {TOKEN_VARIABLE})",
+    )
+    add("--access-log", action="store_true", help="a line of JSON on stderr for every request")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Serve until interrupted. Raises ServeError for a bad model or a port that is taken."""
-    models = _load(arguments.models, arguments.threads)
+    """Serve until interrupted. Raises ServeError for a bad model, a bad token or a port that is taken."""
+    settings = server.Settings(
+        paths=tuple(arguments.models),
+        threads=arguments.threads,
+        limits=replace(
+            _LIMITS,
+            max_body_bytes=arguments.max_body_mib * MEBIBYTE,
+            max_connections=arguments.max_connections,
+        ),
+        batching=replace(
+            _BATCHING,
+            max_batch=arguments.max_batch,
+            max_delay_ms=arguments.max_delay_ms,
+            max_queue=arguments.max_queue,
+            deadline_ms=arguments.deadline_ms,
+            num_threads=arguments.parallel,
+        ),
+        token=_token(arguments.token_file),
+        access_log=arguments.access_log,
+    )
     host, port = arguments.host, arguments.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -32,20 +78,31 @@ def main(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise ServeError(f"Cannot listen on {host} port {port} ({error.strerror}); choose --host or --port.") from error
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    print(f"Serving {', '.join(models)} on {url}; try: curl {url}/v2/models/{next(iter(models))}", flush=True)
-    server = uvicorn.Server(uvicorn.Config(create_app(models), log_level="warning", ws="none"))
-    with listener, contextlib.suppress(KeyboardInterrupt):  # raised by uvicorn once it has shut down in order
-        server.run(sockets=[listener])
+
+    def ready(names: list[str]) -> None:
+        print(f"Serving {', '.join(names)} on {url}; try: curl {url}/v2/models/{names[0]}", flush=True)
+
+    with listener:
+        if arguments.workers == 1:
+            server.serve(settings, listener, ready)
+        else:
+            workers.serve(settings, listener, arguments.workers, ready)
 
 
-def _load(paths: list[Path], threads: int) -> dict[str, OnnxClassifier]:
-    """The models by the names on their cards."""
-    models: dict[str, OnnxClassifier] = {}
-    for path in paths:
-        model = OnnxClassifier(path, threads)
-        if model.card.name in models:
-            raise ServeError(
-                f"{path} is named {model.card.name!r} like a model before it; serve one of them at a time."
-            )
-        models[model.card.name] = model
-    return models
+def _token(path: Path | None) -> str | None:
+    """The token to ask for, if any. Raises ServeError for one that no client could send."""
+    if path is None:
+        token, source = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
+    else:
+        source = str(path)
+        try:
+            token = path.read_text(encoding="utf-8").partition("\n")[0].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ServeError(f"The token file {path} cannot be read ({error}).") from error
+    if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise ServeError(f"The token in {source} must be one word of visible ASCII characters; write another.")
+    return token
+
+
+def _default(text: str) -> str:
+    return f"{text} (default %(default)s)"

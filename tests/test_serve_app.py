@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from serve.app import VERSION, create_app
+from serve.limits import Limits
 from serve.model import OnnxClassifier
 from tests import tiny_onnx
 
@@ -33,7 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxClassifier
 
 @pytest.fixture(scope="module")
 def client(models: dict[str, OnnxClassifier]) -> Iterator[TestClient]:
-    with TestClient(create_app(models, max_body_bytes=LIMIT)) as client:
+    with TestClient(create_app(models, Limits(max_body_bytes=LIMIT))) as client:
         yield client
 
 
@@ -51,7 +52,7 @@ def request(images: np.ndarray | None = None, **changes: Any) -> dict[str, Any]:
 
 
 def test_server_metadata_and_health(client: TestClient) -> None:
-    assert client.get("/v2").json() == {"name": "pupil", "version": VERSION, "extensions": []}
+    assert client.get("/v2").json() == {"name": "pupil", "version": VERSION, "extensions": ["binary_tensor_data"]}
     assert client.get("/v2/").json()["name"] == "pupil"  # the spelling of the OpenAPI file
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
@@ -66,6 +67,7 @@ def test_version_is_that_of_the_project() -> None:
 def test_model_metadata(client: TestClient) -> None:
     assert client.get("/v2/models/teacher").json() == {
         "name": "teacher",
+        "versions": ["1"],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [-1, 4, 4, 3]}],
         "outputs": [
@@ -86,8 +88,8 @@ def test_infer_answers_what_the_model_answers(
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
-    assert list(body) == ["model_name", "outputs"]  # no id was given, none comes back
-    assert body["model_name"] == "student"
+    assert list(body) == ["model_name", "model_version", "outputs"]  # no id was given, none comes back
+    assert (body["model_name"], body["model_version"]) == ("student", "1")
     names = ["probabilities", "logits"]
     assert [output["name"] for output in body["outputs"]] == names
     for output, expected in zip(body["outputs"], models["student"].outputs(images), strict=True):
@@ -139,7 +141,7 @@ def test_many_clients_get_their_own_answers(client: TestClient, models: dict[str
         (b"{", "not JSON"),
         (b"\xff\xfe\x00", "not JSON"),
         (b"9" * 5000, "not JSON"),
-        (b"[" * 19_000, "nested too deeply"),
+        (b"[" * 19_000, "nested deeper than the limit of 32"),
         (b"[]", "The body must be a JSON object"),
         (b"null", "The body must be a JSON object, not nothing"),
     ],
@@ -227,7 +229,7 @@ def test_unknown_path_and_method(client: TestClient) -> None:
     answer = client.get("/v1/models")
     assert (answer.status_code, answer.json()) == (
         404,
-        {"error": "GET /v1/models is not served here; the paths are those of /v2."},
+        {"error": "GET /v1/models is not served here; /openapi.json lists what is."},
     )
     answer = client.get(INFER)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
@@ -266,7 +268,7 @@ def test_an_endless_body_is_read_no_further_than_the_limit(models: dict[str, Onn
         taken += 1
         return {"type": "http.request", "body": b" " * 1000, "more_body": True}
 
-    start, body = exchange(create_app(models, max_body_bytes=LIMIT), chunk)
+    start, body = exchange(create_app(models, Limits(max_body_bytes=LIMIT)), chunk)
     assert start["status"] == 413
     assert "larger than the limit" in json.loads(body["body"])["error"]
     assert taken == LIMIT // 1000 + 1

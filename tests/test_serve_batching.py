@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 from serve.batching import Batcher, Batching
-from serve.errors import DeadlineExceeded, InputError, Overloaded
+from serve.errors import ClientLeft, DeadlineExceeded, InputError, Overloaded, TooLarge
+from serve.metrics import Metrics
 from serve.model import OnnxClassifier
 from tests import tiny_onnx
+
+
+METRICS = Metrics()
 
 
 class Watched(OnnxClassifier):
@@ -43,7 +47,7 @@ def run(model: Watched, use: Callable[[Batcher], Awaitable[None]], **settings: f
     """Use a batcher on a loop of its own, and close it."""
 
     async def main() -> None:
-        batcher = Batcher(model, Batching(**settings))  # type: ignore[arg-type]
+        batcher = Batcher(model, Batching(**settings), METRICS.of_model("student"))  # type: ignore[arg-type]
         try:
             await use(batcher)
         finally:
@@ -119,7 +123,7 @@ def test_more_images_than_a_batch_are_computed_in_several_calls(model: Watched) 
         _, logits = await batcher(pixels)
         np.testing.assert_allclose(logits, tiny_onnx.expected_logits(pixels), rtol=1e-4, atol=1e-5)
         assert model.sizes == [4, 4, 2]
-        with pytest.raises(InputError, match=r"11 images are more than the 10 of one request; send fewer\."):
+        with pytest.raises(TooLarge, match=r"11 images are more than the 10 of one request; send fewer\."):
             await batcher(images(11))
 
     run(model, use, max_batch=4, max_images=10)
@@ -175,6 +179,24 @@ def test_late_and_left_requests_give_their_slots_back(model: Watched) -> None:
     run(model, use, deadline_ms=1e6)
 
 
+def test_nothing_is_computed_for_clients_that_left_the_queue(model: Watched) -> None:
+    async def use(batcher: Batcher) -> None:
+        model.gate.clear()
+        running = asyncio.create_task(batcher(images(seed=1)))
+        await until(lambda: model.sizes == [1])
+        left = asyncio.create_task(batcher(images(3), is_left=lambda: True))
+        stays = asyncio.create_task(batcher(images(2, seed=2), is_left=lambda: False))
+        await until(lambda: batcher.num_waiting == 5)
+        model.gate.set()
+        with pytest.raises(ClientLeft):
+            await left
+        np.testing.assert_allclose((await stays)[1], tiny_onnx.expected_logits(images(2, 2)), rtol=1e-4, atol=1e-5)
+        await running
+        assert model.sizes == [1, 2]
+
+    run(model, use)
+
+
 def test_those_that_leave_a_running_batch_shift_nobody(model: Watched) -> None:
     async def use(batcher: Batcher) -> None:
         model.gate.clear()
@@ -203,5 +225,5 @@ def test_a_failing_model_fails_its_batch_and_nothing_else(model: Watched) -> Non
 
 
 def test_warm_up_computes_every_batch_size(model: Watched) -> None:
-    Batcher(model, Batching(max_batch=5)).warm_up()
+    Batcher(model, Batching(max_batch=5), METRICS.of_model("student")).warm_up()
     assert model.sizes == [1, 2, 3, 4, 5]

@@ -10,10 +10,13 @@ from typing import Any
 import anyio
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from serve.app import VERSION, create_app
+from serve.batching import Batching
+from serve.binary_tensors import HEADER
 from serve.limits import Limits
 from serve.model import OnnxClassifier
 from tests import tiny_onnx
@@ -316,3 +319,223 @@ def test_the_event_loop_stays_free_while_a_model_computes(models: dict[str, Onnx
         assert not pending.done()
         release.set()
         assert pending.result(10).status_code == 200
+
+
+def binary(images: np.ndarray, header: str | None = None, cut: int = 0, extra: bytes = b"", **changes: Any) -> Any:
+    """Keyword arguments of a POST that carries the pixels behind the JSON."""
+    whole = tensor(images, **{"data": ..., "parameters": {"binary_data_size": images.size}} | changes)
+    content = json.dumps({"inputs": [whole]}).encode()
+    body = content + images.tobytes() + extra
+    given = str(len(content)) if header is None else header
+    return {"content": body[: len(body) - cut], "headers": {HEADER: given} if given else {}}
+
+
+def test_binary_pixels_and_answers(client: TestClient, models: dict[str, OnnxClassifier]) -> None:
+    images = pixels(3)
+    request_ = {"inputs": [tensor(images, data=..., parameters={"binary_data_size": images.size})], "id": "x"}
+    request_["outputs"] = [{"name": "logits"}, {"name": "probabilities", "parameters": {"binary_data": False}}]
+    request_["parameters"] = {"binary_data_output": True}
+    content = json.dumps(request_).encode()
+    answer = client.post(INFER, content=content + images.tobytes(), headers={HEADER: str(len(content))})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/octet-stream"
+    size = int(answer.headers[HEADER])
+    body = json.loads(answer.content[:size])
+    assert body["id"] == "x"
+    assert body["outputs"][0] == {
+        "name": "logits",
+        "datatype": "FP32",
+        "shape": [3, 3],
+        "parameters": {"binary_data_size": 36},
+    }
+    probabilities, logits = models["student"].outputs(images)
+    assert answer.content[size:] == logits.astype("<f4").tobytes()
+    assert np.array(body["outputs"][1]["data"], np.float32).tobytes() == probabilities.tobytes()
+
+
+def test_json_may_come_with_the_length_of_its_header(client: TestClient) -> None:
+    content = json.dumps(request()).encode()
+    assert client.post(INFER, content=content, headers={HEADER: str(len(content))}).status_code == 200
+
+
+BINARY = [
+    (binary(pixels(), header=""), "not JSON"),
+    (binary(pixels(), header="0"), "not JSON"),
+    (binary(pixels(), header="-1"), "must be a number of bytes in 0.."),
+    (binary(pixels(), header="+9"), "must be a number of bytes in 0.."),
+    (binary(pixels(), header="1e2"), "must be a number of bytes in 0.."),
+    (binary(pixels(), header="9" * 30), "must be a number of bytes in 0.."),
+    (binary(pixels(), header="9999"), "must be a number of bytes in 0.."),
+    (binary(pixels(), header="20"), "not JSON"),
+    (binary(pixels(), cut=1), "'binary_data_size' is 384, and 383 bytes follow the JSON"),
+    (binary(pixels(), cut=384), "'binary_data_size' is 384, and 0 bytes follow the JSON"),
+    (binary(pixels(), extra=b"x"), "'binary_data_size' is 384, and 385 bytes follow the JSON"),
+    (binary(pixels(), parameters={"binary_data_size": 383}), "asks for 384 bytes, 'binary_data_size' is 383"),
+    (binary(pixels(), parameters={"binary_data_size": -1}), "'binary_data_size' is -1"),
+    (binary(pixels(), parameters={"binary_data_size": 384.0}), "'binary_data_size' is 384.0"),
+    (binary(pixels(), parameters={"binary_data_size": "384"}), "'binary_data_size' is '384'"),
+    (binary(pixels(), parameters={"binary_data_size": None}), "'binary_data_size' is nothing"),
+    (binary(pixels(), parameters={}), "384 bytes follow the JSON, and no input has a 'binary_data_size'"),
+    (binary(pixels(), shape=[1, 8, 8, 3]), "asks for 192 bytes, 'binary_data_size' is 384"),
+    (binary(pixels(), shape=[-2, 8, -8, 3]), "four positive integers"),
+    (binary(pixels(2, 4)), "must have shape (N, 8, 8, 3), these have (2, 4, 4, 3)"),
+    (binary(pixels(), datatype="INT8"), "datatype 'UINT8', not 'INT8'"),
+    (binary(pixels(), name="image"), "must be named 'pixels', not 'image'"),
+    (binary(pixels(), parameters={"shared_memory_region": "x"}), "belongs to an extension that is not offered"),
+    (
+        {"json": request(data=..., parameters={"binary_data_size": 384})},
+        "without the header Inference-Header-Content-Length",
+    ),
+    (
+        {"json": request() | {"outputs": [{"name": "logits", "parameters": {"binary_data": 1}}]}},
+        "'binary_data' must be true or false, not 1",
+    ),
+    ({"json": request() | {"parameters": {"binary_data_output": "yes"}}}, "'binary_data_output' must be true or false"),
+    ({"json": request() | {"parameters": {"timeout": 0}}}, "'timeout' must be a positive integer of microseconds"),
+    ({"json": request() | {"parameters": {"timeout": 1.5}}}, "'timeout' must be a positive integer of microseconds"),
+]
+
+
+@pytest.mark.parametrize(("post", "complaint"), BINARY, ids=[complaint for _, complaint in BINARY])
+def test_bad_binary_requests_get_400_and_one_clear_sentence(
+    client: TestClient, post: dict[str, Any], complaint: str
+) -> None:
+    answer = client.post(INFER, **post)
+    assert answer.status_code == 400
+    message = answer.json()["error"]
+    assert complaint in message
+    assert len(message) < 200
+
+
+def test_data_and_binary_data_together_are_refused(client: TestClient) -> None:
+    images = pixels()
+    content = json.dumps(request(parameters={"binary_data_size": images.size})).encode()
+    answer = client.post(INFER, content=content + images.tobytes(), headers={HEADER: str(len(content))})
+    assert (answer.status_code, "send one of them" in answer.json()["error"]) == (400, True)
+
+
+def test_brackets_in_strings_are_no_depth_and_hide_none(client: TestClient) -> None:
+    deep = "[" * 40
+    assert client.post(INFER, json={"id": deep, **request()}).status_code == 200
+    assert client.post(INFER, json={"id": '\\"' + "]" * 99, **request()}).status_code == 200
+    hidden = b'{"id": "' + b"]" * 99 + b'", "x": ' + deep.encode() + b"]" * 40 + b"}"
+    assert "nested deeper than the limit of 32" in client.post(INFER, content=hidden).json()["error"]
+
+
+def test_versions(client: TestClient) -> None:
+    for path in ("", "/ready"):
+        assert (
+            client.get(f"/v2/models/student/versions/1{path}").json() == client.get(f"/v2/models/student{path}").json()
+        )
+        answer = client.get(f"/v2/models/student/versions/2{path}")
+        assert (answer.status_code, answer.json()) == (404, {"error": "Model student has no version '2', only 1."})
+    assert client.post("/v2/models/student/versions/1/infer", json=request()).status_code == 200
+    assert client.post("/v2/models/student/versions/9/infer", json=request()).status_code == 404
+
+
+def test_more_json_than_allowed_is_sent_to_the_binary_extension(models: dict[str, OnnxClassifier]) -> None:
+    with TestClient(create_app(models, Limits(max_json_bytes=500))) as client:
+        answer = client.post(INFER, json=request())
+        assert answer.status_code == 413
+        assert "send the tensor as binary data, or fewer images" in answer.json()["error"]
+        assert client.post(INFER, **binary(pixels())).status_code == 200
+
+
+def test_too_many_images_are_413(models: dict[str, OnnxClassifier]) -> None:
+    with TestClient(create_app(models, batching=Batching(max_images=2))) as client:
+        assert client.post(INFER, json=request(pixels(2))).status_code == 200
+        answer = client.post(INFER, json=request(pixels(3)))
+        assert (answer.status_code, answer.json()["error"][:40]) == (413, "3 images are more than the 2 of one requ")
+
+
+def test_bodies_beyond_the_memory_set_aside_are_503(models: dict[str, OnnxClassifier]) -> None:
+    with TestClient(create_app(models, Limits(max_pending_bytes=500))) as client:
+        for _ in range(2):
+            answer = client.post(INFER, json=request())
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert client.post(INFER, json=request(pixels(1), shape=[1], data=[])).status_code == 400  # nothing is pending
+
+
+def test_a_late_answer_is_503(models: dict[str, OnnxClassifier]) -> None:
+    release = threading.Event()
+    app = create_app({"student": Wrapped(models["student"], lambda: release.wait(10))})
+    with TestClient(app) as client:
+        answer = client.post(INFER, json=request() | {"parameters": {"timeout": 20_000}})
+        release.set()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json() == {"error": "There was no answer within 20 ms; try again later."}
+
+
+def test_a_full_queue_is_503(models: dict[str, OnnxClassifier]) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        started.set()
+        assert release.wait(10)
+
+    app = create_app({"student": Wrapped(models["student"], wait)}, batching=Batching(max_queue=1))
+    with TestClient(app) as client, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(client.post, INFER, json=request())
+        assert started.wait(10)
+        second = pool.submit(client.post, INFER, json=request())
+        while app.state.batchers["student"].num_waiting == 0:
+            pass
+        answer = client.post(INFER, json=request())
+        release.set()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "images wait already, which is as many as may; try again later." in answer.json()["error"]
+        assert (first.result(10).status_code, second.result(10).status_code) == (200, 200)
+
+
+def test_compressed_bodies_are_415(client: TestClient) -> None:
+    answer = client.post(INFER, content=b"", headers={"Content-Encoding": "gzip"})
+    assert (answer.status_code, "send the body as it is" in answer.json()["error"]) == (415, True)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Authorization": "Bearer"}, {"Authorization": "Bearer secre"}, {"Authorization": "Basic secret"}],
+)
+def test_without_the_token_nothing_but_health_answers(
+    models: dict[str, OnnxClassifier], headers: dict[str, str]
+) -> None:
+    with TestClient(create_app(models, token="secret")) as client:
+        for path in ("/v2", "/v2/models/student", "/metrics", "/openapi.json", "/v2/models/nobody", "/x"):
+            answer = client.get(path, headers=headers)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+            assert "wants a bearer token" in answer.json()["error"]
+        assert client.post(INFER, json=request(), headers=headers).status_code == 401
+        assert client.get("/v2/health/live", headers=headers).status_code == 200
+        assert client.get("/v2/health/ready", headers=headers).status_code == 200
+        right = {"Authorization": "Bearer secret"}
+        assert client.post(INFER, json=request(), headers=right).status_code == 200
+        assert client.get("/metrics", headers=right).status_code == 200
+
+
+def test_metrics_count_requests_batches_and_errors_by_reason(models: dict[str, OnnxClassifier]) -> None:
+    with TestClient(create_app(models)) as client:
+        for _ in range(3):
+            client.post(INFER, json=request(pixels(2)))
+        client.post(INFER, json=request(name="x"))
+        client.get("/v2/models/nobody")
+        client.get("/etc/passwd")
+        answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    infer = "/v2/models/{name}/infer"
+    assert samples["pupil_requests_total", infer, "200"] == 3
+    assert samples["pupil_requests_total", infer, "400"] == 1
+    assert samples["pupil_requests_total", "none", "404"] == 1
+    assert samples["pupil_request_seconds_count", infer] == 4
+    assert samples["pupil_errors_total", "bad_input"] == 1
+    assert samples["pupil_errors_total", "http_404"] == 2
+    assert samples["pupil_batch_images_sum", "student"] == 6
+    assert samples["pupil_batch_images_count", "student"] == 3
+    assert samples["pupil_queue_images", "student"] == 0
+    assert samples["pupil_queue_seconds_count", "student"] == 3
+    assert samples["pupil_compute_seconds_count", "student"] == 3
+    assert samples["process_resident_memory_bytes",] > 0

@@ -14,7 +14,6 @@ from serve.metrics import Metrics
 from serve.model import OnnxClassifier
 from tests import tiny_onnx
 
-
 METRICS = Metrics()
 
 

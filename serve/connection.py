@@ -21,6 +21,7 @@ from serve import protocol
 from serve.limits import Limits
 from serve.metrics import Metrics
 
+_BODY_HEADERS = (b"content-length", b"transfer-encoding")
 _SPARE_CONNECTIONS = 64
 _REFUSED_HEADER_TIMEOUT_S = 1.0
 
@@ -39,7 +40,8 @@ class Connection(HttpToolsProtocol):
         self.metrics = metrics
         self._in_header = True
         self._in_body = False
-        self._header_bytes = 0
+        self._header_bytes = 0  # of a header that is not complete
+        self._ends_request = False  # is the end of a request in the bytes that just came
         self._is_surplus = False
         self._is_draining = False
         self._clock: asyncio.TimerHandle | None = None  # of what the client sends
@@ -61,7 +63,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all clocks."""
         self._stop_clock()
-        self.resume_writing()
+        if self._write_clock is not None:
+            self._write_clock.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -69,6 +72,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return  # refused already
         self._unset_keepalive_if_required()
+        self._ends_request = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -78,8 +82,9 @@ class Connection(HttpToolsProtocol):
                 self._refuse(400, f"This is no HTTP/1.1 request: {error}.", "http_400")
             return
         if self._in_header and not self.transport.is_closing():
-            self._header_bytes += len(data)  # of one that is not complete: the parser calls nobody until a line is
-            if self._header_bytes > self.limits.max_header_bytes + len(data):
+            if not self._ends_request:
+                self._header_bytes += len(data)  # the parser calls nobody until a line of a header is complete
+            if self._header_bytes > self.limits.max_header_bytes:
                 self._refuse_header()
             elif self._clock is None and (self.cycle is None or self.cycle.response_complete):
                 self._start_clock(self.limits.header_timeout_s)
@@ -104,6 +109,12 @@ class Connection(HttpToolsProtocol):
                 "overloaded",
             )
             raise _Refused
+        if self.parser.should_upgrade() and any(name in _BODY_HEADERS for name, _ in self.headers):
+            # The parser takes what follows for the other protocol. Java's HttpClient asks for HTTP/2 in this way.
+            self._refuse(
+                400, "No other protocol is offered here; send the body without the header Upgrade.", "http_400"
+            )
+            raise _Refused
         self._start_clock(self.limits.body_timeout_s)
         super().on_headers_complete()
         # The parser reads no second request after an upgrade, and a server that drains wants none.
@@ -114,6 +125,7 @@ class Connection(HttpToolsProtocol):
         """The last byte of a request."""
         self._in_header, self._in_body = True, False
         self._header_bytes = 0
+        self._ends_request = True
         self._stop_clock()
         super().on_message_complete()
 
@@ -129,8 +141,8 @@ class Connection(HttpToolsProtocol):
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """It does again."""
-        if self._write_clock is not None:
+        """It does again; but what is left when the connection ends keeps its clock."""
+        if self._write_clock is not None and not self.transport.is_closing():
             self._write_clock.cancel()
             self._write_clock = None
         super().resume_writing()

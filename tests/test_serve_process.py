@@ -1,0 +1,250 @@
+"""python -m serve run as a process: many clients at once, the way down, several workers, the token, the logs."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.serving import ROOT, Served, served
+from serve.__main__ import main
+from tests import tiny_onnx
+
+MANY = 12
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> Path:
+    return tiny_onnx.write(tmp_path / "student.onnx")
+
+
+def ask(connection: http.client.HTTPConnection, seed: int) -> http.client.HTTPResponse:
+    """Send pixels of that seed in binary, and see that the answer is theirs."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (1 + seed % 3, 8, 8, 3), dtype=np.uint8)
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": pixels.shape}
+    tensor["parameters"] = {"binary_data_size": pixels.size}
+    content = json.dumps({"inputs": [tensor], "outputs": [{"name": "logits"}], "id": str(seed)}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(content))}
+    connection.request("POST", "/v2/models/student/infer", content + pixels.tobytes(), headers)
+    response = connection.getresponse()
+    assert response.status == 200
+    answer = json.load(response)
+    assert answer["id"] == str(seed)
+    logits = np.array(answer["outputs"][0]["data"]).reshape(answer["outputs"][0]["shape"])
+    np.testing.assert_allclose(logits, tiny_onnx.expected_logits(pixels), rtol=1e-4, atol=1e-5)
+    return response
+
+
+def at_once(work: Callable[[int], None], num: int = MANY) -> Callable[[], None]:
+    """Start threads; the result waits for them and raises what the first of them raised."""
+    errors: list[BaseException] = []
+
+    def guarded(index: int) -> None:
+        try:
+            work(index)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(index,)) for index in range(num)]
+    for thread in threads:
+        thread.start()
+
+    def wait() -> None:
+        for thread in threads:
+            thread.join(60)
+        if errors:
+            raise errors[0]
+
+    return wait
+
+
+@pytest.mark.parametrize("options", [["--parallel", 3, "--max-batch", 5], ["--workers", 2]])
+def test_answers_are_never_mixed(student: Path, options: list[object]) -> None:
+    with served(student, *options) as server:
+
+        def work(index: int) -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+            for seed in range(index, 40 * MANY, MANY):
+                ask(connection, seed)
+            connection.close()
+
+        at_once(work)()
+        samples = metrics(server)
+        assert samples["pupil_requests_total", "/v2/models/{name}/infer", "200"] == 40 * MANY  # of all workers
+        assert samples["pupil_queue_images", "student"] == 0
+        assert server.stop() == 0
+        assert server.errors() == ""
+
+
+def metrics(server: Served) -> dict[tuple[str, ...], float]:
+    with urllib.request.urlopen(server.url + "/metrics", timeout=20) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {
+        (sample.name, *(value for name, value in sample.labels.items() if name != "pid")): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", 2]])
+def test_every_accepted_request_is_answered_on_the_way_down(student: Path, options: list[object]) -> None:
+    """Clients ask on and on until they are told that the connection ends; then the port must be closed."""
+    counts: Counter[str] = Counter()
+    with served(student, *options) as server:
+        begun = threading.Barrier(MANY + 1)
+
+        def work(index: int) -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+            response = ask(connection, index)
+            begun.wait(30)
+            while response.headers.get("connection") != "close":
+                response = ask(connection, index)  # raises if it is cut off
+                counts["answered"] += 1
+            counts["told"] += 1
+            until_refused(server.port)
+
+        wait = at_once(work)
+        begun.wait(30)
+        time.sleep(0.2)
+        status = server.stop()
+        wait()
+        assert status == 0
+        assert server.errors() == ""
+    assert counts["told"] == MANY
+    assert counts["answered"] > MANY
+
+
+def until_refused(port: int) -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=20).close()
+        except (ConnectionRefusedError, ConnectionResetError):
+            return
+        time.sleep(0.01)
+    pytest.fail("the port is still open")
+
+
+def test_a_request_half_sent_is_answered_on_the_way_down(student: Path) -> None:
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, 8, 8, 3], "data": [7] * 192}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    head = f"POST /v2/models/student/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with served(student) as server, socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(head + body[:100])
+        time.sleep(0.1)
+        server.process.send_signal(signal.SIGTERM)
+        until_refused(server.port)
+        client.sendall(body[100:])
+        received = b""
+        while data := client.recv(2**16):
+            received += data
+        assert received.startswith(b"HTTP/1.1 200 OK")
+        assert b"connection: close" in received
+        assert server.process.wait(30) == 0
+
+
+def test_a_worker_that_dies_is_replaced(student: Path) -> None:
+    with served(student, "--workers", 2) as server:
+        before = children(server.process.pid)
+        os.kill(before[-1], signal.SIGKILL)
+        end = time.monotonic() + 30
+        while len(set(children(server.process.pid)) - set(before)) < 1:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        ask(connection, 3)
+        connection.close()
+        assert server.stop() == 0
+        record = json.loads(server.errors().splitlines()[0])
+        assert record["message"] == f"Worker {before[-1]} ended with status -9; another takes its place."
+
+
+def test_workers_do_not_outlive_a_parent_that_is_killed(student: Path) -> None:
+    with served(student, "--workers", 2) as server:
+        workers = children(server.process.pid)
+        assert len(workers) == 2
+        server.process.kill()
+        server.process.wait(20)
+        end = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() and state(pid) != "Z" for pid in workers):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    """Workers of a process, by age; Python's own helper of spawned processes is none."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in listed if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_model_that_no_worker_can_load_ends_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(tmp_path / "missing.onnx"), "--workers", "2", "--port", "0"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "missing.onnx is no usable Pupil model: there is no such file" in err
+
+
+def test_the_token_comes_from_a_file_or_the_environment(student: Path, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    for arguments, env in ((["--token-file", file], None), ([], os.environ | {"PUPIL_TOKEN": "s3cret"})):
+        with served(student, *arguments, env=env) as server:
+            request = urllib.request.Request(server.url + "/v2", headers={"Authorization": "Bearer s3cret"})
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                assert answer.status == 200
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(server.url + "/v2", timeout=20)
+
+
+@pytest.mark.parametrize("content", ["", "two words", "\u00fcber", "\n"])
+def test_an_impossible_token_is_refused(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(content)
+    assert main(["run", str(student), "--port", "0", "--token-file", str(file)]) == 1
+    assert "must be one word of visible ASCII characters" in capsys.readouterr().err
+    assert main(["run", str(student), "--port", "0", "--token-file", str(tmp_path / "none")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_the_access_log_is_a_line_of_json_for_each_request(student: Path) -> None:
+    with served(student, "--access-log") as server:
+        for path in ("/v2", "/v2/models/x%0Ay"):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+            connection.request("GET", path)
+            connection.getresponse().read()
+            connection.close()
+        server.stop()
+        first, second = map(json.loads, server.errors().splitlines())
+    assert (first["method"], first["path"], first["status"], first["client"]) == ("GET", "/v2", 200, "127.0.0.1")
+    assert (first["level"], first["logger"], first["ms"] > 0) == ("info", "serve.access", True)
+    assert (second["path"], second["status"]) == ("/v2/models/x\ny", 404)
+
+
+def test_ctrl_c_of_a_terminal_ends_workers_in_order(student: Path) -> None:
+    command = [sys.executable, "-m", "serve", "run", str(student), "--workers", "2", "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("Serving student on")
+        os.killpg(server.pid, signal.SIGINT)
+        out, err = server.communicate(timeout=60)
+    assert (server.returncode, out, err) == (0, "", "")

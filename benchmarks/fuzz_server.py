@@ -64,17 +64,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         model = arguments.model or wrn_onnx.write(Path(scratch) / "model.onnx")
         with served(model) as server:
-            target = Target(server.port)
-            target.is_well()
-            explored = explore(server.url, arguments.requests, arguments.seed, target)
-            target.is_well()
-            memory = [resident_bytes(server.process.pid)]
-            statuses: Counter[str] = Counter()
-            tenth = -(-arguments.bodies // 10)
-            for part in range(10):
-                statuses += malformed(target, tenth, arguments.seed + part)
+            with Target(server.port) as target:
                 target.is_well()
-                memory.append(resident_bytes(server.process.pid))
+                explored = explore(server.url, arguments.requests, arguments.seed, target)
+                target.is_well()
+                memory = [resident_bytes(server.process.pid)]
+                statuses: Counter[str] = Counter()
+                tenth = -(-arguments.bodies // 10)
+                for part in range(10):
+                    statuses += malformed(target, tenth, arguments.seed + part)
+                    target.is_well()
+                    memory.append(resident_bytes(server.process.pid))
             status = server.stop()
             log = server.errors()
     report = {
@@ -101,7 +101,6 @@ class Target:
     def __init__(self, port: int) -> None:
         self._port = port
         self._connection = self._connect()
-        self.connections = 1
         name = re.findall(r'"enum":\["([^"]+)"', self.get("/openapi.json")[1].decode())[0]
         self.path = f"/v2/models/{name}/infer"
         metadata = json.loads(self.get(f"/v2/models/{name}")[1])
@@ -111,6 +110,12 @@ class Target:
 
     def _connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+
+    def __enter__(self) -> "Target":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._connection.close()
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body."""
@@ -126,7 +131,6 @@ class Target:
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             self._connection.close()
             self._connection = self._connect()
-            self.connections += 1
             self._connection.request("POST", self.path, body, headers)
             answer = self._connection.getresponse()
         return answer.status, answer.read()

@@ -44,6 +44,8 @@ from serve.model import OnnxClassifier
 
 OTHERS = {"kserve": "0.21.0", "mlserver": "1.7.1", "litserve": "0.2.19"}
 GOAL_MS, GOAL_TIMES = 0.7, 4.0
+BESIDE = {"mlserver": ["uvloop==0.21.0"]}
+"""Workers of MLServer 1.7.1 do not start on a newer one."""
 QUIET = {"kserve": ["--configure_logging", "False", "--enable_latency_logging", "False"]}
 """No server writes a line for every request."""
 PROGRAMS = Path(__file__).parent / "other_servers"
@@ -83,15 +85,15 @@ def main() -> None:
             command = [sys.executable, "-m", "serve", "run", str(model), *shlex.split(options), "--port"]
             servers.append(stack.enter_context(_started("pupil", options or "default", command, [], pixels)))
         for name in arguments.others.split(",") if arguments.others else []:
-            try:
-                python = _environment(name, (arguments.envs or Path(scratch)) / name)
-                for workers in sorted({1, cores}):
+            for workers in sorted({1, cores}):
+                variant = f"{workers} worker{'s' * (workers > 1)}"
+                try:
+                    python = _environment(name, (arguments.envs or Path(scratch)) / name)
                     command = [str(python), "-W", "ignore", str(PROGRAMS / f"{name}_server.py"), str(model)]
-                    variant = f"{workers} worker{'s' * (workers > 1)}"
                     started = _started(name, variant, command, [str(workers), "1", *QUIET.get(name, [])], pixels)
                     servers.append(stack.enter_context(started))
-            except (subprocess.CalledProcessError, RuntimeError) as error:
-                could_not[name] = f"{error} {getattr(error, 'stderr', '') or ''}".strip()
+                except (subprocess.CalledProcessError, RuntimeError) as error:
+                    could_not[f"{name}, {variant}"] = f"{error} {getattr(error, 'stderr', '') or ''}".strip()
         _check(servers, classifier, pixels)
         in_process = _measure(servers, partial(classifier, pixels), arguments)
     rows = [row for server in servers for row in _rows(server)]
@@ -100,7 +102,7 @@ def main() -> None:
         "machine": machine.describe(),
         "load_average": {"before": load_before, "after": machine.load_average()},
         "versions": {name: version(name) for name in ("onnxruntime-gpu", "uvicorn", "starlette", "uvloop", "httptools")}
-        | {name: pin for name, pin in OTHERS.items() if name not in could_not},
+        | {name: pin for name, pin in OTHERS.items() if any(server.name == name for server in servers)},
         "seed": arguments.seed,
         "model": "wrn_16_2, 32 px, 100 classes, fp32, random weights",
         "clients": arguments.clients,
@@ -138,7 +140,7 @@ def _environment(name: str, folder: Path) -> Path:
     if not python.exists():
         run = partial(subprocess.run, check=True, capture_output=True, text=True, timeout=900)
         run([UV, "venv", "-q", "--python", sys.executable, folder])
-        pins = [f"{name}=={OTHERS[name]}", f"onnxruntime=={version('onnxruntime-gpu')}"]
+        pins = [f"{name}=={OTHERS[name]}", f"onnxruntime=={version('onnxruntime-gpu')}", *BESIDE.get(name, [])]
         run([UV, "pip", "install", "-q", "--python", python, *pins])
     return python
 

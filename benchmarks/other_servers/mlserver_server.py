@@ -45,7 +45,7 @@ async def main() -> None:
     )
     model = ModelSettings(
         name="model",
-        implementation=Classifier,
+        implementation="mlserver_server.Classifier",  # by name: workers import it
         max_batch_size=32,
         max_batch_time=0.001,
         parameters=ModelParameters(),

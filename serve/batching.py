@@ -20,7 +20,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from serve.errors import ClientLeft, DeadlineExceeded, Overloaded, TooLarge
+from serve.errors import ClientLeft, DeadlineExceeded, ModelError, Overloaded, TooLarge
 from serve.metrics import ModelMetrics
 from serve.model import Floats, OnnxClassifier, Pixels
 
@@ -111,9 +111,18 @@ class Batcher:
                 self._metrics.queue_images.set(self._num_waiting)
 
     def warm_up(self) -> None:
-        """Compute every batch size once: the first call of a size plans its memory, and on a GPU picks its kernels."""
+        """Compute every batch size once: the first call of a size plans its memory, and on a GPU picks its kernels.
+
+        Raises ModelError if the model cannot compute one.
+        """
         for size in range(1, self.settings.max_batch + 1):
-            self.model.outputs(np.zeros((size, *self._image_shape), dtype=np.uint8))
+            try:
+                self.model.outputs(np.zeros((size, *self._image_shape), dtype=np.uint8))
+            except Exception as error:  # ONNX Runtime's errors share no base class below Exception
+                raise ModelError(
+                    f"{self.model.card.name} cannot compute a batch of {size} ({' '.join(str(error).split())}); "
+                    "try a smaller --max-batch."
+                ) from error
 
     async def close(self) -> None:
         """End the threads once what they compute is answered."""

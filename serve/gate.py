@@ -25,7 +25,6 @@ class Gate:
         self._app = app
         self._expected = None if token is None else b"Bearer " + token.encode("latin-1")
         self._metrics = metrics
-        self._routes: dict[str, tuple[object, object]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""

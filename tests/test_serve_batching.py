@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serve.batching import Batcher, Batching
-from serve.errors import ClientLeft, DeadlineExceeded, InputError, Overloaded, TooLarge
+from serve.errors import ClientLeft, DeadlineExceeded, InputError, ModelError, Overloaded, TooLarge
 from serve.metrics import Metrics
 from serve.model import OnnxClassifier
 from tests import tiny_onnx
@@ -226,3 +226,9 @@ def test_a_failing_model_fails_its_batch_and_nothing_else(model: Watched) -> Non
 def test_warm_up_computes_every_batch_size(model: Watched) -> None:
     Batcher(model, Batching(max_batch=5), METRICS.of_model("student")).warm_up()
     assert model.sizes == [1, 2, 3, 4, 5]
+
+
+def test_a_model_that_cannot_compute_a_batch_is_named(model: Watched) -> None:
+    model.gate.wait = lambda timeout: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"student cannot compute a batch of 1 \(division by zero\); try a smaller"):
+        Batcher(model, Batching(), METRICS.of_model("student")).warm_up()

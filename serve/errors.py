@@ -4,6 +4,7 @@ ServeError
 +-- ModelError        a file is no usable Pupil model
 +-- InputError        what was handed to a model is not what it takes
 |   +-- TooLarge          more of it than the server takes at once
+|   +-- ImageError        bytes are no image that is decoded here
 +-- Unavailable       sound, but not now
     +-- Overloaded        too many requests wait already
     +-- DeadlineExceeded  the answer would come too late
@@ -25,6 +26,10 @@ class InputError(ServeError):
 
 class TooLarge(InputError):
     """More input than the server takes at once. A server answers it with status 413."""
+
+
+class ImageError(InputError):
+    """Bytes that cannot be decoded: no JPEG, PNG or WebP, torn, or more pixels than are decoded."""
 
 
 class Unavailable(ServeError):

@@ -6,6 +6,8 @@
     GET  /v2/models/NAME            name, platform, inputs and outputs of a model
     GET  /v2/models/NAME/ready      can that model answer
     POST /v2/models/NAME/infer      pixels -> probabilities and logits
+    POST /classify                  an image file -> its best labels (classify.py)
+    GET  /                          the demo page (demo.py)
     GET  /metrics                   counters for Prometheus
     GET  /openapi.json              all of this for programs
 
@@ -15,7 +17,7 @@ header too large, 503 with Retry-After for a server that is busy.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -25,11 +27,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve import binary_tensors, openapi, protocol
+from serve import binary_tensors, classify, demo, openapi, protocol
 from serve import metrics as serve_metrics
 from serve.batching import Batcher, Batching
 from serve.body import Bodies
-from serve.errors import ClientLeft, DeadlineExceeded, InputError, Overloaded, TooLarge, Unavailable
+from serve.errors import ClientLeft, DeadlineExceeded, ImageError, InputError, Overloaded, TooLarge, Unavailable
 from serve.gate import Gate
 from serve.limits import Limits
 from serve.metrics import Metrics
@@ -41,6 +43,7 @@ _REASONS: dict[type[Exception], str] = {
     DeadlineExceeded: "deadline",
     ClientLeft: "left",
     TooLarge: "too_large",
+    ImageError: "bad_image",
 }
 
 
@@ -49,6 +52,7 @@ def create_app(
     limits: Limits | None = None,
     batching: Batching | None = None,
     token: str | None = None,
+    samples: Sequence[demo.Sample] = (),
 ) -> Starlette:
     """The ASGI application. Each model is `app.state.batchers[name]`, awaited by whatever route wants its answer.
 
@@ -56,6 +60,7 @@ def create_app(
     limits    what a client may ask of the server
     batching  how requests are gathered and when they are turned away
     token     what `Authorization: Bearer` must carry; None lets everybody in
+    samples   images that the demo page offers
     """
     metrics, limits = Metrics(), limits or Limits()
     model = "/v2/models/{name}"
@@ -75,6 +80,8 @@ def create_app(
             Route("/metrics", _metrics),
             Route("/openapi.json", _openapi),
             # More routes go here, and into openapi.py.
+            Route("/classify", _classify, methods=["POST"]),
+            *demo.routes(models, samples),
         ],
         middleware=[Middleware(Gate, token=token, metrics=metrics)],
         exception_handlers={
@@ -93,6 +100,7 @@ def create_app(
     }
     app.state.limits = limits
     app.state.bodies = Bodies(limits)
+    app.state.decoder = classify.Decoder()
     return app
 
 
@@ -138,6 +146,12 @@ async def _infer(request: Request) -> Response:
         headers={binary_tensors.HEADER: str(len(content))},
         media_type="application/octet-stream",
     )
+
+
+async def _classify(request: Request) -> Response:
+    asked, state, is_left = classify.read(request), request.app.state, request.scope.get("pupil.is_left")
+    async with state.bodies.read(request) as body:
+        return _json(await classify.answer(state.decoder, state.batchers[asked.model], asked, body, is_left))
 
 
 async def _metrics(request: Request) -> Response:

@@ -6,12 +6,12 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve import protocol
+from serve import demo, protocol
 from serve.logs import ACCESS
 from serve.metrics import Metrics
 
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
-"""Asked by probes, which carry no token, and telling nothing but that."""
+OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", *demo.FILES)
+"""Asked by probes, which carry no token, and by browsers before the page has asked for one; none tells of a model."""
 
 
 class Gate:

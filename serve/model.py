@@ -24,12 +24,14 @@ class OnnxClassifier:
 
     card       what the file says about itself
     provider   the execution provider that really runs it, which need not be the first one asked for
+    file_bytes the size of the file
 
     Raises ModelError if the file is no usable Pupil model, ServeError for a provider this ONNX Runtime does not have.
     """
 
     card: Card
     provider: str
+    file_bytes: int
 
     def __init__(self, path: Path, threads: int = 1, providers: tuple[str, ...] | None = None) -> None:
         if threads < 1:
@@ -43,6 +45,7 @@ class OnnxClassifier:
             _check_signature(self._session, self.card)
         except ModelError as error:
             raise ModelError(f"{path} is no usable Pupil model: {error}. Export it again, or name another.") from error
+        self.file_bytes = path.stat().st_size
         self.provider = self._session.get_providers()[0]
 
     def __call__(self, pixels: Pixels) -> Floats:

@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from serve import protocol
+from serve import demo, protocol
 from serve.binary_tensors import HEADER
 from serve.limits import Limits
 
 Json = dict[str, Any]
 
 _TEXT: Json = {"type": "string"}
+_BINARY: Json = {"type": "string", "format": "binary"}
 _NAMES = {"type": "array", "items": _TEXT}
 _ERRORS = {
     400: "The request is wrong; the sentence says what was expected and what came.",
@@ -35,6 +36,17 @@ def document(version: str, models: Iterable[str], limits: Limits) -> Json:
         "/v2/health/ready": {"get": _get("Can it answer?", "Ready")},
         "/metrics": {"get": _operation("Counters for Prometheus", {"text/plain": {"schema": _TEXT}}, 401)},
         "/openapi.json": {"get": _get("This document", {"type": "object"})},
+        "/classify": {"post": _classify(limits, list(models))},
+        "/models": {"get": _get("The cards of the models", "Models")},
+        "/samples": {"get": _get("Samples of the data set", "Samples")},
+        "/samples/{index}.png": {
+            "parameters": [_parameter("index", {"type": "integer", "minimum": 0}, "Counted from 0.")],
+            "get": _operation("One of them", {"image/png": {"schema": _BINARY}}, 401, 404),
+        },
+        **{
+            path: {"get": _operation("The demo page" if path == "/" else "A part of it", {kind: {"schema": _TEXT}})}
+            for path, (_, kind) in demo.FILES.items()
+        },
     }
     for path, parameters in (("", [name]), ("/versions/{version}", [name, version_])):
         path = "/v2/models/{name}" + path
@@ -92,6 +104,22 @@ def _infer(limits: Limits) -> Json:
     return operation
 
 
+def _classify(limits: Limits, models: list[str]) -> Json:
+    answer = {"application/json": {"schema": _ref("Classified")}}
+    operation = _operation("An image file to its best labels", answer, 400, 401, 404, 408, 413, 415, 431, 500, 503)
+    query: Json = {"in": "query", "required": False}
+    operation["parameters"] = [
+        query | {"name": "model", "schema": {"enum": models}, "description": "Left out, the first model."},
+        query | {"name": "top", "schema": {"type": "integer", "minimum": 1}, "description": "How many labels."},
+    ]
+    operation["requestBody"] = {
+        "required": True,
+        "description": f"A JPEG, PNG or WebP file of at most {limits.max_body_bytes} bytes.",
+        "content": {f"image/{kind}": {"schema": _BINARY} for kind in ("jpeg", "png", "webp")},
+    }
+    return operation
+
+
 def _operation(summary: str, content: Json, *errors: int) -> Json:
     responses: Json = {"200": {"description": summary, "content": content}}
     responses |= {str(status): {"$ref": f"#/components/responses/{status}"} for status in errors}
@@ -136,6 +164,15 @@ def _schemas() -> Json:
     return {
         "Error": _object({"error": _TEXT}),
         "Server": _object({"name": _TEXT, "version": _TEXT, "extensions": _NAMES}),
+        "Classified": _object(
+            {
+                "model": _TEXT,
+                "top": {"type": "array", "items": _object({"label": _TEXT, "probability": {"type": "number"}})},
+                "milliseconds": _object({"decode": {"type": "number"}, "infer": {"type": "number"}}),
+            }
+        ),
+        "Models": _object({"models": {"type": "array", "items": {"type": "object"}}}),
+        "Samples": _object({"samples": {"type": "array", "items": _object({"url": _TEXT, "label": _TEXT})}}),
         "Live": _object({"live": {"type": "boolean"}}),
         "Ready": _object({"ready": {"type": "boolean"}}),
         "ModelReady": _object({"name": _TEXT, "ready": {"type": "boolean"}}),

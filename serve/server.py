@@ -13,7 +13,7 @@ from types import FrameType
 import uvicorn
 from starlette.applications import Starlette
 
-from serve import connection, logs
+from serve import connection, demo, logs
 from serve.app import create_app
 from serve.batching import Batcher, Batching
 from serve.errors import ServeError
@@ -34,6 +34,7 @@ class Settings:
     batching: Batching
     token: str | None
     access_log: bool
+    samples: Path | None = None  # a prepared split for the demo page
 
 
 def load(settings: Settings) -> dict[str, OnnxClassifier]:
@@ -58,7 +59,9 @@ def serve(
     """
     logs.set_up(settings.access_log)
     models = load(settings)
-    app = create_app(models, settings.limits, settings.batching, settings.token)
+    labels = next(iter(models.values())).card.labels
+    samples = [] if settings.samples is None else demo.load_samples(settings.samples, labels)
+    app = create_app(models, settings.limits, settings.batching, settings.token, samples)
     batchers: dict[str, Batcher] = app.state.batchers
     for batcher in batchers.values():
         batcher.warm_up()

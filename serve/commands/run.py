@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"ask for the bearer token in its first line (or in the variable {TOKEN_VARIABLE})",
     )
+    add("--samples", type=Path, metavar="DIR", help="a prepared split, such as data/prepared/test, to show on the page")
     add("--access-log", action="store_true", help="a line of JSON on stderr for every request")
 
 
@@ -70,6 +71,7 @@ def main(arguments: argparse.Namespace) -> None:
         ),
         token=_token(arguments.token_file),
         access_log=arguments.access_log,
+        samples=arguments.samples,
     )
     host, port = arguments.host, arguments.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,255 @@
+// The page's whole behaviour: a picture goes to POST /classify once for each model, one after the other, so that no
+// model is timed while another computes. What the server says is only ever shown as text.
+"use strict";
+
+const TOP = 5;
+const at = (id) => document.getElementById(id);
+const page = { models: [], columns: new Map(), running: null, picture: null, token: "" };
+
+const whole = new Intl.NumberFormat("en");
+const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const percent = (share) => `${(100 * share).toFixed(1)}\u2009%`;
+const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)}\u2009ms`;
+const scaled = (number, units) => {
+  const step = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(number) / 3)));
+  return `${short.format(number / 1000 ** step)}${units[step] && "\u2009"}${units[step]}`;
+};
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const list = (names) => new Intl.ListFormat("en").format(names);
+const ordinal = (place) => ["first", "second", "third", "fourth", "fifth"][place];
+
+class Refused extends Error {}
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers, ...(page.token && { Authorization: `Bearer ${page.token}` }) };
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("The server does not answer. Is it still running?");
+  }
+  if (response.ok) return response;
+  const said = await response.json().catch(() => ({}));
+  if (response.status === 401) at("gate").hidden = false;
+  throw new Refused(said.error ?? `The server answered with status ${response.status}.`);
+}
+
+// ---- the models ----
+
+function column(model, largest) {
+  const article = at("model").content.firstElementChild.cloneNode(true);
+  const put = (name, ...content) => article.querySelector(`.${name}`).append(...content);
+  const against = (value, whole_) => {
+    if (largest === null || model === largest) return "";
+    const ratio = document.createElement("small");
+    ratio.textContent = `${Math.round((100 * value) / whole_)}\u2009%`;
+    ratio.setAttribute("aria-label", `${ratio.textContent} of ${largest.name}`);
+    return ratio;
+  };
+  put("name", model.name);
+  put("arch", [model.arch, model.method].filter(Boolean).join(" \u00b7 "));
+  put("took", "\u2013");
+  put("bytes", scaled(model.file_bytes, ["B", "kB", "MB", "GB"]), against(model.file_bytes, largest?.file_bytes));
+  put("parameters", scaled(model.num_parameters, ["", "k", "M", "G"]), against(model.num_parameters, largest?.num_parameters));
+  put("macs", scaled(model.macs, ["", "k", "M", "G"]), against(model.macs, largest?.macs));
+  if (model.metrics.top1 === undefined) article.querySelector(".top1").parentElement.remove();
+  else put("top1", `${model.metrics.top1.toFixed(2)}\u2009%`);
+  article.setAttribute("aria-label", model.name);
+  return article;
+}
+
+function setModels(models) {
+  const largest = models.length < 2 ? null : models.reduce((a, b) => (b.macs > a.macs ? b : a));
+  page.models = models;
+  page.columns = new Map(models.map((model) => [model.name, column(model, largest)]));
+  at("models").replaceChildren(...page.columns.values());
+  at("subject").textContent = ` \u00b7 ${list(models.map((model) => model.name))} on this machine`;
+  const sizes = [...new Set(models.map((model) => `${model.image_px} \u00d7 ${model.image_px}`))];
+  at("crop").textContent = `Its middle square is seen at ${list(sizes)} pixels.`;
+}
+
+function show(answer, truth) {
+  const article = page.columns.get(answer.model);
+  const label = answer.top[0].label;
+  const big = article.querySelector(".answer");
+  big.textContent = label;
+  big.classList.toggle("long", label.length > 6);
+  const bars = article.querySelector(".bars");
+  answer.top.forEach(({ label, probability }, place) => {
+    const bar = bars.children[place] ?? bars.appendChild(at("bar").content.firstElementChild.cloneNode(true));
+    bar.querySelector(".label").textContent = label;
+    if (label === truth) {
+      const mark = document.createElement("em");
+      mark.textContent = " \u2013 the true one";
+      bar.querySelector(".label").append(mark);
+    }
+    bar.querySelector(".share").textContent = percent(probability);
+    bar.querySelector(".fill").style.width = `${100 * probability}%`;
+  });
+  article.querySelector(".took").textContent = milliseconds(answer.milliseconds.infer);
+}
+
+// ---- what it comes to, in words ----
+
+function verdict(answers, truth) {
+  const said = new Map();
+  for (const { model, top } of answers) said.set(top[0].label, [...(said.get(top[0].label) ?? []), model]);
+  const best = (label) => Object.assign(document.createElement("strong"), { textContent: label });
+  const [first] = said.keys();
+  let words;
+  if (answers.length === 1) words = [best(first), "."];
+  else if (said.size === 1) words = [`${capital(list(answers.map((a) => a.model)))} agree: `, best(first), "."];
+  else {
+    words = [...said].flatMap(([label, names], place) => [
+      `${place ? ", " : ""}${place ? list(names) : capital(list(names))} ${names.length > 1 ? "say" : "says"} `, best(label),
+    ]).concat(".");
+  }
+  at("verdict").querySelector("h1").replaceChildren(...words);
+  at("note").textContent = [said.size > 1 ? disagreement(answers) : "", truthfulness(said, answers, truth)].filter(Boolean).join(" ");
+}
+
+function disagreement(answers) {
+  if (answers.length !== 2) return "They disagree.";
+  const [one, other] = answers;
+  const place = other.top.findIndex(({ label }) => label === one.top[0].label);
+  if (place < 0) return `They disagree: ${one.top[0].label} is not among the first ${other.top.length} of the ${other.model}.`;
+  return `They disagree: the ${other.model} puts ${one.top[0].label} ${ordinal(place)}, at ${percent(other.top[place].probability)}.`;
+}
+
+function truthfulness(said, answers, truth) {
+  if (truth === null) return "";
+  const right = said.get(truth) ?? [];
+  if (right.length === answers.length) return `The data set says ${truth} too.`;
+  if (right.length) return `The data set says ${truth}: ${list(right)} ${right.length > 1 ? "are" : "is"} right.`;
+  return `The data set says ${truth}: ${answers.length > 2 ? "all are" : answers.length > 1 ? "both are" : "this is"} wrong.`;
+}
+
+// ---- a picture ----
+
+async function classify(picture, truth) {
+  page.running?.abort();
+  const running = (page.running = new AbortController());
+  page.picture = { picture, truth };
+  at("error").textContent = "";
+  at("models").setAttribute("aria-busy", "true");
+  at("models").classList.add("waiting");
+  try {
+    const answers = [];
+    for (const { name } of page.models) {
+      const response = await ask(`/classify?top=${TOP}&model=${encodeURIComponent(name)}`, {
+        method: "POST", body: picture, signal: running.signal,
+        headers: { "Content-Type": "application/octet-stream" },
+      });
+      answers.push(await response.json());
+    }
+    for (const answer of answers) show(answer, truth);
+    verdict(answers, truth);
+    const decoding = answers.map((answer) => milliseconds(answer.milliseconds.decode));
+    at("times").textContent =
+      `One request each, as the server timed it, queue included; decoding the picture (${list(decoding)}) comes before. ` +
+      "For figures to rely on: python -m serve benchmark.";
+    at("times").hidden = false;
+  } catch (error) {
+    if (running.signal.aborted) return; // another picture has taken its place
+    fail(error);
+  }
+  at("models").setAttribute("aria-busy", "false");
+  at("models").classList.remove("waiting");
+}
+
+function fail(error) {
+  if (!(error instanceof Refused)) throw error;
+  at("verdict").querySelector("h1").textContent = "No answer.";
+  at("note").textContent = "";
+  at("times").hidden = true;
+  for (const article of page.columns.values()) {
+    article.querySelector(".answer").textContent = "\u00a0";
+    article.querySelector(".bars").replaceChildren();
+    article.querySelector(".took").textContent = "\u2013";
+  }
+  at("error").textContent = error.message;
+}
+
+function preview(picture, alt) {
+  const image = at("preview");
+  URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(picture);
+  image.alt = alt;
+  image.hidden = false;
+  at("drop").classList.add("full");
+  at("drop").querySelector("strong").textContent = "Choose another";
+}
+
+at("preview").addEventListener("load", ({ target }) => {
+  target.classList.toggle("tiny", 2 * target.naturalWidth < target.clientWidth);
+});
+at("preview").addEventListener("error", ({ target }) => { target.hidden = true; }); // the server says what is wrong
+
+function take(file) {
+  for (const radio of at("tray").querySelectorAll("input:checked")) radio.checked = false;
+  preview(file, file.name || "The pasted picture");
+  classify(file, null);
+}
+
+at("file").addEventListener("change", ({ target }) => {
+  if (target.files.length) take(target.files[0]);
+  target.value = ""; // so that the same file can be chosen again
+});
+document.addEventListener("paste", ({ clipboardData }) => {
+  if (clipboardData.files.length) take(clipboardData.files[0]);
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  at("drop").classList.add("over");
+});
+document.addEventListener("dragleave", ({ relatedTarget }) => {
+  if (relatedTarget === null) at("drop").classList.remove("over");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  at("drop").classList.remove("over");
+  if (event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
+  else at("error").textContent = "Drop the picture's file; links are not followed.";
+});
+
+// ---- samples: radio buttons, so that arrow keys walk through them ----
+
+function setSamples(samples) {
+  at("samples").hidden = samples.length === 0;
+  at("tray").replaceChildren(...samples.map(({ url, label }, index) => {
+    const choice = document.createElement("label");
+    const radio = Object.assign(document.createElement("input"), { type: "radio", name: "sample" });
+    radio.setAttribute("aria-label", `Sample ${index + 1}, ${label}`);
+    const image = Object.assign(new Image(), { alt: "", title: label });
+    const arrived = ask(url).then((response) => response.blob());
+    arrived.then((blob) => { image.src = URL.createObjectURL(blob); }, fail);
+    radio.addEventListener("change", async () => {
+      const blob = await arrived;
+      preview(blob, `Sample ${index + 1}`);
+      classify(blob, label);
+    });
+    choice.append(radio, image);
+    return choice;
+  }));
+}
+
+async function start() {
+  try {
+    setModels((await (await ask("/models")).json()).models);
+    setSamples((await (await ask("/samples")).json()).samples);
+    at("tray").querySelector("input")?.click(); // an answer is the best explanation
+  } catch (error) {
+    fail(error);
+  }
+}
+
+at("gate").addEventListener("submit", (event) => {
+  event.preventDefault();
+  page.token = at("token").value;
+  at("gate").hidden = true;
+  at("error").textContent = "";
+  start();
+});
+
+start();

@@ -17,6 +17,8 @@ from serve.model import Pixels
 MAX_PIXELS = 25_000_000  # of phones; a transparent one takes 12 bytes a pixel while it is decoded, 300 MB
 WHITE = (255, 255, 255, 255)
 
+Image.init()  # imports the formats; otherwise the first request waits for that
+
 # Of metadata that Pillow cannot read (a torn EXIF block) and of which no pixel depends; one line of noise in a log.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 

@@ -119,7 +119,6 @@ def _card(model: OnnxClassifier) -> dict[str, Any]:
         "macs": card.macs,
         "file_bytes": model.file_bytes,
         "metrics": dict(card.metrics),
-        "data_licence": card.data_licence,
     }
 
 

@@ -3,16 +3,18 @@
 "use strict";
 
 const TOP = 5;
+const ROUNDS = 9; // requests whose median is shown, fewer where PATIENCE_MS is over before
+const PATIENCE_MS = 1000;
 const at = (id) => document.getElementById(id);
 const page = { models: [], columns: new Map(), running: null, picture: null, token: "" };
 
 const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
-const percent = (share) => `${(100 * share).toFixed(1)}\u2009%`;
-const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)}\u2009ms`;
+const percent = (share) => `${(100 * share).toFixed(1)}\u202f%`;
+const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)}\u202fms`;
 const scaled = (number, units) => {
   const step = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(number) / 3)));
-  return `${short.format(number / 1000 ** step)}${units[step] && "\u2009"}${units[step]}`;
+  return `${short.format(number / 1000 ** step)}${units[step] && "\u202f"}${units[step]}`;
 };
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const list = (names) => new Intl.ListFormat("en").format(names);
@@ -43,7 +45,7 @@ function column(model, largest) {
   const against = (value, whole_) => {
     if (largest === null || model === largest) return "";
     const ratio = document.createElement("small");
-    ratio.textContent = `${Math.round((100 * value) / whole_)}\u2009%`;
+    ratio.textContent = `${Math.round((100 * value) / whole_)}\u202f%`;
     ratio.setAttribute("aria-label", `${ratio.textContent} of ${largest.name}`);
     return ratio;
   };
@@ -54,7 +56,7 @@ function column(model, largest) {
   put("parameters", scaled(model.num_parameters, ["", "k", "M", "G"]), against(model.num_parameters, largest?.num_parameters));
   put("macs", scaled(model.macs, ["", "k", "M", "G"]), against(model.macs, largest?.macs));
   if (model.metrics.top1 === undefined) article.querySelector(".top1").parentElement.remove();
-  else put("top1", `${model.metrics.top1.toFixed(2)}\u2009%`);
+  else put("top1", `${model.metrics.top1.toFixed(2)}\u202f%`);
   article.setAttribute("aria-label", model.name);
   return article;
 }
@@ -64,9 +66,10 @@ function setModels(models) {
   page.models = models;
   page.columns = new Map(models.map((model) => [model.name, column(model, largest)]));
   at("models").replaceChildren(...page.columns.values());
-  at("subject").textContent = ` \u00b7 ${list(models.map((model) => model.name))} on this machine`;
+  at("subject").textContent = ` \u00b7 ${list(models.map((model) => model.name))}`;
   const sizes = [...new Set(models.map((model) => `${model.image_px} \u00d7 ${model.image_px}`))];
-  at("crop").textContent = `Its middle square is seen at ${list(sizes)} pixels.`;
+  at("shares").textContent = largest === null ? "" : `. Percentages beside sizes are shares of ${largest.name}\u2019s.`;
+  at("crop").textContent = `Its middle square is seen at ${list(sizes)} pixels; the answer is one of ${models[0].num_labels} labels.`;
 }
 
 function show(answer, truth) {
@@ -81,13 +84,12 @@ function show(answer, truth) {
     bar.querySelector(".label").textContent = label;
     if (label === truth) {
       const mark = document.createElement("em");
-      mark.textContent = " \u2013 the true one";
+      mark.textContent = " \u2013 true label";
       bar.querySelector(".label").append(mark);
     }
     bar.querySelector(".share").textContent = percent(probability);
     bar.querySelector(".fill").style.width = `${100 * probability}%`;
   });
-  article.querySelector(".took").textContent = milliseconds(answer.milliseconds.infer);
 }
 
 // ---- what it comes to, in words ----
@@ -112,9 +114,10 @@ function verdict(answers, truth) {
 function disagreement(answers) {
   if (answers.length !== 2) return "They disagree.";
   const [one, other] = answers;
-  const place = other.top.findIndex(({ label }) => label === one.top[0].label);
-  if (place < 0) return `They disagree: ${one.top[0].label} is not among the first ${other.top.length} of the ${other.model}.`;
-  return `They disagree: the ${other.model} puts ${one.top[0].label} ${ordinal(place)}, at ${percent(other.top[place].probability)}.`;
+  const label = one.top[0].label;
+  const place = other.top.findIndex((answer) => answer.label === label);
+  if (place < 0) return `They disagree: ${label} is none of ${other.model}\u2019s first ${other.top.length} choices.`;
+  return `They disagree: ${label} is ${other.model}\u2019s ${ordinal(place)} choice, at ${percent(other.top[place].probability)}.`;
 }
 
 function truthfulness(said, answers, truth) {
@@ -127,6 +130,29 @@ function truthfulness(said, answers, truth) {
 
 // ---- a picture ----
 
+async function everybody(picture, signal) {
+  const answers = [];
+  for (const { name } of page.models) {
+    const response = await ask(`/classify?top=${TOP}&model=${encodeURIComponent(name)}`, {
+      method: "POST", body: picture, signal, headers: { "Content-Type": "application/octet-stream" },
+    });
+    answers.push(await response.json());
+  }
+  return answers;
+}
+
+function clock(rounds) {
+  const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
+  for (const [place, { model }] of rounds[0].entries()) {
+    const took = median(rounds.map((answers) => answers[place].milliseconds.infer));
+    page.columns.get(model).querySelector(".took").textContent = milliseconds(took);
+  }
+  const decode = median(rounds.flat().map(({ milliseconds }) => milliseconds.decode));
+  at("rounds").textContent = rounds.length === 1 ? "One request" : `The median of ${rounds.length} requests`;
+  at("decode").textContent = milliseconds(decode);
+  at("times").hidden = false;
+}
+
 async function classify(picture, truth) {
   page.running?.abort();
   const running = (page.running = new AbortController());
@@ -135,25 +161,25 @@ async function classify(picture, truth) {
   at("models").setAttribute("aria-busy", "true");
   at("models").classList.add("waiting");
   try {
-    const answers = [];
-    for (const { name } of page.models) {
-      const response = await ask(`/classify?top=${TOP}&model=${encodeURIComponent(name)}`, {
-        method: "POST", body: picture, signal: running.signal,
-        headers: { "Content-Type": "application/octet-stream" },
-      });
-      answers.push(await response.json());
+    const first = await everybody(picture, running.signal);
+    for (const answer of first) show(answer, truth);
+    verdict(first, truth);
+    rest();
+    const rounds = [first];
+    clock(rounds);
+    const started = performance.now();
+    while (rounds.length < ROUNDS && performance.now() - started < PATIENCE_MS) {
+      rounds.push(await everybody(picture, running.signal));
+      clock(rounds);
     }
-    for (const answer of answers) show(answer, truth);
-    verdict(answers, truth);
-    const decoding = answers.map((answer) => milliseconds(answer.milliseconds.decode));
-    at("times").textContent =
-      `One request each, as the server timed it, queue included; decoding the picture (${list(decoding)}) comes before. ` +
-      "For figures to rely on: python -m serve benchmark.";
-    at("times").hidden = false;
   } catch (error) {
     if (running.signal.aborted) return; // another picture has taken its place
+    rest();
     fail(error);
   }
+}
+
+function rest() {
   at("models").setAttribute("aria-busy", "false");
   at("models").classList.remove("waiting");
 }
@@ -184,7 +210,10 @@ function preview(picture, alt) {
 at("preview").addEventListener("load", ({ target }) => {
   target.classList.toggle("tiny", 2 * target.naturalWidth < target.clientWidth);
 });
-at("preview").addEventListener("error", ({ target }) => { target.hidden = true; }); // the server says what is wrong
+at("preview").addEventListener("error", ({ target }) => {
+  target.hidden = true;
+  at("drop").classList.remove("full");
+}); // the server says what is wrong
 
 function take(file) {
   for (const radio of at("tray").querySelectorAll("input:checked")) radio.checked = false;

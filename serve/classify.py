@@ -1,7 +1,8 @@
 """POST /classify: an image file as the body, its best labels as the answer. For people, for curl, for the demo page.
 
     curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' 'http://127.0.0.1:8000/classify?model=student&top=5'
-    {"model": "student", "top": [{"label": "cat", "probability": 0.91}, ...], "milliseconds": {"decode": 1.9, "infer": 0.6}}
+    {"model": "student", "top": [{"label": "cat", "probability": 0.91}, ...],
+     "milliseconds": {"decode": 1.9, "infer": 0.6}}
 
 `decode` is the image file to pixels, `infer` from the queue in front of the model to its answer.
 """
@@ -41,7 +42,7 @@ def read(request: Request) -> Asked:
     if not kind.startswith("image/") and kind != "application/octet-stream":
         raise HTTPException(
             415,
-            f"Send the image itself as the body, with Content-Type image/jpeg, image/png or image/webp, not {kind:.60}.",
+            f"Send the image itself as the body, with Content-Type image/jpeg, for example, not {kind:.60}.",
         )
     values: dict[str, str] = {}
     for key, value in request.query_params.multi_items():
@@ -63,14 +64,20 @@ def read(request: Request) -> Asked:
 class Decoder:
     """Decodes off the event loop, one image a core at a time; as many bodies wait as are worth their memory."""
 
-    def __init__(self) -> None:
-        self._limiter = anyio.CapacityLimiter(num_cores())
+    def __init__(self, max_running: int | None = None, max_waiting: int = MAX_WAITING) -> None:
+        self._limiter = anyio.CapacityLimiter(max_running or num_cores())
+        self._max_waiting = max_waiting
+        self._num_inside = 0  # running and waiting; not the limiter's own count, which lags behind in a burst
 
     async def __call__(self, data: bytes, image_px: int) -> Pixels:
         """(image_px, image_px, 3) of an image file. Raises ImageError, Overloaded."""
-        if self._limiter.statistics().tasks_waiting >= MAX_WAITING:
-            raise Overloaded(f"{MAX_WAITING} images wait already to be decoded; try again later.")
-        return await anyio.to_thread.run_sync(decode, data, image_px, limiter=self._limiter)
+        if self._num_inside >= self._limiter.total_tokens + self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} images wait already to be decoded; try again later.")
+        self._num_inside += 1
+        try:
+            return await anyio.to_thread.run_sync(decode, data, image_px, limiter=self._limiter)
+        finally:
+            self._num_inside -= 1
 
 
 async def answer(

@@ -16,7 +16,7 @@ const scaled = (number, units) => {
   const step = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(number) / 3)));
   return `${short.format(number / 1000 ** step)}${units[step] && "\u202f"}${units[step]}`;
 };
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const capital = (name) => (/^[a-z]+$/.test(name) ? name.charAt(0).toUpperCase() + name.slice(1) : name);
 const list = (names) => new Intl.ListFormat("en").format(names);
 const ordinal = (place) => ["first", "second", "third", "fourth", "fifth"][place];
 
@@ -49,7 +49,7 @@ function column(model, largest) {
     ratio.setAttribute("aria-label", `${ratio.textContent} of ${largest.name}`);
     return ratio;
   };
-  put("name", model.name);
+  put("name", capital(model.name));
   put("arch", [model.arch, model.method].filter(Boolean).join(" \u00b7 "));
   put("took", "\u2013");
   put("bytes", scaled(model.file_bytes, ["B", "kB", "MB", "GB"]), against(model.file_bytes, largest?.file_bytes));
@@ -62,7 +62,7 @@ function column(model, largest) {
 }
 
 function setModels(models) {
-  const largest = models.length < 2 ? null : models.reduce((a, b) => (b.macs > a.macs ? b : a));
+  const largest = models.length < 2 ? null : models.reduce((a, b) => (b.macs - a.macs || b.file_bytes - a.file_bytes) > 0 ? b : a);
   page.models = models;
   page.columns = new Map(models.map((model) => [model.name, column(model, largest)]));
   at("models").replaceChildren(...page.columns.values());
@@ -101,13 +101,15 @@ function verdict(answers, truth) {
   const [first] = said.keys();
   let words;
   if (answers.length === 1) words = [best(first), "."];
-  else if (said.size === 1) words = [`${capital(list(answers.map((a) => a.model)))} agree: `, best(first), "."];
+  else if (said.size === 1) words = [`${list(answers.map(({ model }, place) => (place ? model : capital(model))))} agree: `, best(first), "."];
   else {
     words = [...said].flatMap(([label, names], place) => [
-      `${place ? ", " : ""}${place ? list(names) : capital(list(names))} ${names.length > 1 ? "say" : "says"} `, best(label),
+      `${place ? ", " : ""}${list(names.map((name, i) => (place + i ? name : capital(name))))} ${names.length > 1 ? "say" : "says"} `, best(label),
     ]).concat(".");
   }
-  at("verdict").querySelector("h1").replaceChildren(...words);
+  const heading = at("verdict").querySelector("h1");
+  heading.replaceChildren(...words);
+  heading.classList.toggle("long", heading.textContent.length > 60);
   at("note").textContent = [said.size > 1 ? disagreement(answers) : "", truthfulness(said, answers, truth)].filter(Boolean).join(" ");
 }
 
@@ -190,7 +192,7 @@ function fail(error) {
   at("note").textContent = "";
   at("times").hidden = true;
   for (const article of page.columns.values()) {
-    article.querySelector(".answer").textContent = "\u00a0";
+    article.querySelector(".answer").textContent = "";
     article.querySelector(".bars").replaceChildren();
     article.querySelector(".took").textContent = "\u2013";
   }

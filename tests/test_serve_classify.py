@@ -17,6 +17,7 @@ from serve.batching import Batching
 from serve.classify import Decoder
 from serve.decode import decode
 from serve.errors import Overloaded
+from serve.limits import Limits
 from serve.model import OnnxClassifier
 from tests import tiny_onnx
 
@@ -36,7 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxClassifier
 
 @pytest.fixture(scope="module")
 def client(models: dict[str, OnnxClassifier]) -> Iterator[TestClient]:
-    with TestClient(create_app(models, max_body_bytes=LIMIT)) as client:
+    with TestClient(create_app(models, Limits(max_body_bytes=LIMIT))) as client:
         yield client
 
 

@@ -53,7 +53,7 @@ def test_the_machine_is_described_without_numpy_and_onnxruntime() -> None:
 
 def test_no_pickle_is_read() -> None:
     for path in (ROOT / "serve").rglob("*.py"):
-        assert "pickle" not in path.read_text(), path
+        assert "pickle" not in path.read_text().replace("allow_pickle=False", ""), path
 
 
 def test_help_works() -> None:

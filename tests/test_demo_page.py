@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this ma
 LABELS = (
     "cat",
     "<b>a label in tags</b>",
-    "black-and-tan coonhound, which is longer than a phone is wide",
+    "Rindfleischetikettierungsueberwachungsaufgabenuebertragungsgesetz",
     "d",
     "e",
     "f",
@@ -156,6 +156,7 @@ def test_a_sample_is_shown_first_with_its_true_label(page: Page, folder: Path) -
 
 
 def test_the_keyboard_is_enough(page: Page, tmp_path: Path) -> None:
+    page.on("filechooser", lambda chooser: None)  # from now on; begun with the key press it may come too late
     verdict(page)
     page.keyboard.press("Tab")
     expect(page.locator("#file")).to_be_focused()
@@ -270,6 +271,17 @@ def test_the_last_picture_wins(page: Page, tmp_path: Path, models: dict[str, Onn
     page.wait_for_timeout(300)
     for name, model in models.items():
         assert shown(page, name) == expected(model, last.read_bytes())
+
+
+def test_a_file_chosen_before_the_page_is_ready_is_not_lost(page: Page, tmp_path: Path) -> None:
+    page.route("**/models", lambda route: (page.wait_for_timeout(300), route.continue_()))
+    page.reload(wait_until="commit")
+    path = picture(tmp_path / "early.png")
+    choose(page, path)
+    verdict(page)
+    expect(page.locator("#rounds")).to_contain_text("9 requests")
+    expect(page.locator("#preview")).to_have_attribute("alt", "early.png")
+    expect(page.locator("#note")).not_to_contain_text("The data set says")
 
 
 def test_one_model_without_samples(chromium: Browser, folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ const TOP = 5;
 const ROUNDS = 9; // requests whose median is shown, fewer where PATIENCE_MS is over before
 const PATIENCE_MS = 1000;
 const at = (id) => document.getElementById(id);
-const page = { models: [], columns: new Map(), running: null, picture: null, token: "" };
+const page = { models: [], columns: new Map(), running: null, wanted: null, token: "" };
 
 const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
@@ -158,7 +158,6 @@ function clock(rounds) {
 async function classify(picture, truth) {
   page.running?.abort();
   const running = (page.running = new AbortController());
-  page.picture = { picture, truth };
   at("error").textContent = "";
   at("models").setAttribute("aria-busy", "true");
   at("models").classList.add("waiting");
@@ -218,9 +217,10 @@ at("preview").addEventListener("error", ({ target }) => {
 }); // the server says what is wrong
 
 function take(file) {
+  page.wanted = file;
   for (const radio of at("tray").querySelectorAll("input:checked")) radio.checked = false;
   preview(file, file.name || "The pasted picture");
-  classify(file, null);
+  if (page.models.length) classify(file, null);
 }
 
 at("file").addEventListener("change", ({ target }) => {
@@ -256,7 +256,9 @@ function setSamples(samples) {
     const arrived = ask(url).then((response) => response.blob());
     arrived.then((blob) => { image.src = URL.createObjectURL(blob); }, fail);
     radio.addEventListener("change", async () => {
+      page.wanted = radio;
       const blob = await arrived;
+      if (page.wanted !== radio) return; // something else was chosen meanwhile
       preview(blob, `Sample ${index + 1}`);
       classify(blob, label);
     });
@@ -269,7 +271,8 @@ async function start() {
   try {
     setModels((await (await ask("/models")).json()).models);
     setSamples((await (await ask("/samples")).json()).samples);
-    at("tray").querySelector("input")?.click(); // an answer is the best explanation
+    if (page.wanted !== null) classify(page.wanted, null); // a file, chosen before the models were known
+    else at("tray").querySelector("input")?.click(); // an answer is the best explanation
   } catch (error) {
     fail(error);
   }

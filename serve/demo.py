@@ -56,19 +56,20 @@ class Sample:
 
 def routes(models: Mapping[str, OnnxClassifier], samples: Sequence[Sample] = ()) -> list[Route]:
     """The page's routes."""
-    listed = [{"url": f"/samples/{index}.png", "label": sample.label} for index, sample in enumerate(samples)]
+    by_index = {str(index): sample for index, sample in enumerate(samples)}
+    listed = [{"url": f"/samples/{index}.png", "label": sample.label} for index, sample in by_index.items()]
 
     async def one_sample(request: Request) -> Response:
-        index: int = request.path_params["index"]
-        if index >= len(samples):
-            raise HTTPException(404, f"There is no sample {index}; there are {len(samples)}, counted from 0.")
-        return Response(samples[index].png, headers=HEADERS, media_type="image/png")
+        index: str = request.path_params["index"]
+        if index not in by_index:
+            raise HTTPException(404, f"There is no sample {index:.40}; there are {len(samples)}, counted from 0.")
+        return Response(by_index[index].png, headers=HEADERS, media_type="image/png")
 
     return [
         *(_fixed(path, (STATIC / name).read_bytes(), kind) for path, (name, kind) in FILES.items()),
         _fixed("/models", protocol.write({"models": [_card(model) for model in models.values()]}), "application/json"),
         _fixed("/samples", protocol.write({"samples": listed}), "application/json"),
-        Route("/samples/{index:int}.png", one_sample),
+        Route("/samples/{index}.png", one_sample),
     ]
 
 

@@ -3,6 +3,9 @@
 import base64
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +15,14 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from serve import demo
-from serve.decode import decode
+from serve.decode import MAX_PIXELS, decode
 from serve.model import OnnxClassifier
 from tests import tiny_onnx
-from tests.demo_page import ANSWERED, CHROMIUM, browser, served, verdict
+from tests.demo_page import ANSWERED, CHROMIUM, ROOT, browser, served, verdict
 from tests.test_serve_demo import write_split
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (Debian: apt install chromium)")
+MODELS = ("student", "teacher")
 LABELS = (
     "cat",
     "<b>a label in tags</b>",
@@ -33,7 +37,7 @@ LABELS = (
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models and a split."""
     folder = tmp_path_factory.mktemp("demo")
-    for seed, name in enumerate(("student", "teacher")):
+    for seed, name in enumerate(MODELS):
         model = tiny_onnx.build(tiny_onnx.card(name, LABELS, 8), 8, len(LABELS), seed)
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
     write_split(folder, labels=LABELS)
@@ -42,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(folder: Path) -> dict[str, OnnxClassifier]:
-    return {name: OnnxClassifier(folder / f"{name}.onnx") for name in ("student", "teacher")}
+    return {name: OnnxClassifier(folder / f"{name}.onnx") for name in MODELS}
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +321,37 @@ def test_a_token_is_asked_for_and_kept_by_the_page_alone(chromium: Browser, fold
         )
         assert json.loads(stored) == [{}, {}, "", f"{url}/"]
         page.close()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+def test_the_guide_says_what_works(url: str, folder: Path, tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "demo.md").read_text()
+    run, curl, picture_ = re.findall(r"```sh\n(.*)\n```", guide)
+    assert run.removeprefix("python -m serve run") == picture_.removeprefix("python -m tests.demo_page")
+    assert run.split()[3:] == [
+        "run",
+        *(f"artifacts/deploy/{n}.onnx" for n in MODELS),
+        "--samples",
+        "data/prepared/test",
+    ]
+    assert f"at most {MAX_PIXELS // 10**6} million pixels" in guide
+    picture(tmp_path / "picture.jpg")
+    command = curl.replace("http://127.0.0.1:8000", url).replace("curl", "curl --silent --show-error --fail", 1)
+    said = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+    (example,) = re.findall(r"```json\n(.*)\n```", guide)
+    answer, shape = json.loads(said.stdout), json.loads(example)
+    assert len(answer["top"]) == 3
+    assert list(answer) == list(shape)
+    assert list(answer["top"][0]) == list(shape["top"][0])
+    assert list(answer["milliseconds"]) == list(shape["milliseconds"])
+
+
+def test_the_docs_picture_is_taken(folder: Path, tmp_path: Path) -> None:
+    paths, out = [folder / f"{name}.onnx" for name in MODELS], tmp_path / "demo.png"
+    command = [sys.executable, "-m", "tests.demo_page", *paths, "--samples", folder / "test", "--out", out]
+    subprocess.run(command, cwd=ROOT, check=True)
+    with Image.open(out) as image:
+        assert image.width == 1280
 
 
 def test_a_server_that_has_gone_is_told(chromium: Browser, folder: Path, tmp_path: Path) -> None:

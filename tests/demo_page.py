@@ -6,33 +6,17 @@ writes docs/demo.png. Chromium is the system's (Debian: apt install chromium); n
 """
 
 import argparse
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.serving import ROOT, served
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ANSWERED = "#models[aria-busy=false] .bars li"
-
-
-@contextmanager
-def served(*arguments: object) -> Iterator[str]:
-    """The address of `python -m serve run` with these arguments."""
-    command = [sys.executable, "-m", "serve", "run", *map(str, arguments), "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            found = re.search(r" on (http://127\.0\.0\.1:\d+);", server.stdout.readline())
-            assert found, "the server did not start; its reason stands above"
-            yield found.group(1)
-        finally:
-            server.terminate()
 
 
 @contextmanager
@@ -58,9 +42,9 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "demo.png")
     arguments = parser.parse_args()
-    with served(*arguments.models, "--samples", arguments.samples) as url, browser() as chromium:
+    with served(*arguments.models, "--samples", arguments.samples) as server, browser() as chromium:
         page = chromium.new_page(viewport={"width": 1280, "height": 880}, color_scheme="light", reduced_motion="reduce")
-        page.goto(url)
+        page.goto(server.url)
         note = page.locator("#note")
         for sample in page.locator("#tray input").all():
             sample.check(force=True)

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from benchmarks.serving import ROOT, served
 from serve import demo
 from serve.decode import MAX_PIXELS, decode
 from serve.model import OnnxClassifier
 from tests import tiny_onnx
-from tests.demo_page import ANSWERED, CHROMIUM, ROOT, browser, served, verdict
+from tests.demo_page import ANSWERED, CHROMIUM, browser, verdict
 from tests.test_serve_demo import write_split
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (Debian: apt install chromium)")
@@ -51,8 +52,9 @@ def models(folder: Path) -> dict[str, OnnxClassifier]:
 
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
-    with served(folder / "student.onnx", folder / "teacher.onnx", "--samples", folder / "test") as url:
-        yield url
+    with served(folder / "student.onnx", folder / "teacher.onnx", "--samples", folder / "test") as server:
+        yield server.url
+        assert server.errors() == ""
 
 
 @pytest.fixture(scope="module")
@@ -289,9 +291,9 @@ def test_a_file_chosen_before_the_page_is_ready_is_not_lost(page: Page, tmp_path
 
 
 def test_one_model_without_samples(chromium: Browser, folder: Path, tmp_path: Path) -> None:
-    with served(folder / "teacher.onnx") as url:
+    with served(folder / "teacher.onnx") as server:
         page = chromium.new_page()
-        page.goto(url)
+        page.goto(server.url)
         expect(page.locator("#verdict h1")).to_have_text("Show it a picture.")
         expect(page.locator("#samples")).to_be_hidden()
         choose(page, picture(tmp_path / "x.png"))
@@ -303,9 +305,9 @@ def test_one_model_without_samples(chromium: Browser, folder: Path, tmp_path: Pa
 def test_a_token_is_asked_for_and_kept_by_the_page_alone(chromium: Browser, folder: Path, tmp_path: Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("open-sesame\n")
-    with served(folder / "student.onnx", "--samples", folder / "test", "--token-file", secret) as url:
+    with served(folder / "student.onnx", "--samples", folder / "test", "--token-file", secret) as server:
         page = chromium.new_page()
-        page.goto(url)
+        page.goto(server.url)
         field = page.get_by_label("This server asks for a token.")
         field.fill("wrong")
         page.keyboard.press("Enter")
@@ -319,7 +321,7 @@ def test_a_token_is_asked_for_and_kept_by_the_page_alone(chromium: Browser, fold
         stored = page.evaluate(
             "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])"
         )
-        assert json.loads(stored) == [{}, {}, "", f"{url}/"]
+        assert json.loads(stored) == [{}, {}, "", f"{server.url}/"]
         page.close()
 
 
@@ -356,8 +358,8 @@ def test_the_docs_picture_is_taken(folder: Path, tmp_path: Path) -> None:
 
 def test_a_server_that_has_gone_is_told(chromium: Browser, folder: Path, tmp_path: Path) -> None:
     page = chromium.new_page()
-    with served(folder / "student.onnx") as url:
-        page.goto(url)
+    with served(folder / "student.onnx") as server:
+        page.goto(server.url)
         page.locator("article").wait_for()
     choose(page, picture(tmp_path / "x.png"))
     expect(page.get_by_role("alert")).to_have_text("The server does not answer. Is it still running?")

@@ -25,6 +25,7 @@ from serve.machine import num_cores
 from serve.model import Pixels
 
 DEFAULT_TOP = 5
+MAX_RUNNING = 4  # image files decoded at once, 300 MB each at the worst
 MAX_WAITING = 64  # image files that wait to be decoded; each is held in memory as it came
 
 
@@ -62,10 +63,10 @@ def read(request: Request) -> Asked:
 
 
 class Decoder:
-    """Decodes off the event loop, one image a core at a time; as many bodies wait as are worth their memory."""
+    """Decodes off the event loop, a few images at a time; as many bodies wait as are worth their memory."""
 
-    def __init__(self, max_running: int | None = None, max_waiting: int = MAX_WAITING) -> None:
-        self._limiter = anyio.CapacityLimiter(max_running or num_cores())
+    def __init__(self, max_running: int = MAX_RUNNING, max_waiting: int = MAX_WAITING) -> None:
+        self._limiter = anyio.CapacityLimiter(min(max_running, num_cores()))
         self._max_waiting = max_waiting
         self._num_inside = 0  # running and waiting; not the limiter's own count, which lags behind in a burst
 

@@ -15,6 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from benchmarks.serving import ROOT, served
+from pipeline import onnx_file
 from serve import demo
 from serve.decode import MAX_PIXELS, decode
 from serve.model import OnnxClassifier
@@ -39,8 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models and a split."""
     folder = tmp_path_factory.mktemp("demo")
     for seed, name in enumerate(MODELS):
-        model = tiny_onnx.build(tiny_onnx.card(name, LABELS, 8), 8, len(LABELS), seed)
-        (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+        onnx_file.write(tiny_onnx.build(8, len(LABELS), seed), tiny_onnx.card(name, LABELS, 8), folder / f"{name}.onnx")
     write_split(folder, labels=LABELS)
     return folder
 

@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from serve.commands import benchmark, run
+from serve.commands import benchmark, load, run
 from serve.errors import ServeError
 
-COMMANDS = {"run": run, "benchmark": benchmark}
+COMMANDS = {"run": run, "benchmark": benchmark, "load": load}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,7 +4,7 @@
 #   make check   lint and types alone (seconds)
 #   make table   methods against pairs of networks, with seeds (see below)
 #   make serve   serve the exported student on 127.0.0.1:8000
-#   make lock    resolve requirements.lock anew    make schema  write params.schema.json from the models
+#   make lock    resolve both locks anew    make schema  write params.schema.json from the models
 #   make clean   remove what the pipeline made (not .venv)
 
 SHELL := /bin/bash
@@ -49,6 +49,8 @@ schema: .venv/installed
 lock: .venv/uv/bin/uv
 	.venv/uv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 		--group dev --group scale pyproject.toml -o requirements.lock
+	.venv/uv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+		--group serve --constraint requirements.lock -o requirements-serve.lock
 
 clean:
 	rm -rf artifacts data/prepared report .resume

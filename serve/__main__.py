@@ -1,12 +1,12 @@
-"""python -m serve COMMAND ...: run, time and look after exported models. Each file in commands/ is a command."""
+"""python -m serve COMMAND ...: run, time, load and package exported models. Each file in commands/ is a command."""
 
 import argparse
 import sys
 
-from serve.commands import benchmark, load, run
+from serve.commands import benchmark, load, package, run
 from serve.errors import ServeError
 
-COMMANDS = {"run": run, "benchmark": benchmark, "load": load}
+COMMANDS = {"run": run, "benchmark": benchmark, "load": load, "package": package}
 
 
 def main(argv: list[str] | None = None) -> int:

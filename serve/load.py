@@ -35,7 +35,7 @@ class Limits:
 
     bound_ms: float = 20.0  # of the p99
     timeout_s: float = 10.0  # an arrival without an answer by then has failed
-    connections: int = 512  # open at once; an arrival beyond waits for one, and its clock runs
+    connections: int = 256  # open at once; an arrival beyond waits for one, and its clock runs
 
 
 @dataclass(frozen=True)

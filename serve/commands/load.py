@@ -16,6 +16,7 @@ import uvloop
 from serve import arguments as shared
 from serve import knee, load, machine
 from serve.client import Target, look_up
+from serve.commands.run import TOKEN_VARIABLE
 from serve.errors import ServeError
 from serve.load import Limits, Outcome, Progress
 from serve.memory import Memory
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", type=_above_zero, default=50.0, help="rate that the search begins at (default 50)")
     parser.add_argument("--bound-ms", type=_above_zero, default=20.0, help="what p99 must be within (default 20)")
     parser.add_argument("--timeout", type=_above_zero, default=10.0, help="seconds an answer may take (default 10)")
-    parser.add_argument("--connections", type=shared.positive, default=512, help="open at once (default 512)")
+    parser.add_argument("--connections", type=shared.positive, default=256, help="open at once (default 256)")
     parser.add_argument("--pid", type=shared.positive, help="process of the server, to watch its memory")
     parser.add_argument("--seed", type=int, default=0, help="of images and arrivals (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
@@ -49,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     Raises ServeError, at the end, for a run at one rate that lost arrivals or is not valid, and for no knee.
     """
-    target = look_up(arguments.url, arguments.model, os.environ.get("PUPIL_TOKEN"), seed=arguments.seed)
+    target = look_up(arguments.url, arguments.model, os.environ.get(TOKEN_VARIABLE), seed=arguments.seed)
     memory = None if arguments.pid is None else Memory(arguments.pid)
     report: dict[str, object] = {
         "command": ["python", "-m", "serve", *sys.argv[1:]],

@@ -1,0 +1,54 @@
+"""Write what other servers need to run exported models: a Triton model repository, a KServe manifest."""
+
+import argparse
+from pathlib import Path
+
+from serve import arguments as shared
+from serve import kserve, triton
+from serve.errors import ServeError
+
+HELP = "package exported models for Triton and KServe"
+_DEFAULT = triton.Serving()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `package` takes."""
+    shared.add_models(parser)
+    add = parser.add_argument
+    add("--triton", type=Path, metavar="DIR", help="write a Triton model repository there; a new or empty folder")
+    add("--kserve", type=Path, metavar="FILE", help="write a KServe InferenceService there that runs the repository")
+    add("--storage-uri", metavar="URI", help="where KServe finds the repository, such as s3://bucket/models")
+    add("--name", default="pupil", help="of the InferenceService (default pupil)")
+    add("--replicas", type=int, nargs=2, default=[1, 4], metavar=("MIN", "MAX"), help="(default 1 4)")
+    add("--max-batch", type=shared.positive, default=_DEFAULT.max_batch, help="images in a batch (default 32)")
+    add("--max-delay-us", type=shared.positive, default=_DEFAULT.max_delay_us, help="wait for company (default 1000)")
+    add("--max-queue", type=shared.positive, default=_DEFAULT.max_queue, help="requests that may wait (default 512)")
+    add("--instances", type=shared.positive, default=_DEFAULT.instances, help="copies of each model (default 1)")
+    add("--gpu", action="store_true", help="run the copies on a GPU")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write what was asked for. Raises ServeError."""
+    if arguments.triton is None and arguments.kserve is None:
+        raise ServeError("Nothing to write: give --triton DIR, --kserve FILE or both.")
+    if arguments.kserve is not None and arguments.storage_uri is None:
+        raise ServeError("--kserve needs --storage-uri: where the cluster finds the Triton model repository.")
+    serving = triton.Serving(
+        arguments.max_batch,
+        arguments.max_delay_us,
+        arguments.max_queue,
+        arguments.instances,
+        arguments.threads,
+        arguments.gpu,
+    )
+    models = triton.read_cards(arguments.models)
+    names = ", ".join(card.name for card in models.values())
+    service = kserve.Service(arguments.name, arguments.storage_uri or "", *arguments.replicas)
+    if arguments.kserve is not None:
+        kserve.manifest(service, serving)  # what is wrong with it is said before anything is written
+    if arguments.triton is not None:
+        triton.write(arguments.triton, models, serving)
+        print(f"{arguments.triton} holds {names}; run: tritonserver --model-repository={arguments.triton}")
+    if arguments.kserve is not None:
+        kserve.write(arguments.kserve, service, serving)
+        print(f"{arguments.kserve} runs what lies at {service.storage_uri}; run: kubectl apply -f {arguments.kserve}")

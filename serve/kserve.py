@@ -1,8 +1,8 @@
 """A KServe InferenceService that runs a Triton model repository as replicas which come and go with the load.
 
-Field names and types are those of serving.kserve.io/v1beta1 (pkg/openapi/swagger.json of
-https://github.com/kserve/kserve: PredictorSpec, ModelSpec, ComponentExtensionSpec). The model format "triton" is what KServe's
-runtime kserve-tritonserver takes: it mounts `storageUri` and starts Triton on it, which serves every model in there.
+Field names and types are those of serving.kserve.io/v1beta1: PredictorSpec, ModelSpec and ComponentExtensionSpec in
+pkg/openapi/swagger.json of https://github.com/kserve/kserve. The model format "triton" is what KServe's runtime
+kserve-tritonserver takes: it mounts `storageUri` and starts Triton on it, which serves every model in there.
 """
 
 import json

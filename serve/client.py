@@ -105,6 +105,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
         self._header_length: int | None = None
+        self._is_complete = False
         self.arrival, self.is_kept, self.idle_since_ns = -1, True, time.monotonic_ns()
 
     def send(self, request: bytes, arrival: int) -> None:
@@ -134,6 +135,12 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._on_loss(self)
             self.close()
+            return
+        if self._is_complete:
+            # Not within the parser's callback, where an error would pass for one of the parser.
+            body, header_length = b"".join(self._parts), self._header_length
+            self._parts, self._header_length, self._is_complete = [], None, False
+            self._on_answer(self, self._parser.get_status_code(), body, header_length)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of httptools' parser."""
@@ -146,10 +153,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Of httptools' parser."""
-        body, header_length = b"".join(self._parts), self._header_length
-        self._parts, self._header_length = [], None
-        self.is_kept = self._parser.should_keep_alive()
-        self._on_answer(self, self._parser.get_status_code(), body, header_length)
+        self._is_complete, self.is_kept = True, self._parser.should_keep_alive()
 
 
 def _nothing(connection: Connection) -> None:

@@ -10,6 +10,7 @@ Gil Tene, "How NOT to Measure Latency", 2015; the Server scenario of MLPerf Infe
 
 import asyncio
 import contextlib
+import os
 import time
 from array import array
 from collections import Counter, deque
@@ -26,7 +27,7 @@ from serve.latency import Samples, minimum_samples, summary
 WARMUP_S = 1.0  # arrivals of the first second count as errors if they fail, but not in the latencies
 MAX_LAG = 0.1  # p99 of the generator's own lateness in a valid run, as a part of the bound on the latency
 MAX_IDLE_NS = 2 * 10**9  # servers close idle connections, and a request must not meet that
-LEAD_NS = 20 * 10**6  # between opening the clock and the first arrival that can be due
+LEAD_NS = 10**9  # of quiet before the first arrival can be due: an earlier run may have left the server with work
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class _Run:
             now = time.monotonic_ns()
             self._give_up(now - int(self._limits.timeout_s * 1e9))
             outstanding, failed = self._next - self._finished, self.errors.total()
-            observe(Progress((now - self._start) / 1e9, self._next, outstanding, failed))
+            observe(Progress(max(0, now - self._start) / 1e9, self._next, outstanding, failed))
 
     def _send_due(self) -> None:
         """Send every arrival that is due by now."""
@@ -269,7 +270,7 @@ class _Run:
         except OSError as error:
             if self._waiting:
                 self._waiting.popleft()
-                self._fail(f"no connection: {error.strerror or error}")
+                self._fail(f"no connection: {os.strerror(error.errno) if error.errno else error}")
             return
         self._ready(connection)
 

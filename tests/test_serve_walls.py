@@ -57,7 +57,7 @@ def test_no_pickle_is_read() -> None:
 
 
 def test_help_works() -> None:
-    for arguments in ([], ["run"], ["benchmark"]):
+    for arguments in ([], ["run"], ["benchmark"], ["load"], ["package"]):
         command = [sys.executable, "-m", "serve", *arguments, "--help"]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         assert run.stdout.startswith("usage: python -m serve")

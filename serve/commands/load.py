@@ -22,7 +22,6 @@ from serve.load import Limits, Outcome, Progress
 from serve.memory import Memory
 
 HELP = "load a running server with random arrivals, to its knee or at one rate"
-PAUSE_S = 1.0  # between two runs, for the server to finish what was given up
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +84,6 @@ async def _search(target: Target, arguments: argparse.Namespace, memory: Memory 
     least_s = arguments.duration or 10.0
 
     async def measure(rate: float, run: int) -> Outcome:
-        await asyncio.sleep(PAUSE_S if run else 0)
         return await _measure(target, arguments, memory, rate, load.duration_for(rate, least_s), arguments.seed + run)
 
     return await knee.find(measure, arguments.first)
@@ -122,7 +120,8 @@ def _observer(duration_s: float, memory: Memory | None) -> Callable[[Progress], 
 
 
 _COLUMNS = ("arrivals/s", "answered/s", "p50 ms", "p90 ms", "p99 ms", "lag p99 ms", "failed", "n", "verdict")
-_HEADER = "  ".join(_COLUMNS)
+_WIDTH = 10
+_HEADER = "  ".join(name.rjust(_WIDTH) for name in _COLUMNS)
 
 
 def _row(outcome: Outcome) -> str:
@@ -137,7 +136,7 @@ def _row(outcome: Outcome) -> str:
         str(len(outcome.latencies)),
         outcome.verdict,
     ]
-    return "  ".join(cell.rjust(len(name)) for cell, name in zip(cells, _COLUMNS, strict=True))
+    return "  ".join(cell.rjust(_WIDTH) for cell in cells)
 
 
 def _ms(value: float | None) -> str:

@@ -1,7 +1,6 @@
 """The load generator against real servers, some of which stall, refuse, lie or hang up."""
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import uvicorn
 
+from benchmarks.serving import served
 from serve import knee, load
 from serve.alarm import Alarm
 from serve.app import create_app
@@ -223,13 +223,13 @@ def test_connections_that_the_server_closes_are_replaced(faulty: tuple[Faulty, s
 
 
 def test_a_server_that_goes_away_fails_what_comes_after(student: Path) -> None:
-    with running(student) as (url, server):
-        target = look_up(url, "student", None)
+    with served(student) as server:
+        target = look_up(server.url, "student", None)
 
         def stop(progress: load.Progress) -> None:
-            if progress.sent and server.poll() is None:
-                server.kill()
-                server.wait()
+            if progress.sent and server.process.poll() is None:
+                server.process.kill()
+                server.process.wait()
 
         outcome = measure(target, 50, 3, Limits(20_000.0, 5.0), observe=stop)
     assert outcome.answered > 0
@@ -357,30 +357,15 @@ def test_growth_is_from_the_first_fifth_to_the_last(tmp_path: Path) -> None:
     assert len(content["samples"]) == 100
 
 
-@contextlib.contextmanager
-def running(path: Path, token: str | None = None) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """The server as a person runs it: its address and process."""
-    command = [sys.executable, "-m", "serve", "run", str(path), "--port", "0"]
-    environment = os.environ | ({"PUPIL_TOKEN": token} if token else {})
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            address = re.search(r"http://\S+:\d+", server.stdout.readline())
-            assert address
-            yield address[0], server
-        finally:
-            server.terminate()
-            server.communicate(timeout=60)
-
-
-def command(*argv: object, token: str | None = None) -> list[str]:
+def command(*argv: object) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "serve", "load", *map(str, argv)]
 
 
 def test_one_rate_from_the_command_line(student: Path, tmp_path: Path) -> None:
     out = tmp_path / "new/load.json"
-    with running(student, token="secret") as (url, server):
-        argv = command(url, "--rate", 400, "--duration", 4, "--bound-ms", 20000, "--pid", server.pid, "--json", out)
+    with served(student, env=os.environ | {"PUPIL_TOKEN": "secret"}) as server:
+        options = ("--rate", 400, "--duration", 4, "--bound-ms", 20000, "--pid", server.process.pid, "--json", out)
+        argv = command(server.url, *options)
         refused = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
         assert refused.returncode == 1
         assert "401" in refused.stderr
@@ -406,9 +391,9 @@ def test_one_rate_from_the_command_line(student: Path, tmp_path: Path) -> None:
 
 def test_the_knee_from_the_command_line(student: Path, tmp_path: Path) -> None:
     out = tmp_path / "knee.json"
-    with running(student) as (url, _):
+    with served(student) as server:
         # Nothing is answered within a microsecond, so that no rate holds.
-        argv = command(url, "--first", 400, "--duration", 1, "--bound-ms", 0.001, "--json", out)
+        argv = command(server.url, "--first", 400, "--duration", 1, "--bound-ms", 0.001, "--json", out)
         with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             rows = [process.stdout.readline() for _ in range(4)]

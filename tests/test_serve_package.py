@@ -1,5 +1,6 @@
 """What `python -m serve package` writes is what Triton and KServe read."""
 
+import dataclasses
 import importlib.util
 import re
 import subprocess
@@ -16,7 +17,7 @@ from ruamel.yaml import YAML
 
 from serve import kserve, triton
 from serve.__main__ import main
-from serve.errors import ServeError
+from serve.errors import ModelError, ServeError
 from tests import tiny_onnx
 
 ROOT = Path(__file__).parents[1]
@@ -101,10 +102,6 @@ def test_nothing_is_left_behind_by_what_cannot_be_written(
 ) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(models[0].read_bytes()[:100])
-    torn = tmp_path / "torn.onnx"
-    torn.write_bytes(
-        tiny_onnx.build(tiny_onnx.card("torn", ("ant", "two\nlines", "cow"))).SerializeToString(deterministic=True)
-    )
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine").touch()
@@ -113,7 +110,6 @@ def test_nothing_is_left_behind_by_what_cannot_be_written(
     target = tmp_path / "repository"
     for argv, complaint in (
         ([models[0], broken, "--triton", target], "broken.onnx is no usable Pupil model"),
-        ([models[0], torn, "--triton", target], "torn.onnx has the label 'two\\nlines'"),
         ([models[0], twin, "--triton", target], "twin.onnx is named 'student' like a model before it"),
         ([models[0], "--triton", full], "full is there already and not an empty folder"),
         ([models[0], "--triton", full / "mine" / "below"], "could not be written"),
@@ -127,8 +123,16 @@ def test_nothing_is_left_behind_by_what_cannot_be_written(
         assert error.count("\n") == 1
         assert not target.exists()
     assert {path.name for path in tmp_path.iterdir()} == {
-        *(path.name for path in (*models, broken, torn, full, twin)),
+        *(path.name for path in (*models, broken, full, twin)),
     }
+
+
+def test_a_label_of_two_lines_is_named(tmp_path: Path, models: list[Path]) -> None:
+    ((path, card),) = triton.read_cards(models[:1]).items()
+    card = dataclasses.replace(card, labels=("ant", "two\nlines", "cow"))
+    with pytest.raises(ModelError, match=re.escape("student.onnx has the label 'two\\nlines'")):
+        triton.write(tmp_path / "repository", {path: card}, triton.Serving())
+    assert set(tmp_path.iterdir()) == set(models)
 
 
 def test_a_kill_leaves_no_half_repository(tmp_path: Path, models: list[Path]) -> None:

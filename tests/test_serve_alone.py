@@ -110,13 +110,15 @@ class Alone:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
-    """Installs the lock as the documentation says, by uv for the sake of its cache."""
+    """Installs as docs/serving.md says, but by uv for the sake of its cache."""
     alone = Alone(tmp_path_factory.mktemp("alone"))
     assert UV.exists(), f"{UV} is missing: `make` installs it."
     subprocess.run([UV, "venv", "-q", "--python", ROOT / ".venv/bin/python", alone.folder / "env"], check=True)
-    install = [UV, "pip", "install", "-q", "--python", alone.python, "--require-hashes", "-r", LOCK]
+    page = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+    (options,) = re.findall(r"^serve-env/bin/pip install (.*)$", page, re.MULTILINE)
+    install = [UV, "pip", "install", "-q", "--python", alone.python, *shlex.split(options)]
     for where in (["--offline"], []):  # from uv's cache, which made .venv, and only then from the network
-        done = subprocess.run([*install, *where], env=os.environ, capture_output=True, text=True, check=False)
+        done = subprocess.run([*install, *where], cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             break
     else:

@@ -16,6 +16,6 @@ EXPOSE 8000
 # Asked without a token, also where the server wants one.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=2)"]
-# SIGTERM, which is what docker stop sends, drains: give it more than the 10 seconds of docker's default (--stop-timeout 35).
+# SIGTERM, which docker stop sends, begins a drain of up to 30 seconds, and docker waits for 10: docker stop -t 35.
 ENTRYPOINT ["python", "-m", "serve", "run", "--host", "0.0.0.0"]
 CMD ["/models/student.onnx"]

@@ -10,7 +10,7 @@ held, so that it is an underestimate by up to `PRECISION`.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from serve.load import Outcome
+from serve.outcome import Outcome
 
 PRECISION = 0.05
 LOWEST, HIGHEST = 5.0, 2.0**17  # rates tried at most, arrivals/s

@@ -19,14 +19,15 @@ import pytest
 import uvicorn
 
 from benchmarks.serving import served
-from serve import knee, load
+from serve import knee, load, open_loop
 from serve.alarm import Alarm
 from serve.app import create_app
-from serve.client import Target, look_up
 from serve.errors import ServeError
-from serve.load import Limits, Outcome
 from serve.memory import Memory
 from serve.model import OnnxClassifier
+from serve.open_loop import Limits, Progress
+from serve.outcome import Outcome
+from serve.target import Target, look_up
 from tests import tiny_onnx
 
 ROOT = Path(__file__).parents[1]
@@ -226,8 +227,8 @@ def test_a_server_that_goes_away_fails_what_comes_after(student: Path) -> None:
     with served(student) as server:
         target = look_up(server.url, "student", None)
 
-        def stop(progress: load.Progress) -> None:
-            if progress.sent and server.process.poll() is None:
+        def stop(progress: Progress) -> None:
+            if progress.sent > 20 and server.process.poll() is None:
                 server.process.kill()
                 server.process.wait()
 
@@ -260,7 +261,7 @@ def test_what_breaks_in_the_generator_is_no_result(faulty: tuple[Faulty, str], m
     def broken(body: bytes, header_length: int | None) -> None:
         raise AssertionError("a bug")
 
-    monkeypatch.setattr(load, "read_answer", broken)
+    monkeypatch.setattr(open_loop, "read_answer", broken)
     with pytest.raises(AssertionError, match="a bug"):
         measure(target, 50, 5)
 

@@ -15,11 +15,12 @@ import uvloop
 
 from serve import arguments as shared
 from serve import knee, load, machine
-from serve.client import Target, look_up
 from serve.commands.run import TOKEN_VARIABLE
 from serve.errors import ServeError
-from serve.load import Limits, Outcome, Progress
 from serve.memory import Memory
+from serve.open_loop import Limits, Progress
+from serve.outcome import Outcome
+from serve.target import Target, look_up
 
 HELP = "load a running server with random arrivals, to its knee or at one rate"
 

@@ -3,7 +3,7 @@
 #   make test    lint, types, unit tests and the toy pipeline
 #   make check   lint and types alone (seconds)
 #   make table   methods against pairs of networks, with seeds (see below)
-#   make serve   serve the exported student on 127.0.0.1:8000
+#   make serve   the demo page and the server of student and teacher, on 127.0.0.1:8000
 #   make lock    resolve both locks anew    make schema  write params.schema.json from the models
 #   make clean   remove what the pipeline made (not .venv)
 
@@ -41,7 +41,7 @@ table: .venv/installed
 	python -m stages.table --pairs $(PAIRS) --methods $(METHODS) --seeds $(SEEDS) --protocol $(PROTOCOL)
 
 serve: .venv/installed
-	python -m serve run artifacts/deploy/student.onnx
+	python -m serve run artifacts/deploy/student.onnx artifacts/deploy/teacher.onnx --samples data/prepared/test
 
 schema: .venv/installed
 	python -m stages.preflight --params params.yaml --out artifacts/preflight --schema params.schema.json

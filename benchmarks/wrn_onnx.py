@@ -18,6 +18,7 @@ def write(path: Path, name: str = "wrn_16_2") -> Path:
     card = {
         "format": 1,
         "name": name,
+        "precision": "float32",
         "labels": [f"class {index}" for index in range(CLASSES)],
         "image_px": IMAGE_PX,
         "mean": list(NORMALIZATION.mean),

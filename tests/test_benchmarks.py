@@ -6,19 +6,21 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks import bare_epoch, kill, memory, step_profile, sweep
+from benchmarks import bare_epoch, kill, memory, step_profile, sweep, wrn_onnx
 from benchmarks.plain import Images, PlainAttention, PlainLoop
 from pipeline import params, presets
 from pipeline.data.arrays import Split
 from pipeline.data.prepare import prepare
 from pipeline.distillation import afd
 from pipeline.models.base import MapShape
+from serve.model import OnnxClassifier
 from tests import tiny
 from tests.golden import G, fill
 
@@ -161,3 +163,9 @@ def test_the_table_of_the_sweep_is_one_that_can_be_trained(tmp_path: Path) -> No
     params.check_all(whole)
     assert (whole.teacher.arch, whole.student.arch) == ("resnet14", "resnet8")
     assert whole.distill.train.epochs > 1
+
+
+def test_the_network_of_the_servers_benchmarks_can_be_served(tmp_path: Path) -> None:
+    model = OnnxClassifier(wrn_onnx.write(tmp_path / "model.onnx"), providers=("CPUExecutionProvider",))
+    assert (model.card.name, model.card.num_parameters) == ("wrn_16_2", 703_284)
+    assert model(np.zeros((1, 32, 32, 3), np.uint8)).sum() == pytest.approx(1, abs=1e-5)

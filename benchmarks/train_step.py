@@ -94,7 +94,7 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
     for kind in ("ours", "plain", "compiled")[: 3 if arguments.compile else 2]:
         pipes[kind], theirs = context.Pipe()
         job = (kind, theirs, teacher, student, name, arguments.images, arguments.threads, arguments.workers)
-        workers.append(context.Process(target=_work, args=job))
+        workers.append(context.Process(target=_work, args=job, daemon=True))
         workers[-1].start()
 
     def ask(kind: str, what: str, times: int = 1) -> Any:

@@ -1,6 +1,7 @@
 """Arguments that several commands take, and what they may be."""
 
 import argparse
+import math
 from pathlib import Path
 
 
@@ -15,6 +16,14 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
     return number
 
 

@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import json
-import math
 import sys
 from pathlib import Path
 
@@ -11,9 +9,8 @@ import numpy
 import onnxruntime  # type: ignore[import-untyped]
 
 from serve import arguments as shared
-from serve import benchmark, benchmark_tables, machine
+from serve import benchmark, benchmark_tables, json_file, machine
 from serve.candidates import Candidate, best_device, open_onnx
-from serve.errors import ServeError
 from serve.model import OnnxClassifier
 
 HELP = "time exported models against each other"
@@ -34,8 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--thread-counts", type=shared.positive, nargs="+", default=[], metavar="N", help="also with so many threads"
     )
     parser.add_argument("--cold-starts", type=shared.positive, default=0, help="also so many fresh processes")
-    parser.add_argument("--loadgen", type=_positive, metavar="SECONDS", help="also MLPerf's scenarios, each so long")
-    parser.add_argument("--server-p99-ms", type=_positive, default=10.0, help="bound of scenario Server (default 10)")
+    parser.add_argument(
+        "--loadgen", type=shared.above_zero, metavar="SECONDS", help="also MLPerf's scenarios, each so long"
+    )
+    parser.add_argument(
+        "--server-p99-ms", type=shared.above_zero, default=10.0, help="bound of scenario Server (default 10)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
 
 
@@ -91,18 +92,4 @@ def main(arguments: argparse.Namespace) -> None:
         "candidates": records,
         "cards": {name: dataclasses.asdict(card) for name, card in zip(names, cards, strict=True)},
     }
-    out: Path = arguments.json
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = out.with_name(f".{out.name}.partial")
-        scratch.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        scratch.replace(out)
-    except OSError as error:
-        raise ServeError(f"{out} could not be written ({error.strerror}); the tables above are complete.") from error
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be above 0, not {number}")
-    return number
+    json_file.write(arguments.json, report)

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import numpy
 import uvloop
 
 from serve import arguments as shared
-from serve import knee, load, machine
+from serve import json_file, knee, load, machine
 from serve.commands.run import TOKEN_VARIABLE
 from serve.errors import ServeError
 from serve.memory import Memory
@@ -29,16 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `load` takes."""
     parser.add_argument("url", metavar="URL", help="the server, such as http://127.0.0.1:8000")
     parser.add_argument("--model", default="student", help="the model to ask (default student)")
-    parser.add_argument("--rate", type=_above_zero, help="hold so many arrivals/s; without it, look for the knee")
+    parser.add_argument("--rate", type=shared.above_zero, help="hold so many arrivals/s; without it, look for the knee")
     parser.add_argument(
         "--duration",
-        type=_above_zero,
+        type=shared.above_zero,
         metavar="S",
         help="seconds at --rate (default 60), or of each run to the knee (10)",
     )
-    parser.add_argument("--first", type=_above_zero, default=50.0, help="rate that the search begins at (default 50)")
-    parser.add_argument("--bound-ms", type=_above_zero, default=20.0, help="what p99 must be within (default 20)")
-    parser.add_argument("--timeout", type=_above_zero, default=10.0, help="seconds an answer may take (default 10)")
+    parser.add_argument(
+        "--first", type=shared.above_zero, default=50.0, help="rate that the search begins at (default 50)"
+    )
+    parser.add_argument("--bound-ms", type=shared.above_zero, default=20.0, help="what p99 must be within (default 20)")
+    parser.add_argument(
+        "--timeout", type=shared.above_zero, default=10.0, help="seconds an answer may take (default 10)"
+    )
     parser.add_argument("--connections", type=shared.positive, default=256, help="open at once (default 256)")
     parser.add_argument("--pid", type=shared.positive, help="process of the server, to watch its memory")
     parser.add_argument("--seed", type=int, default=0, help="of images and arrivals (default 0)")
@@ -76,7 +79,7 @@ def main(arguments: argparse.Namespace) -> None:
     if memory is not None:
         _print_memory(memory.to_dict())
     if arguments.json is not None:
-        _write(arguments.json, report)
+        json_file.write(arguments.json, report)
     if complaint is not None:
         raise ServeError(complaint)
 
@@ -177,20 +180,3 @@ def _print_memory(content: dict[str, Any]) -> None:
         print(
             f"Resident memory of the server, MiB: {first:.1f} at first, {last:.1f} at last, {most:.1f} at most{grown}"
         )
-
-
-def _write(path: Path, report: dict[str, object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.partial")
-        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise ServeError(f"{path} could not be written ({error.strerror}); what is shown above is complete.") from error
-
-
-def _above_zero(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return number

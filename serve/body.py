@@ -52,7 +52,8 @@ class Bodies:
         limits = self._limits
         if size > limits.max_body_bytes:
             raise TooLarge(
-                f"The body is larger than the limit of {limits.max_body_bytes} bytes; send fewer images at once."
+                f"The body is larger than the limit of {limits.max_body_bytes} bytes; send a smaller file, or fewer "
+                "images at once."
             )
         if self._pending_bytes - held + size > limits.max_pending_bytes:
             raise Overloaded("Other requests fill the memory set aside for bodies; try again later.")

@@ -95,14 +95,14 @@ def best_device(path: Path) -> str:
 def usable(folder: Path | None, device: str) -> tuple[dict[str, Path], dict[str, str]]:
     """Files student.KIND.onnx of a folder: by kind those to time on this device; by name why the others are not.
 
-    KIND is int8, fp16 or another number format; student.KIND.refused.onnx lost too much accuracy to be deployed.
+    KIND is int8, fp16 or another number format; student.KIND.refused.onnx was refused by stage quantize.
     """
     files: dict[str, Path] = {}
     left_out: dict[str, str] = {}
     for path in sorted(folder.glob("student.*.onnx")) if folder is not None else ():
         kind, *refused = path.name.removeprefix("student.").removesuffix(".onnx").split(".")
         if refused:
-            left_out[path.name] = f"{path.name} lost too much accuracy to be deployed"
+            left_out[path.name] = f"{path.name} was refused by stage quantize"
         elif kind != _FORMATS[device]:
             left_out[path.name] = f"{path.name} is not for this device, which runs {_FORMATS[device]} ({device})"
         else:

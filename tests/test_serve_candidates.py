@@ -72,7 +72,7 @@ def test_what_does_not_fit_the_device_is_left_out_with_the_reason(tmp_path: Path
     assert left_out == {
         fp16: "student.fp16.onnx is not for this device, which runs int8 (cpu)",
         signed: "student.int8_signed.onnx is not for this device, which runs int8 (cpu)",
-        refused: "student.fp16.refused.onnx lost too much accuracy to be deployed",
+        refused: "student.fp16.refused.onnx was refused by stage quantize",
     }
     assert usable(tmp_path, "cuda")[0] == {"fp16": tmp_path / fp16}
     assert usable(None, "cpu") == ({}, {})

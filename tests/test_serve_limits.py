@@ -196,7 +196,7 @@ def test_a_large_body_is_swallowed_and_not_held(model: OnnxClassifier) -> None:
         client.sendall(post(b" " * 50_000_000))
         assert answer(client)[::2] == (
             413,
-            "The body is larger than the limit of 1048576 bytes; send fewer images at once.",
+            "The body is larger than the limit of 1048576 bytes; send a smaller file, or fewer images at once.",
         )
         client.sendall(post(body()))  # and the connection goes on
         assert answer(client)[0] == 200

@@ -70,7 +70,8 @@ def decide(float32: Tensor, logits: Tensor, labels: Tensor, max_drop: float) -> 
         return Verdict(False, reason, None)
     before, after = (100 * (z.argmax(1) == labels).double().mean().item() for z in (float32, logits))
     drop = round(before - after, 9)  # a tenth of a point is not exact in binary
-    change = f"validation top-1 {before:.2f} -> {after:.2f} %, a drop of {drop:.2f} points"
+    moved = f"a {'drop' if drop >= 0 else 'gain'} of {abs(drop):.2f} points"
+    change = f"validation top-1 {before:.2f} -> {after:.2f} %, {moved}"
     if drop <= max_drop:
         return Verdict(True, f"accepted: {change}; deploy.max_drop allows {max_drop:.2f}", drop)
     return Verdict(False, f"refused: {change}, {drop - max_drop:.2f} more than deploy.max_drop {max_drop:.2f}", drop)

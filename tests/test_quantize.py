@@ -201,6 +201,16 @@ def test_the_gate_opens_at_its_very_limit(max_drop: float, accepted: bool) -> No
         assert verdict.reason.endswith(f"100.00 -> 90.00 %, a drop of 10.00 points, {short}")
 
 
+def test_a_gain_is_called_one() -> None:
+    labels = torch.arange(10) % 5
+    right = torch.eye(5)[labels]
+    worse = right.clone()
+    worse[0] = -worse[0]
+    verdict = gate.decide(worse, right, labels, 0.0)
+    assert (verdict.accepted, verdict.drop_points) == (True, -10.0)
+    assert "90.00 -> 100.00 %, a gain of 10.00 points; deploy.max_drop allows 0.00" in verdict.reason
+
+
 def test_sqnr_of_known_noise() -> None:
     signal = torch.full((2, 5), 2.0)
     assert gate.sqnr_db(signal, signal + 0.2) == pytest.approx(20)

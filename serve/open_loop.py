@@ -90,8 +90,10 @@ class OpenLoop:
 
     async def _watch(self, observe: Callable[[Progress], None], to_first_failure: bool) -> None:
         while not (self._over.is_set() or (to_first_failure and self.errors)):
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes as the wait ends.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), 1)
+                async with asyncio.timeout(1):
+                    await self._over.wait()
             now = time.monotonic_ns()
             self._give_up(now - int(self._limits.timeout_s * 1e9))
             outstanding, failed = self._next - self._finished, self.errors.total()

@@ -24,6 +24,7 @@ from tests.demo_page import ANSWERED, CHROMIUM, browser, verdict
 from tests.test_serve_demo import write_split
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (Debian: apt install chromium)")
+expect.set_options(timeout=60_000)  # of a machine that is busy with the rest of the suite
 MODELS = ("student", "teacher")
 LABELS = (
     "cat",
@@ -72,6 +73,7 @@ def complaints() -> list[str]:
 @pytest.fixture
 def page(chromium: Browser, url: str, complaints: list[str]) -> Iterator[Page]:
     page = chromium.new_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    page.set_default_timeout(60_000)
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))

@@ -172,15 +172,13 @@ class OneBatch(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 def _feed_bytes(graph: onnx.GraphProto) -> None:
     """Bytes made floats and bytes again are the same bytes: drop both steps."""
-    casts = [node for node in graph.node if node.op_type == "Cast" and node.output[0] == integer_graph.PIXELS]
-    for cast in casts:
+    for cast in [node for node in graph.node if node.op_type == "Cast" and node.output[0] == integer_graph.PIXELS]:
         readers = [node for node in graph.node if cast.output[0] in node.input]
-        for quantize in readers:
-            if quantize.op_type == "QuantizeLinear":
-                for node in graph.node:
-                    for index, name in enumerate(node.input):
-                        if name == quantize.output[0]:
-                            node.input[index] = cast.input[0]
-                graph.node.remove(quantize)
-        if all(node.op_type == "QuantizeLinear" for node in readers):
-            graph.node.remove(cast)
+        quantizers = [node for node in readers if node.op_type == "QuantizeLinear"]
+        bytes_again = {node.output[0] for node in quantizers}
+        for node in graph.node:
+            for index, name in enumerate(node.input):
+                if name in bytes_again:
+                    node.input[index] = cast.input[0]
+        for node in quantizers if len(quantizers) < len(readers) else [*quantizers, cast]:
+            graph.node.remove(node)

@@ -27,12 +27,8 @@ JPEG = {"Content-Type": "image/jpeg"}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxClassifier]:
-    folder = tmp_path_factory.mktemp("onnx")
     sizes = {"student": (8, 7, 0), "teacher": (4, 3, 1)}
-    return {
-        name: OnnxClassifier(tiny_onnx.write(folder / f"{name}.onnx", name, *size), providers=("CPUExecutionProvider",))
-        for name, size in sizes.items()
-    }
+    return tiny_onnx.classifiers(tmp_path_factory.mktemp("onnx"), sizes)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 logits = ((mean over H and W of pixels) / 255 - mean) / std @ weight + bias; probabilities = softmax(logits).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline import onnx_file
+from serve.model import OnnxClassifier
 
 MEAN = (0.5, 0.25, 0.125)
 STD = (0.25, 0.5, 0.125)
@@ -85,6 +87,12 @@ def write(path: Path, name: str = "student", image_px: int = 8, num_classes: int
     labels = tuple(f"class {index}" for index in range(num_classes))
     onnx_file.write(build(image_px, num_classes, seed), card(name, labels, image_px), path)
     return path
+
+
+def classifiers(folder: Path, sizes: Mapping[str, tuple[int, int, int]]) -> dict[str, OnnxClassifier]:
+    """Sound models by name, each of (image_px, num_classes, seed), opened on the CPU."""
+    paths = {name: write(folder / f"{name}.onnx", name, *size) for name, size in sizes.items()}
+    return {name: OnnxClassifier(path, providers=("CPUExecutionProvider",)) for name, path in paths.items()}
 
 
 def expected_logits(pixels: np.ndarray, num_classes: int = 3, seed: int = 0) -> np.ndarray:

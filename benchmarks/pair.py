@@ -26,6 +26,7 @@ def make_card(images: int) -> DataCard:
         source="benchmark",
         labels=tuple(map(str, range(CLASSES))),
         image_px=IMAGE_PX,
+        storage_px=IMAGE_PX,
         counts={"train": images, "val": 1, "test": 1},
         class_counts={},
         normalization=NORMALIZATION,

@@ -49,6 +49,8 @@ class Data(Section):
     """Folder or Hub id for sources that read one."""
     image_px: Annotated[int, Field(ge=8, le=1024)] = 32
     """Height and width of the images that the networks see."""
+    storage_px: Annotated[int, Field(ge=8, le=2048)] | None = None
+    """Height and width of the images on disk, out of which training and evaluation cut image_px; null: image_px."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of train set aside for validation, drawn class by class."""
     normalization: Normalization | None = None
@@ -57,6 +59,17 @@ class Data(Section):
     """Draws the validation split, and the images of sources that make them."""
     sources: dict[str, dict[str, Any]] = {}
     """Settings of each source by its name; only the chosen one is read."""
+
+    @property
+    def stored_px(self) -> int:
+        """Height and width of the images on disk."""
+        return self.storage_px or self.image_px
+
+    @model_validator(mode="after")
+    def _stored_images_are_large_enough(self) -> "Data":
+        if self.stored_px < self.image_px:
+            raise ValueError(f"storage_px {self.storage_px} must not lie below image_px {self.image_px}")
+        return self
 
 
 class Augment(Section):

@@ -53,6 +53,7 @@ def _stand_in(image_px: int) -> DataCard:
         source="rehearsal",
         labels=tuple(map(str, range(_CLASSES))),
         image_px=image_px,
+        storage_px=image_px,
         counts=counts,
         class_counts={},
         normalization=Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),

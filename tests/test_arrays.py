@@ -28,6 +28,7 @@ def prepared(tmp_path: Path) -> tuple[Path, DataCard]:
         source="toy",
         labels=("a", "b"),
         image_px=8,
+        storage_px=8,
         counts={"train": 3},
         class_counts={"train": (1, 2)},
         normalization=Normalization(mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3)),

@@ -40,6 +40,7 @@ def write_split(folder: Path, num: int = 40, image_px: int = 8, labels: tuple[st
         source="noise",
         labels=labels,
         image_px=image_px,
+        storage_px=image_px,
         counts={"test": num},
         class_counts={"test": tuple(np.bincount(np.arange(num) % len(labels)).tolist())},
         normalization=Normalization(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),

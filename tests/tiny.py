@@ -25,6 +25,7 @@ def card(train: int = 64, classes: int = CLASSES, image_px: int | None = None) -
         source="tiny",
         labels=tuple(f"class {k}" for k in range(classes)),
         image_px=image_px or IMAGE_PX,
+        storage_px=image_px or IMAGE_PX,
         counts=counts,
         class_counts={name: (count // classes,) * classes for name, count in counts.items()},
         normalization=NORMALIZATION,

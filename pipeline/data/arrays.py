@@ -40,7 +40,7 @@ class Split:
         if name not in card.counts:
             raise DataError(f"{folder} has no split '{name}'; its card lists {', '.join(card.counts)}.")
         num = card.counts[name]
-        images = _mapped(folder / name / "images.npy", (num, card.image_px, card.image_px, 3), np.uint8)
+        images = _mapped(folder / name / "images.npy", (num, card.storage_px, card.storage_px, 3), np.uint8)
         labels = _mapped(folder / name / "labels.npy", (num,), np.int64)
         return cls(images, labels)
 

@@ -17,7 +17,9 @@ class DataCard(BaseModel):
     labels: tuple[str, ...]
     """Class names in the order of the class numbers."""
     image_px: int
-    """Height and width of every image."""
+    """Height and width of the images that networks see."""
+    storage_px: int
+    """Height and width of the images on disk, at least image_px."""
     counts: dict[str, int]
     """Images by split: train, val, test."""
     class_counts: dict[str, tuple[int, ...]]

@@ -54,8 +54,8 @@ def write(source: Source, data: params.Data, out: Path, progress: bool = True) -
             for name, part in parts.items():
                 (scratch / name).mkdir()
                 write_labels(scratch / name / "labels.npy", part.labels)
-                with ImagesWriter(scratch / name / "images.npy", len(part.order), data.image_px) as writer:
-                    for pixels in _read(part, data.image_px):
+                with ImagesWriter(scratch / name / "images.npy", len(part.order), data.stored_px) as writer:
+                    for pixels in _read(part, data.stored_px):
                         bar.update()
                         if isinstance(pixels, DataError):
                             unreadable.append(str(pixels))
@@ -74,6 +74,7 @@ def write(source: Source, data: params.Data, out: Path, progress: bool = True) -
             source=data.source,
             labels=source.labels,
             image_px=data.image_px,
+            storage_px=data.stored_px,
             counts={name: len(part.order) for name, part in parts.items()},
             class_counts={name: tuple(class_counts(part.labels, source).tolist()) for name, part in parts.items()},
             normalization=data.normalization or _normalization(histogram),
@@ -88,11 +89,11 @@ def write(source: Source, data: params.Data, out: Path, progress: bool = True) -
     return card
 
 
-def _read(part: Part, image_px: int) -> Iterator[NDArray[np.uint8] | DataError]:
+def _read(part: Part, size_px: int) -> Iterator[NDArray[np.uint8] | DataError]:
     """Every image of a part in its order, at its final size, or why it cannot be read. Holds WORKERS blocks at once."""
 
     def read(block: NDArray[np.int64]) -> list[NDArray[np.uint8] | DataError]:
-        return [_read_one(part.records, int(index), image_px) for index in block]
+        return [_read_one(part.records, int(index), size_px) for index in block]
 
     step = WORKERS * BLOCK
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -103,9 +104,9 @@ def _read(part: Part, image_px: int) -> Iterator[NDArray[np.uint8] | DataError]:
                 yield from block
 
 
-def _read_one(records: Records, index: int, image_px: int) -> NDArray[np.uint8] | DataError:
+def _read_one(records: Records, index: int, size_px: int) -> NDArray[np.uint8] | DataError:
     try:
-        return decode.square(records.read(index), image_px)
+        return decode.square(records.read(index), size_px)
     except DataError as error:
         return error
 

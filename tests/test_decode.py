@@ -1,13 +1,14 @@
 """Image files of every kind come out as upright RGB; pixels of every shape come out square."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.data import decode
-from pipeline.errors import DataError
+from pipeline.data.decode import BadImageError
 
 RED, WHITE, BLACK = [255, 0, 0], [255, 255, 255], [0, 0, 0]
 
@@ -72,20 +73,39 @@ def test_orientation_is_applied() -> None:
     assert pixels[:, 0].tolist() == [RED, BLACK]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_a_truncated_file_is_named(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     whole = stored(Image.fromarray(noise), kind).getvalue()
-    for length in (0, 10, len(whole) // 2):
-        with pytest.raises(DataError, match=r"^cat 7: "):
+    for length, expected in ((0, "empty"), (10, None), (len(whole) // 2, "truncated")):
+        with pytest.raises(BadImageError, match=r"^cat 7: ") as caught:
             decode.rgb(io.BytesIO(whole[:length]), "cat 7")
+        assert expected in (caught.value.kind, None)
 
 
 def test_foreign_bytes_and_floats_are_named() -> None:
-    with pytest.raises(DataError, match=r"^cat 7: cannot identify image file$"):
+    with pytest.raises(BadImageError, match=r"^cat 7: cannot identify image file$") as caught:
         decode.rgb(io.BytesIO(b"no image at all"), "cat 7")
-    with pytest.raises(DataError, match="cat 7: pixels of mode F have no known range"):
+    assert caught.value.kind == "unreadable"
+    with pytest.raises(BadImageError, match="cat 7: pixels of mode F have no known range"):
         decode.rgb(stored(Image.new("F", (2, 2)), "TIFF"), "cat 7")
+
+
+def test_files_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    for name, kind, words in (
+        ("none.png", "missing", "there is no such file"),
+        ("broken.png", "missing", "there is no such file"),
+        ("empty.png", "empty", "the file has no bytes"),
+        ("folder.png", "unreadable", "Is a directory"),
+        ("loop.png", "unreadable", "Too many levels of symbolic links"),
+    ):
+        with pytest.raises(BadImageError, match=f"^{name}: {words}$") as caught:
+            decode.rgb(tmp_path / name, name)
+        assert caught.value.kind == kind
 
 
 def test_square_leaves_the_right_size_alone() -> None:

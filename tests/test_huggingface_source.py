@@ -78,6 +78,7 @@ def test_a_folder_is_read_offline_and_leaves_nothing(
     assert train.labels.tolist() == [1, 0, 1]
     assert train.labels.dtype == np.int64
     assert train.name(2) == "train row 2 (2.png)"
+    assert train.path(2) is None
     for row in (2, 0, 1):
         np.testing.assert_array_equal(train.read(row), np.asarray(Image.open(io.BytesIO(png(row)))))
 
@@ -116,6 +117,7 @@ def test_a_folder_of_image_files(tmp_path: Path) -> None:
     source = opened(tmp_path / "pets")
     assert source.labels == ("cat", "dog")
     assert source.splits["test"].labels.tolist() == [0, 1]
+    assert source.splits["test"].path(1) == tmp_path / "pets/test/dog/x.png"
     np.testing.assert_array_equal(source.splits["test"].read(1), np.asarray(Image.open(io.BytesIO(png(3)))))
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline import params
 from pipeline.data import arrays, card, divide, prepare
+from pipeline.data.decode import BadImageError
 from pipeline.data.source import Records, Source
 from pipeline.errors import DataError, PupilError
 
@@ -33,8 +34,11 @@ class Toy:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         if index in self.torn:
-            raise DataError(f"{self.name(index)}: torn")
+            raise BadImageError(self.name(index), "truncated", "torn")
         return np.random.default_rng(index).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+
+    def path(self, index: int) -> None:
+        return None
 
     def name(self, index: int) -> str:
         return f"toy {index}"

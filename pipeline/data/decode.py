@@ -1,7 +1,8 @@
 """From an image file to RGB pixels, and from pixels of any size to the square that networks see. Thread safe."""
 
+import io
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +11,20 @@ from PIL import Image, ImageOps
 from pipeline.errors import DataError
 
 WHITE = (255, 255, 255, 255)
+Kind = Literal["missing", "empty", "unreadable", "truncated"]
+
+
+class BadImageError(DataError):
+    """One image cannot be used: no such file, not a byte in it, only its beginning, or something else than an image."""
+
+    def __init__(self, name: str, kind: Kind, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.kind: Kind = kind
+        self.reason = reason
 
 
 def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
-    """Pixels (h, w, 3) of an image file, upright and in RGB. Raises DataError with `name` if it cannot be decoded.
+    """Pixels (h, w, 3) of an image file, upright and in RGB. Raises BadImageError with `name` if there are none.
 
     - The EXIF orientation is applied, as every viewer does.
     - Transparency is laid over white: what has an alpha channel (logos, products, scans) was mostly drawn for a white
@@ -23,12 +34,21 @@ def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
     - Of an animation the first frame is taken.
     """
     try:
-        with Image.open(file) as image:
+        content = file.read_bytes() if isinstance(file, Path) else file.read()
+    except FileNotFoundError as error:
+        raise BadImageError(name, "missing", "there is no such file") from error
+    except OSError as error:
+        raise BadImageError(name, "unreadable", error.strerror or str(error)) from error
+    if not content:
+        raise BadImageError(name, "empty", "the file has no bytes")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return np.asarray(_as_rgb(image))
     # The decoders of foreign bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, bomb errors, ...
     except Exception as error:
-        raise DataError(f"{name}: {_reason(error)}") from error
+        kind: Kind = "truncated" if _is_truncated(content, error) else "unreadable"
+        raise BadImageError(name, kind, _reason(error)) from error
 
 
 def square(pixels: NDArray[np.uint8], image_px: int) -> NDArray[np.uint8]:
@@ -55,6 +75,14 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode} have no known range; store them with 8 or 16 bits")
     return image.convert("RGB")
+
+
+def _is_truncated(content: bytes, error: Exception) -> bool:
+    """Whether a file that gives `error` ends before its image does."""
+    # libwebp says no more than that it failed; the header of its files says how long they are.
+    if content[:4] == b"RIFF" and int.from_bytes(content[4:8], "little") + 8 > len(content):
+        return True
+    return "truncated" in str(error).lower()
 
 
 def _reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ A source is one file of `pipeline/data/sources` with two names: `Config`, its se
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +25,11 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels (h, w, 3) of one record, RGB, any size. Raises DataError naming the record if it cannot."""
+        """Pixels (h, w, 3) of one record, RGB, any size. Raises decode.BadImageError naming the record if it cannot."""
+        ...
+
+    def path(self, index: int) -> Path | None:
+        """The image file of its own that the record is read from; None where it is drawn, or a row of a larger file."""
         ...
 
     def name(self, index: int) -> str:

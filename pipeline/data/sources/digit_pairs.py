@@ -82,6 +82,9 @@ class Pairs:
         grey = np.rint(noisy).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
 
+    def path(self, index: int) -> None:
+        """None: no pair is a file."""
+
     def name(self, index: int) -> str:
         """Split, number, and which digit images it shows."""
         left, right = self.pair(index)

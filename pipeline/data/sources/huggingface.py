@@ -57,18 +57,26 @@ class Rows:
         return len(self.labels)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels (h, w, 3) of one row, as `decode.rgb` makes them. Raises DataError naming the row."""
+        """Pixels (h, w, 3) of one row, as `decode.rgb` makes them. Raises BadImageError naming the row."""
         cell = self.images[index].as_py()
         if cell is None:
-            raise DataError(f"{self.name(index)}: the image is null")
+            raise decode.BadImageError(self.name(index), "missing", "the image is null")
         if cell["bytes"] is not None:
-            return decode.rgb(io.BytesIO(cell["bytes"]), self.name(index))
-        return decode.rgb(Path(cell["path"] or ""), self.name(index))
+            return decode.rgb(io.BytesIO(cell["bytes"]), self._name(index, cell))
+        return decode.rgb(Path(cell["path"] or ""), self._name(index, cell))
+
+    def path(self, index: int) -> Path | None:
+        """The file that a row of a folder of images names; None for images that lie in a shard."""
+        cell = self.images[index]
+        is_file = cell.is_valid and not cell["bytes"].is_valid and cell["path"].is_valid
+        return Path(cell["path"].as_py()) if is_file else None
 
     def name(self, index: int) -> str:
         """Split and row, and the file name where the data set keeps it."""
-        path = (self.images[index].as_py() or {}).get("path")
-        return f"{self.split} row {index}" + (f" ({path})" if path else "")
+        return self._name(index, self.images[index].as_py() or {})
+
+    def _name(self, index: int, cell: dict[str, Any]) -> str:
+        return f"{self.split} row {index}" + (f" ({cell['path']})" if cell.get("path") else "")
 
 
 def open_source(config: Config, data: params.Data) -> Source:

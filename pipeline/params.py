@@ -44,9 +44,9 @@ class Data(Section):
     """Where images come from and how they are stored (stage prepare)."""
 
     source: str = "digit_pairs"
-    """A file of pipeline/data/sources: digit_pairs, huggingface, ..."""
+    """A file of pipeline/data/sources: digit_pairs, cifar, folder, huggingface, stanford40; docs/data-sources.md."""
     path: str | None = None
-    """Folder or Hub id for sources that read one."""
+    """Folder with the images, for sources that read one; for huggingface also an id on the Hub."""
     image_px: Annotated[int, Field(ge=8, le=1024)] = 32
     """Height and width of the images that the networks see."""
     storage_px: Annotated[int, Field(ge=8, le=2048)] | None = None

@@ -6,7 +6,6 @@ data.path, of teacher.weights, and of the code of both network families, which a
 cache has to keep for these methods.
 """
 
-import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from pipeline import checkpoint
 from pipeline import params as parameters
+from pipeline.data.tree import fingerprint
 from pipeline.files import sha256, write_json
 from pipeline.models.base import family
 from pipeline.rehearsal import rehearse
@@ -39,26 +39,25 @@ def preflight(params: Path, out: Path, schema: Path | None = None) -> None:
     write_json(out / "teaching.json", {"needed": needed})
     packages = {name: version(name) for name in ("torch", "onnxruntime-gpu", "numpy")}
     write_json(out / "machine.json", {**machine.describe(), "packages": packages})
-    write_json(out / "source.json", _files_below(settings.data.path))
+    write_json(out / "source.json", _source(settings.data.path, out / "source.json"))
     weights = settings.teacher.weights
     write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
 
 
-def _files_below(path: str | None) -> dict[str, Any]:
-    """Names, sizes and modification times, as make looks at files: hashing a large data set would take minutes.
+def _source(path: str | None, earlier: Path) -> dict[str, Any]:
+    """What lies below data.path; where that folder is gone, what was there when `earlier` was written.
 
-    A mere copy changes the times; prepare then runs again, writes the same bytes, and DVC stops there.
+    Later stages read what prepare has made, never the images, so that these may go. Only prepare itself can then not
+    run again: a change of `data` asks for them.
     """
-    folder = Path(path) if path else None
-    if folder is None or not folder.is_dir():
+    if path is not None and Path(path).is_dir():
+        files, digest = fingerprint(Path(path))
+        return {"path": path, "files": files, "digest": digest}
+    known: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
+    if known.get("digest") is None or known["path"] != path:
         return {"path": path, "files": None, "digest": None}
-    listing = [
-        (file.relative_to(folder).as_posix(), file.stat().st_size, file.stat().st_mtime_ns)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    ]
-    digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-    return {"path": path, "files": len(listing), "digest": digest}
+    print(f"note: data.path {path} is gone. What was prepared from it stays in use; to prepare anew, bring it back.")
+    return known
 
 
 if __name__ == "__main__":

@@ -38,7 +38,10 @@ def prepare(data: params.Data, out: Path, progress: bool = True) -> DataCard:
     reports to stderr. Raises DataError where the source is missing, broken or unfit, PupilError where the disk refuses.
     """
     module = registry.find("pipeline.data.sources", data.source, "data.source")
-    return write(module.open_source(params.source_config(data), data), data, out, progress)
+    source = module.open_source(params.source_config(data), data)
+    for note in source.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return write(source, data, out, progress)
 
 
 def write(source: Source, data: params.Data, out: Path, progress: bool = True) -> DataCard:

@@ -47,3 +47,5 @@ class Source:
     """"train" and "test", and "val" where the source has one of its own."""
     licence: str | None
     """Licence of the images, where the source states it."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of what was found, such as files that are left out, in sentences."""

@@ -65,9 +65,9 @@ class Pairs:
         return self._draw(index)[0]
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels (px, px, 3) of one record: white ink on black, the three channels alike."""
+        """Pixels (px, px, 3) of one record, px as stored: white ink on black, the three channels alike."""
         pair, random = self._draw(index)
-        px, shift = self.data.image_px, self.config.max_shift_px
+        px, shift = self.data.stored_px, self.config.max_shift_px
         canvas = np.zeros((px, px), dtype=np.uint8)
         for half, number in enumerate(pair):
             size = round(int(random.integers(SMALLEST, LARGEST + 1)) * px / CANVAS)
@@ -104,10 +104,10 @@ def open_source(config: Config, data: params.Data) -> Source:
     """
     from sklearn.datasets import load_digits  # slow to import
 
-    if 4 * config.max_shift_px >= data.image_px:
+    if 4 * config.max_shift_px >= data.stored_px:
         raise ParamsError(
-            f"params.yaml: data.sources.digit_pairs.max_shift_px is {config.max_shift_px}; with data.image_px "
-            f"{data.image_px} it must stay below {data.image_px / 4:g}, or the two digits change places."
+            f"params.yaml: data.sources.digit_pairs.max_shift_px is {config.max_shift_px}; with images of "
+            f"{data.stored_px} px it must stay below {data.stored_px / 4:g}, or the two digits change places."
         )
     bunch = load_digits()
     digits = np.rint(bunch.images * (255 / 16)).astype(np.uint8)

@@ -80,6 +80,12 @@ def test_images_have_the_size_asked_for_and_are_grey(image_px: int) -> None:
     assert (pixels == pixels[..., :1]).all()
 
 
+def test_images_that_are_stored_larger_are_drawn_larger() -> None:
+    larger = splits(image_px=32, storage_px=40)["train"].read(1)
+    np.testing.assert_array_equal(larger, splits(image_px=40)["train"].read(1))
+    assert larger.shape == (40, 40, 3)
+
+
 def test_without_noise_the_ink_is_that_of_the_original() -> None:
     split = splits(Config(noise_std=0, max_shift_px=0))["train"]
     pixels = split.read(0)
@@ -98,5 +104,5 @@ def test_noise_is_as_strong_as_said() -> None:
 
 
 def test_a_shift_that_swaps_the_digits_is_refused() -> None:
-    with pytest.raises(ParamsError, match=r"max_shift_px is 8; with data.image_px 32 it must stay below 8"):
+    with pytest.raises(ParamsError, match=r"max_shift_px is 8; with images of 32 px it must stay below 8"):
         splits(Config(max_shift_px=8))

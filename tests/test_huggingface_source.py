@@ -211,11 +211,30 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
 
 def test_a_torn_shard_is_refused(tmp_path: Path, scratch: Path) -> None:
     shard(tmp_path / "pets", "train", [0, 1])
-    path = tmp_path / "pets" / "test-00000-of-00001.parquet"
-    path.write_bytes((tmp_path / "pets" / "train-00000-of-00001.parquet").read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"pets is not a folder that `datasets` can read: .*[Pp]arquet"):
-        opened(tmp_path / "pets")
-    assert not os.listdir(scratch)
+    whole = (tmp_path / "pets" / "train-00000-of-00001.parquet").read_bytes()
+    garbled = whole[:4] + bytes(byte ^ 0x5A for byte in whole[4:-200]) + whole[-200:]
+    for content in (whole[:-9], garbled, b""):
+        (tmp_path / "pets" / "test-00000-of-00001.parquet").write_bytes(content)
+        with pytest.raises(
+            DataError, match=r"^1 Parquet files of .*pets cannot be read: test-00000-of-00001\.parquet \("
+        ):
+            opened(tmp_path / "pets")
+        assert not os.listdir(scratch)
+
+
+def test_one_of_several_subsets_is_chosen_by_name(tmp_path: Path) -> None:
+    shard(tmp_path, "train", [1, 0, 1])
+    shard(tmp_path, "test", [0, 1])
+    small, large = (f"{{split: train, path: {train}-*}}, {{split: test, path: test-*}}" for train in ("test", "train"))
+    listed = f"- {{config_name: large, data_files: [{large}]}}\n- {{config_name: small, data_files: [{small}]}}\n"
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    assert len(opened(tmp_path, subset="large").splits["train"]) == 3
+    assert len(opened(tmp_path, subset="small").splits["train"]) == 2
+    words = r"available configs: \['large', 'small'\]; choose with data\.sources\.huggingface\.subset\."
+    with pytest.raises(DataError, match=words):
+        opened(tmp_path)
+    with pytest.raises(DataError, match=r"'lrage' not found. Available: \['large', 'small'\]"):
+        opened(tmp_path, subset="lrage")
 
 
 def test_training_on_the_test_split_is_refused() -> None:

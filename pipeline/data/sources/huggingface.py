@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from pipeline import params
 from pipeline.data import decode
+from pipeline.data.divide import listed
 from pipeline.data.source import Records, Source
 from pipeline.errors import DataError, ParamsError
 from pipeline.registry import nearest
@@ -33,6 +34,8 @@ class Config(params.Section):
     test_split: Name = "test"
     val_split: Name | None = None
     """A validation split of the data set's own; null: drawn from train by data.val_fraction."""
+    subset: Name | None = None
+    """Which part of a data set that comes in several, which the Hub calls subsets and `datasets` configurations."""
     revision: Name | None = None
     """Branch, tag or commit on the Hub, so that the data cannot change underfoot. Not for folders."""
 
@@ -88,7 +91,7 @@ def open_source(config: Config, data: params.Data) -> Source:
     if data.path is None:
         raise ParamsError("params.yaml: data.path is null; the source huggingface needs a folder or a Hub id there.")
     folder = Path(data.path)
-    loaded = _load_folder(folder) if folder.exists() else _fetch(data.path, config.revision)
+    loaded = _load_folder(folder, config) if folder.exists() else _fetch(data.path, config)
 
     wanted = {"train": config.train_split, "val": config.val_split, "test": config.test_split}
     chosen = {split: _named(loaded, name, f"{KEY}.{split}_split", "splits") for split, name in wanted.items() if name}
@@ -100,7 +103,7 @@ def open_source(config: Config, data: params.Data) -> Source:
     return Source(names, splits, chosen["train"].info.license or None)
 
 
-def _load_folder(folder: Path) -> Any:
+def _load_folder(folder: Path, config: Config) -> Any:
     """The splits of a local folder, as a datasets.DatasetDict."""
     from datasets.load import load_dataset  # seconds to import
 
@@ -110,22 +113,42 @@ def _load_folder(folder: Path) -> Any:
     # cache can go at once: nothing stays in the source's folder, in the home folder, or in /tmp after a kill.
     with tempfile.TemporaryDirectory(prefix="pupil-") as cache:
         try:
-            return load_dataset(str(folder.resolve()), cache_dir=cache)
+            return load_dataset(str(folder.resolve()), config.subset, cache_dir=cache)
         except Exception as error:  # its own errors have no common base, and readers of bad files raise any
+            broken = _broken_shards(folder)
+            if broken:
+                raise DataError(
+                    f"{len(broken)} Parquet files of data.path {folder} cannot be read: {listed(broken, '; ')}. Fetch "
+                    "or write them again."
+                ) from error
             raise DataError(
                 f"data.path {folder} is not a folder that `datasets` can read: {_why(error)}. Expected Parquet files "
                 "named by split, such as train-00000-of-00001.parquet, or a folder of images for each split and class."
             ) from error
 
 
-def _fetch(hub_id: str, revision: str | None) -> Any:
+def _broken_shards(folder: Path) -> list[str]:
+    """Parquet files that cannot be read to their end, each with the reason; `datasets` does not say which it is."""
+    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]  # ships no types
+
+    broken = []
+    for shard in sorted(folder.rglob("*.parquet")):
+        try:
+            for _ in parquet.ParquetFile(shard).iter_batches():
+                pass
+        except (ArrowException, OSError) as error:
+            broken.append(f"{shard.relative_to(folder)} ({_why(error)})")
+    return broken
+
+
+def _fetch(hub_id: str, config: Config) -> Any:
     """The splits of a data set on the Hub, as a datasets.DatasetDict; what was fetched before comes from its cache."""
     if hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1:
         raise DataError(f"data.path {hub_id} does not exist; expected a folder, or an id on the Hub such as org/name.")
     from datasets.load import load_dataset
 
     try:
-        return load_dataset(hub_id, revision=revision)
+        return load_dataset(hub_id, config.subset, revision=config.revision)
     except Exception as error:  # its own errors have no common base, and those of the network even less
         raise DataError(
             f"There is no folder {hub_id}, and as a data set id it could not be fetched from the Hub: {_why(error)}. "
@@ -163,7 +186,7 @@ def _labels(chosen: dict[str, Any], column: str) -> tuple[tuple[str, ...], dict[
 def _image_column(dataset: Any, column: str) -> Any:
     """The column as Arrow cells of {bytes, path}."""
     import datasets
-    import pyarrow  # type: ignore[import-untyped]  # ships no types
+    import pyarrow
 
     feature = _named(dataset.features, column, f"{KEY}.image_column", "columns")
     kind = feature.pa_type if isinstance(feature, datasets.Image) else dataset.data.column(column).type
@@ -177,8 +200,9 @@ def _image_column(dataset: Any, column: str) -> Any:
 def _named(known: Any, name: str, key: str, what: str) -> Any:
     """known[name], or a DataError listing what there is."""
     if name not in known:
-        listed = ", ".join(known)
-        raise DataError(f"{key} is '{name}'{nearest(name, list(known))}; the data set has these {what}: {listed}.")
+        raise DataError(
+            f"{key} is '{name}'{nearest(name, list(known))}; the data set has these {what}: {', '.join(known)}."
+        )
     return known[name]
 
 
@@ -186,4 +210,7 @@ def _why(error: Exception) -> str:
     """The first line of what went wrong, from the innermost cause: the outer ones only say that something did."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Where a subset has to be named, the names stand in the second line.
+    line = f"{lines[0]} {lines[1]}; choose with {KEY}.subset" if lines[0].startswith("Config name") else lines[0]
+    return line.rstrip(".")

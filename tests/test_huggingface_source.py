@@ -110,6 +110,21 @@ def test_a_split_of_its_own_for_validation(tmp_path: Path) -> None:
     assert set(opened(tmp_path / "pets", val_split="validation").splits) == {"train", "val", "test"}
 
 
+def test_a_test_split_is_drawn_where_there_is_none(tmp_path: Path) -> None:
+    shard(tmp_path / "pets", "train", [0, 1] * 10)
+    with pytest.raises(DataError, match=r"test_split is 'test'; the data set has these splits: train"):
+        opened(tmp_path / "pets")
+    source = opened(tmp_path / "pets", test_split=None, test_fraction=0.3)
+    names = {split: [records.name(i) for i in range(len(records))] for split, records in source.splits.items()}
+    assert sorted(names["train"] + names["test"]) == sorted(f"train row {row} ({row}.png)" for row in range(20))
+    for records in source.splits.values():
+        for index, label in enumerate(records.labels):
+            row = int(records.name(index).split()[2])
+            assert label == row % 2
+            np.testing.assert_array_equal(records.read(index), np.asarray(Image.open(io.BytesIO(png(row)))))
+    assert np.bincount(source.splits["test"].labels).tolist() == [3, 3]
+
+
 def test_a_folder_of_image_files(tmp_path: Path) -> None:
     for row, place in enumerate(("train/cat", "train/dog", "test/cat", "test/dog")):
         (tmp_path / "pets" / place).mkdir(parents=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline import params
+from pipeline import params, registry
 from pipeline.data import arrays, card, divide, prepare
 from pipeline.data.decode import BadImageError
 from pipeline.data.source import Records, Source
@@ -271,7 +271,8 @@ def test_progress_in_a_log_is_quiet_when_quick(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_preparing_starts_without_heavy_imports() -> None:
-    script = "import sys, pipeline.data.prepare, pipeline.data.sources.huggingface, pipeline.data.sources.digit_pairs"
+    sources = [f"pipeline.data.sources.{name}" for name in registry.names("pipeline.data.sources")]
+    script = f"import sys, pipeline.data.prepare, {', '.join(sources)}"
     script += "; print({'torch', 'datasets', 'sklearn'} & {*sys.modules})"
     said, errors = run(script).communicate(timeout=100)
     assert said == "set()\n", errors

@@ -16,8 +16,8 @@ from pydantic import Field, model_validator
 
 from pipeline import params
 from pipeline.data import decode
-from pipeline.data.divide import listed
-from pipeline.data.source import Records, Source
+from pipeline.data.divide import hold_out, listed
+from pipeline.data.source import Source
 from pipeline.errors import DataError, ParamsError
 from pipeline.registry import nearest
 
@@ -31,7 +31,10 @@ class Config(params.Section):
     image_column: Name = "image"
     label_column: Name = "label"
     train_split: Name = "train"
-    test_split: Name = "test"
+    test_split: Name | None = "test"
+    """null: drawn from train, by test_fraction."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of each class that is drawn for test, by data.seed, where test_split is null."""
     val_split: Name | None = None
     """A validation split of the data set's own; null: drawn from train by data.val_fraction."""
     subset: Name | None = None
@@ -41,7 +44,7 @@ class Config(params.Section):
 
     @model_validator(mode="after")
     def _splits_differ(self) -> "Config":
-        names = [self.train_split, self.test_split, *([self.val_split] if self.val_split else [])]
+        names = [name for name in (self.train_split, self.val_split, self.test_split) if name]
         if len(set(names)) < len(names):
             raise ValueError("train_split, val_split and test_split must differ, or the test images are trained on")
         return self
@@ -55,13 +58,16 @@ class Rows:
     images: Any
     """pyarrow.ChunkedArray of {bytes, path}; memory-mapped, and safe to read from many threads."""
     labels: NDArray[np.int64]
+    """(N,) class numbers."""
+    rows: NDArray[np.int64]
+    """(N,) which of `images` each record is."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels (h, w, 3) of one row, as `decode.rgb` makes them. Raises BadImageError naming the row."""
-        cell = self.images[index].as_py()
+        cell = self._cell(index).as_py()
         if cell is None:
             raise decode.BadImageError(self.name(index), "missing", "the image is null")
         if cell["bytes"] is not None:
@@ -70,16 +76,23 @@ class Rows:
 
     def path(self, index: int) -> Path | None:
         """The file that a row of a folder of images names; None for images that lie in a shard."""
-        cell = self.images[index]
+        cell = self._cell(index)
         is_file = cell.is_valid and not cell["bytes"].is_valid and cell["path"].is_valid
         return Path(cell["path"].as_py()) if is_file else None
 
     def name(self, index: int) -> str:
         """Split and row, and the file name where the data set keeps it."""
-        return self._name(index, self.images[index].as_py() or {})
+        return self._name(index, self._cell(index).as_py() or {})
+
+    def chosen(self, order: NDArray[np.int64]) -> "Rows":
+        """The records with these numbers, in this order."""
+        return Rows(self.split, self.images, self.labels[order], self.rows[order])
+
+    def _cell(self, index: int) -> Any:
+        return self.images[int(self.rows[index])]
 
     def _name(self, index: int, cell: dict[str, Any]) -> str:
-        return f"{self.split} row {index}" + (f" ({cell['path']})" if cell.get("path") else "")
+        return f"{self.split} row {self.rows[index]}" + (f" ({cell['path']})" if cell.get("path") else "")
 
 
 def open_source(config: Config, data: params.Data) -> Source:
@@ -96,10 +109,13 @@ def open_source(config: Config, data: params.Data) -> Source:
     wanted = {"train": config.train_split, "val": config.val_split, "test": config.test_split}
     chosen = {split: _named(loaded, name, f"{KEY}.{split}_split", "splits") for split, name in wanted.items() if name}
     names, labels = _labels(chosen, config.label_column)
-    splits: dict[str, Records] = {}
+    splits: dict[str, Rows] = {}
     for split, dataset in chosen.items():
         images = _image_column(dataset, config.image_column)
-        splits[split] = Rows(split, images, labels[split])
+        splits[split] = Rows(split, images, labels[split], np.arange(len(labels[split])))
+    if config.test_split is None:
+        kept, drawn = hold_out(labels["train"], config.test_fraction, data.seed)
+        splits |= {"train": splits["train"].chosen(kept), "test": splits["train"].chosen(drawn)}
     return Source(names, splits, chosen["train"].info.license or None)
 
 

@@ -56,7 +56,7 @@ class Data(Section):
     normalization: Normalization | None = None
     """What images are normalised by; null: the mean and std of the train split."""
     seed: Seed = 0
-    """Draws the validation split, and the images of sources that make them."""
+    """Draws the splits that a source lacks, and the images of sources that make them."""
     sources: dict[str, dict[str, Any]] = {}
     """Settings of each source by its name; only the chosen one is read."""
 

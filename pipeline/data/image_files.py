@@ -30,7 +30,7 @@ class ImageFiles:
         return len(self.files)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels (h, w, 3) of one file, as `decode.rgb` makes them. Raises DataError naming the file."""
+        """Pixels (h, w, 3) of one file, as `decode.rgb` makes them. Raises BadImageError naming it."""
         return decode.rgb(self.path(index), self.name(index))
 
     def name(self, index: int) -> str:

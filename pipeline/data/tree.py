@@ -54,7 +54,7 @@ def walk(folder: Path) -> Tree:
                     elif entry.is_symlink() or entry.is_file():
                         files.append(name)
         except OSError as error:
-            closed.append(f"{printable(str(folder / place))} ({error.strerror})")
+            closed.append(f"{printable(place) or '.'} ({error.strerror})")
         if place:
             folders.append(place)
     return Tree(tuple(sorted(folders)), tuple(sorted(files)), tuple(sorted(circles)), tuple(sorted(closed)))
@@ -77,7 +77,7 @@ def fingerprint(folder: Path) -> tuple[int, str]:
     return len(listing), hashlib.sha256(json.dumps([listing, tree.circles, tree.closed]).encode()).hexdigest()
 
 
-def root(data: params.Data, expected: str) -> Path:
+def data_folder(data: params.Data, expected: str) -> Path:
     """The folder that data.path names; `expected` says what should be in it.
 
     Raises ParamsError where data.path is null, DataError where there is no such folder.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline import params
 from pipeline.data.source import Source
-from pipeline.data.tree import root
+from pipeline.data.tree import data_folder
 from pipeline.errors import DataError
 
 
@@ -66,7 +66,7 @@ def open_source(config: Config, data: params.Data) -> Source:
     if config.download and data.path is not None:
         loaded = _fetched(kind, Path(data.path))
     else:
-        loaded = _found(kind, root(data, expected))
+        loaded = _found(kind, data_folder(data, expected))
     splits = {split: Pixels(split, part.data, np.array(part.targets)) for split, part in loaded.items()}
     return Source(tuple(loaded["train"].classes), splits, None)
 
@@ -84,8 +84,8 @@ def _found(kind: Any, folder: Path) -> dict[str, Any]:
             )
         if not check_integrity(path, md5):
             raise DataError(
-                f"{path} is not the original: its MD5 sum is not {md5}. Remove {folder / kind.base_folder} and unpack "
-                f"{kind.url} again, or set data.sources.cifar.download: true."
+                f"{path} is not the original: its MD5 sum is not {md5}. Remove {folder / kind.base_folder}; then "
+                f"unpack {kind.url} again, or set data.sources.cifar.download: true."
             )
     return _loaded(kind, folder, download=False)
 

@@ -22,7 +22,7 @@ from pipeline import params
 from pipeline.data.divide import hold_out, listed
 from pipeline.data.image_files import SUFFIXES, ImageFiles
 from pipeline.data.source import Source
-from pipeline.data.tree import Tree, printable, root, walk
+from pipeline.data.tree import Tree, data_folder, printable, walk
 from pipeline.errors import DataError
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -42,7 +42,7 @@ def open_source(config: Config, data: params.Data) -> Source:
     Raises ParamsError if data.path is not given; DataError if there is no such folder, if one in it may not be read or
     is linked in a circle, if there are no class folders, if one has no image, or if splits have different classes.
     """
-    folder = root(data, EXPECTED)
+    folder = data_folder(data, EXPECTED)
     tree = walk(folder)
     if tree.closed:
         raise DataError(f"Not all of data.path {folder} may be read: {listed(list(tree.closed))}. Permit it.")

@@ -228,5 +228,5 @@ def _why(error: Exception) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
     # Where a subset has to be named, the names stand in the second line.
-    line = f"{lines[0]} {lines[1]}; choose with {KEY}.subset" if lines[0].startswith("Config name") else lines[0]
-    return line.rstrip(".")
+    unnamed = lines[0].startswith("Config name")
+    return f"{' '.join(lines[:2])}; choose with {KEY}.subset" if unnamed else lines[0].rstrip(".")

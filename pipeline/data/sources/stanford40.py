@@ -18,7 +18,7 @@ from pipeline import params
 from pipeline.data.divide import listed
 from pipeline.data.image_files import ImageFiles
 from pipeline.data.source import Source
-from pipeline.data.tree import root
+from pipeline.data.tree import data_folder
 from pipeline.errors import DataError
 
 IMAGES, LISTS = "JPEGImages", "ImageSplits"
@@ -35,7 +35,7 @@ def open_source(config: Config, data: params.Data) -> Source:
     Raises ParamsError if data.path is not given; DataError if a folder or a list is missing, unreadable or empty, or if
     a file is listed twice, be it in two classes or in both splits.
     """
-    folder = root(data, EXPECTED)
+    folder = data_folder(data, EXPECTED)
     for name in (IMAGES, LISTS):
         if not (folder / name).is_dir():
             raise DataError(f"data.path {folder} has no folder {name}; expected {EXPECTED}.")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline import params
 from pipeline.data.sources import folder as source
@@ -151,3 +152,6 @@ def test_images_that_are_gone_after_prepare_change_nothing_for_later_stages(
     assert "note: data.path photos is gone. What was prepared from it stays in use" in capsys.readouterr().out
     toy.edit(tmp_path, {"data.path": "elsewhere"})
     assert '"digest": null' in found()
+    # DVC deletes what a stage leaves before it runs again, unless it is told not to.
+    outs = YAML(typ="safe", pure=True).load(toy.ROOT / "dvc.yaml")["stages"]["preflight"]["outs"]
+    assert {"artifacts/preflight/source.json": {"persist": True}} in outs

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pipeline import distributed, interruption, metrics, training_state
+from pipeline import distributed, interruption, metrics, observation, training_state
 from pipeline.data.feed import Feed, batch_sizes, num_batches
 from pipeline.distillation.base import Batch, Method, Output
 from pipeline.ema import Average
@@ -101,6 +101,7 @@ def fit(
                 )
             with average.in_place():
                 logits, labels = metrics.predict(objective.deployed(), val, settings.batch_size * 4)
+                seen = observation.observe(objective, len(train), val, settings)
             record: Record = {
                 "epoch": epoch + 1,
                 "lr": schedule.rates(epoch, schedule.steps_per_epoch - 1).lr,
@@ -108,6 +109,7 @@ def fit(
                 "val": metrics.classification(logits, labels),
                 "seconds": progress.tally.seconds,
                 "images_per_s": progress.tally.images / progress.tally.seconds,
+                **seen,
             }
             progress.history.append(record)
             progress.tally = Tally()

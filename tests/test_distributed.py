@@ -58,7 +58,10 @@ def trace(name: str, folder: Path, **recipe: object) -> dict[str, Tensor]:
         for key, value in method.state_dict().items()
         if key.startswith("student.") and ".running_" in key
     }
-    return found | {f"{name}/val nll": torch.tensor([record["val"]["nll"] for record in result.history])}
+    (record,) = result.history
+    if "attention" in record:
+        found[f"{name}/attention"] = torch.tensor(record["attention"]["weights"])
+    return found | {f"{name}/val nll": torch.tensor(record["val"]["nll"])}
 
 
 def in_group(rank: int, folder: Path, count: int) -> None:

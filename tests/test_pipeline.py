@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = toy.make(tmp_path_factory.mktemp("finished"))
     stages, _ = toy.repro(folder)
     students = {f"{stage}@{method}-0" for stage in ("distill", "evaluate") for method in METHODS}
-    others = {"prepare", "train_teacher", "teach", "evaluate_teacher", "export", "quantize", "benchmark"}
+    others = {"prepare", "train_teacher", "teach", "evaluate_teacher", "energy_maps", "export", "quantize", "benchmark"}
     assert stages - REPORT == others | students
     return folder
 
@@ -129,7 +129,7 @@ def test_a_second_run_does_nothing_and_changes_no_byte(project: Path) -> None:
         ("quantize.images", 64, {"quantize"}),
         ("benchmark.samples", 71, {"benchmark"}),
         ("evaluate.ece_bins", 10, {"quantize", "evaluate_teacher", "evaluate@vanilla-0", "evaluate@kd-0"}),
-        ("distill.methods.kd.temperature", 2.0, {"distill@kd-0"}),
+        ("distill.methods.kd.temperature", 2.0, {"distill@kd-0", "energy_maps"}),
         ("distill.train.lr", 0.01, {"distill@vanilla-0", "distill@kd-0"}),
         ("teacher.train.lr", 0.01, {"train_teacher"}),
         ("data.seed", 1, {"prepare"}),

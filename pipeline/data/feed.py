@@ -86,7 +86,11 @@ class Feed:
         end = len(self) if stop is None else stop
         for start in range(first, end, batch_size):
             positions = torch.arange(start, min(start + batch_size, end), device=self.device)
-            yield augment.normalize(self.pixels(positions), self.normalization), self.labels[positions]
+            yield self.images(positions), self.labels[positions]
+
+    def images(self, positions: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) at `positions` (B,) int64, unaugmented."""
+        return augment.normalize(self.pixels(positions), self.normalization)
 
 
 def stays_on(device: torch.device, num_bytes: int) -> bool:

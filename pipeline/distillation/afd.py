@@ -17,10 +17,10 @@ arXiv:2102.02973. attention_weight 200 is the official setting for WRN-40-2 to W
 The mean over H * W makes the term small for large maps (at most 2 / (H * W) each): raise the weight for 224-pixel data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import groupby
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -36,6 +36,7 @@ from pipeline.distillation.blocks import (
     mean_squared_distances,
     say_where_blocks_are_stages,
     thin,
+    tiled_average,
 )
 from pipeline.models.base import Classifier, Features, MapShape
 
@@ -68,6 +69,21 @@ class Method(base.Method):
         distance = self.attention(maps_s, maps_t)
         return super().terms(s, t, batch) | {"attention": self.config.attention_weight * distance}
 
+    def observe(self, batches: Iterable[Tensor], images: int) -> dict[str, Any]:
+        """ "attention": mean over the images of a, rows by teacher block, columns by student block, rows summing to 1.
+
+        The sample counts as one batch. The teacher runs here even where a cache answers for it in training, because
+        no cache holds validation images.
+        """
+        parts = [_pooled(self.student.features(x)) + _pooled(self.teach(x)) for x in batches]
+        pooled = [distributed.whole_split(torch.cat(part), images) for part in zip(*parts, strict=True)]
+        names_s, names_t = (thin(network.block_names()) for network in (self.student, self.teacher))
+        with torch.autocast(pooled[0].device.type, enabled=False):
+            weights = self.attention.weights(pooled[: len(names_s)], pooled[len(names_s) :])
+        mean = weights.double().mean(0).cpu().tolist()
+        rounded = [[round(weight, 6) for weight in row] for row in mean]
+        return {"attention": {"rows": names_t, "columns": names_s, "weights": rounded, "images": images}}
+
 
 class Attention(nn.Module):
     """The meta-network: maps of all student and teacher blocks -> the attended distance, a scalar."""
@@ -84,7 +100,7 @@ class Attention(nn.Module):
         """Lists of maps (B, C, H, W), one per block."""
         energies_s, pooled_s = zip(*map(energy_and_average, maps_s), strict=True)
         energies_t, pooled_t = zip(*map(energy_and_average, maps_t), strict=True)
-        attention = self.weights(pooled_s, pooled_t)
+        attention = distributed.own_rows(self.weights(_gathered(pooled_s), _gathered(pooled_t)))
         distances = []
         stacks_s = _stack_equal_sizes(energies_s)
         for e_t in _stack_equal_sizes(energies_t):
@@ -94,10 +110,11 @@ class Attention(nn.Module):
         return attended
 
     def weights(self, pooled_s: Sequence[Tensor], pooled_t: Sequence[Tensor]) -> Tensor:
-        """a (B, T, S), each row summing to 1, from pooled maps (B, C)."""
-        query = self.queries(_gathered(pooled_t))
-        logits = self.products(self.keys(_gathered(pooled_s)).relu(), query) + self.position_t @ self.position_s.T
-        return distributed.own_rows((logits / query.shape[2] ** 0.5).softmax(2))
+        """a (B, T, S), each row summing to 1, from pooled maps (B, C) of the whole batch."""
+        query = self.queries(pooled_t)
+        logits = self.products(self.keys(pooled_s).relu(), query) + self.position_t @ self.position_s.T
+        weights: Tensor = (logits / query.shape[2] ** 0.5).softmax(2)
+        return weights
 
 
 class Embeddings(nn.Module):
@@ -150,6 +167,10 @@ class NormedProducts(nn.Module):
         carried = torch.bmm((query * scale).transpose(0, 1), weight.view(*by_block, -1)).transpose(0, 1)
         offset = (query * self.norm.bias.view(by_block)).sum(2, keepdim=True)
         return torch.baddbmm(offset, carried, centred.view(key.shape).transpose(1, 2))
+
+
+def _pooled(f: Features) -> list[Tensor]:
+    return [tiled_average(tap.act) for tap in thin(f.blocks)]
 
 
 def _gathered(pooled: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -7,7 +7,7 @@ The law: method.eval(); method.deployed()(images) == method(batch).logits. What 
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -207,6 +207,19 @@ class Method(nn.Module):
         if t is not None and c.kl_weight:
             terms["kl"] = c.kl_weight * soft_kl(s.logits, t.logits, c.temperature)
         return terms
+
+    def observe(self, batches: Iterable[Tensor], images: int) -> dict[str, Any]:
+        """What a person may want to see of the method itself, as plain data for the record of an epoch.
+
+        Called after each epoch, in eval mode and without gradients. Must draw no random numbers and change nothing:
+        training has the same bits with and without it.
+
+        Args:
+            batches: images (B, 3, H, W) of this process's part, by `distributed.share`, of a fixed sample of the
+                validation split.
+            images: in the whole sample.
+        """
+        return {}
 
     def deployed(self) -> nn.Module:
         """The network that ships: the student alone, unless a method says otherwise."""

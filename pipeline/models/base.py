@@ -15,6 +15,7 @@ a second time: a BN that runs twice in a step updates its running statistics twi
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -98,6 +99,15 @@ class Classifier(nn.Module):
         The last block's `raw` is what `neck` makes of it, and all that follows builds on that.
         """
         raise NotImplementedError
+
+    def block_names(self) -> tuple[str, ...]:
+        """Of `Features.blocks`: "2.1" is the first block of stage 2; "2" all of a stage whose blocks cannot be seen."""
+        depths = [end - before for before, end in pairwise((-1, *self.stage_ends))]
+        return tuple(
+            f"{stage}.{block}" if self.has_block_taps or depth > 1 else str(stage)
+            for stage, depth in enumerate(depths, start=1)
+            for block in range(1, depth + 1)
+        )
 
     @property
     def map_channels(self) -> int:

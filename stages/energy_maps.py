@@ -1,0 +1,47 @@
+"""Draw where the networks look, on a few test images that are drawn before any of them is asked."""
+
+from pathlib import Path
+
+import torch
+
+from pipeline import checkpoint
+from pipeline import energy_maps as maps
+from pipeline import params as parameters
+from pipeline.data import card as cards
+from pipeline.data.arrays import Split
+from pipeline.data.feed import Feed
+from pipeline.files import write_json
+from stages import _run
+
+_IMAGES = 6
+_SEED = 0
+_SHOWN = ("vanilla", "at", "afd", "sakd")
+"""The baseline, and the methods that compare energy maps; with the one that ships they are at most five."""
+
+
+def energy_maps(params: Path, data: Path, teacher: Path, students: Path, out: Path) -> None:
+    """Write energy maps of the teacher and of METHOD/SEED folders below `students` to the JSON file `out`."""
+    settings = parameters.load(params)
+    card = cards.load(data)
+    split = Split.load(data, "test", card)
+    positions = torch.from_numpy(maps.spread_over_classes(split.labels, _IMAGES, _SEED))
+    shown = [name for name in settings.distill.methods if name in (*_SHOWN, settings.deploy.method)]
+    files = {"teacher": teacher}
+    # All of the seed that ships: they began from the same weights.
+    files |= {name: students / name / str(settings.deploy.seed) / "model.safetensors" for name in shown}
+    networks = []
+    for name, file in files.items():
+        model, header = checkpoint.load(file)
+        images = Feed(split, header.normalization, torch.device("cpu")).images(positions)
+        networks.append(maps.look(name, model, header, images))
+    seen = maps.pictures(Feed(split, card.normalization, torch.device("cpu")), positions)
+    images_shown = [
+        {"position": position, "label": card.labels[split.labels[position]], "png": png}
+        for position, png in zip(positions.tolist(), seen, strict=True)
+    ]
+    write_json(out, {"images": images_shown, "networks": networks})
+    print(f"energy maps of {', '.join(files)} on {len(positions)} test images")
+
+
+if __name__ == "__main__":
+    _run.main(energy_maps)

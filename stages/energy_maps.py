@@ -39,7 +39,7 @@ def energy_maps(params: Path, data: Path, teacher: Path, students: Path, out: Pa
         {"position": position, "label": card.labels[split.labels[position]], "png": png}
         for position, png in zip(positions.tolist(), seen, strict=True)
     ]
-    write_json(out, {"images": images_shown, "networks": networks})
+    write_json(out, {"image_px": card.image_px, "images": images_shown, "networks": networks})
     print(f"energy maps of {', '.join(files)} on {len(positions)} test images")
 
 

@@ -63,8 +63,8 @@ def test_afd_writes_its_mean_attention_after_every_epoch(trained: tuple[Method, 
     method, result = trained
     for record in result.history:
         seen = record["attention"]
-        assert seen["rows"] == ("1.1", "1.2", "2.1", "2.2", "3.1", "3.2")
-        assert seen["columns"] == ("1.1", "2.1", "3.1")
+        assert seen["rows"] == ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2"]
+        assert seen["columns"] == ["1.1", "2.1", "3.1"]
         assert seen["images"] == 16
         np.testing.assert_allclose(np.sum(seen["weights"], 1), 1, atol=1e-5)
     drawn = torch.randperm(32, generator=torch.Generator().manual_seed(0))[:16]

@@ -62,6 +62,7 @@ def test_every_artefact_is_there(finished: Path) -> None:
         assert (finished / "artifacts/deploy" / name).is_file(), name
     for name in ("latency.csv", "throughput.csv"):
         assert len((finished / "artifacts/deploy/plots" / name).read_text().splitlines()) > 4, name
+    assert (finished / "artifacts/energy_maps/energy_maps.json").is_file()
     assert list((finished / ".resume").iterdir()) == []
 
 

@@ -77,7 +77,7 @@ class Method(base.Method):
         """
         parts = [_pooled(self.student.features(x)) + _pooled(self.teach(x)) for x in batches]
         pooled = [distributed.whole_split(torch.cat(part), images) for part in zip(*parts, strict=True)]
-        names_s, names_t = (thin(network.block_names()) for network in (self.student, self.teacher))
+        names_s, names_t = (list(thin(network.block_names())) for network in (self.student, self.teacher))
         with torch.autocast(pooled[0].device.type, enabled=False):
             weights = self.attention.weights(pooled[: len(names_s)], pooled[len(names_s) :])
         mean = weights.double().mean(0).cpu().tolist()

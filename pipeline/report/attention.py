@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from math import exp, log
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pipeline.report import formats, heat
 from pipeline.report.artefacts import Record, read
@@ -58,31 +58,32 @@ class Epoch(Record):
     attention: Attention | None = None
 
 
-class Course(Record):
-    """history.json of one student; from `collect`, its epochs with attention alone."""
+class History(Record):
+    """history.json of one student."""
 
     epochs: tuple[Epoch, ...]
-    method: str = ""
-    seed: int = 0
 
-    def seen(self) -> list[tuple[int, Attention]]:
-        """Epochs, counted from 1, and their attention."""
-        return [(it.epoch, it.attention) for it in self.epochs if it.attention is not None]
 
-    def shown(self) -> list[tuple[int, Attention]]:
+class Course(Record):
+    """The attention of one student over its training."""
+
+    method: str
+    seed: int
+    seen: Annotated[tuple[tuple[int, Attention], ...], Field(min_length=1)]
+    """Epochs, counted from 1, and the attention after them."""
+
+    def pictures(self) -> tuple[tuple[int, Attention], ...]:
         """The first epoch, the middle one and the last, as far as there are."""
-        return _evenly(self.seen(), 3)
+        return _evenly(self.seen, 3)
 
-    def strips(self, row: int) -> list[list[float]]:
+    def strip(self, row: int) -> list[tuple[float, ...]]:
         """The weights of one teacher block: a line for each student block, a number for each of at most 60 epochs."""
-        return [
-            list(line) for line in zip(*(a.weights[row] for _, a in _evenly(self.seen(), _MOST_EPOCHS)), strict=True)
-        ]
+        return list(zip(*(attention.weights[row] for _, attention in _evenly(self.seen, _MOST_EPOCHS)), strict=True))
 
     @property
     def largest(self) -> float:
         """The largest weight of all epochs."""
-        return max(attention.largest for _, attention in self.seen())
+        return max(attention.largest for _, attention in self.seen)
 
 
 class Image(Record):
@@ -156,9 +157,10 @@ def collect(students: Path, methods: Sequence[str], seed: int, energy_maps: Path
     """
     courses = []
     for method in methods:
-        history = read(Course, students / method / str(seed) / "history.json", "distill")
-        if history.seen():
-            courses.append(history.model_copy(update={"method": method, "seed": seed}))
+        epochs = read(History, students / method / str(seed) / "history.json", "distill").epochs
+        seen = tuple((it.epoch, it.attention) for it in epochs if it.attention is not None)
+        if seen:
+            courses.append(Course(method=method, seed=seed, seen=seen))
     return Shown(courses=tuple(courses), energy=read(EnergyMaps, energy_maps, "energy_maps"))
 
 
@@ -174,8 +176,8 @@ def style() -> Markup:
     return Markup(_STYLE.read_text(encoding="utf-8"))
 
 
-def _evenly(epochs: list[tuple[int, Attention]], most: int) -> list[tuple[int, Attention]]:
+def _evenly(epochs: tuple[tuple[int, Attention], ...], most: int) -> tuple[tuple[int, Attention], ...]:
     """The first, the last, and what lies evenly between, each once."""
     if len(epochs) <= most:
         return epochs
-    return [epochs[round(i * (len(epochs) - 1) / (most - 1))] for i in range(most)]
+    return tuple(epochs[round(i * (len(epochs) - 1) / (most - 1))] for i in range(most))

@@ -21,7 +21,8 @@ from pipeline.data.feed import Feed
 from pipeline.distillation import vanilla
 from pipeline.memory import keep_freed_memory
 from pipeline.models.base import Classifier, Tap
-from pipeline.resume import Resume, run_key
+from pipeline.resume import Resume
+from pipeline.run_key import run_key
 from pipeline.training_state import Record
 
 PATCH_PX, CHANNELS = 16, 8
@@ -52,7 +53,7 @@ def main(params: Path, data: Path, state: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train, val = (Feed(Split.load(data, name, card), card.normalization, device) for name in ("train", "val"))
     records: list[Record] = []
-    resume = Resume(state, run_key({"data": card.sha256}))
+    resume = Resume(state, run_key({"data": card.sha256}, "torch"))
     seed = settings.teacher.seed
     engine.fit(objective, train, val, settings.teacher.train, settings.augment, seed, resume, records.append)
     print(records[-1]["images_per_s"])

@@ -89,7 +89,8 @@ def measure(params: dict[str, Any], limit_bytes: int) -> dict[str, Any]:
         with (folder / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump(params, file)
         params_file, data = f"{folder}/params.yaml", f"{folder}/data"
-        prepare, _ = watch(["-m", "stages.prepare", "--params", params_file, "--out", data], limit_bytes)
+        paths = ["--params", params_file, "--source", params_file, "--out", data, "--resume", f"{folder}/pass"]
+        prepare, _ = watch(["-m", "stages.prepare", *paths], limit_bytes)
         epoch, said = watch(["-m", "benchmarks.bare_epoch", params_file, data, f"{folder}/state"], limit_bytes)
         return {
             "images": params["data"]["sources"]["digit_pairs"]["train"],

@@ -58,8 +58,14 @@ def stop_with_parent() -> None:
     Otherwise this one would go on, and write where a second attempt writes. Linux alone can do this.
     """
     parent = os.environ.pop(PARENT, None)
-    if parent is None or not sys.platform.startswith("linux"):
+    if parent is not None:
+        follow(int(parent), signal.SIGTERM)
+
+
+def follow(parent: int, number: signal.Signals) -> None:
+    """Let the system send `number` to this process when `parent`, which started it, ends; nothing but on Linux."""
+    if not sys.platform.startswith("linux"):
         return
-    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGTERM))
-    if os.getppid() != int(parent):
-        os.kill(os.getpid(), signal.SIGTERM)
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(number))
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)

@@ -55,6 +55,11 @@ class Data(Section):
     """Share of train set aside for validation, drawn class by class."""
     normalization: Normalization | None = None
     """What images are normalised by; null: the mean and std of the train split."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """What an image that is missing, empty, unreadable or truncated does: end prepare, or be left out."""
+    leaks: Literal["report", "drop"] = "report"
+    """What an image of train does whose exact pixels stand in val or test: be reported, or be left out. So for an image
+    of val that stands in test; test stays as it is, so that its figures can be compared."""
     seed: Seed = 0
     """Draws the splits that a source lacks, and the images of sources that make them."""
     sources: dict[str, dict[str, Any]] = {}

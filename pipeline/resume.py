@@ -5,14 +5,11 @@ it is named and left alone, never loaded. The file is one safetensors file, writ
 the previous state or the new one. It lives outside DVC's outputs, which DVC deletes before a rerun.
 """
 
-import hashlib
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pipeline import checkpoint
@@ -51,20 +48,3 @@ class Resume:
     def clear(self) -> None:
         """Forget the state of a finished run."""
         self.path.unlink(missing_ok=True)
-
-
-def run_key(facts: dict[str, Any]) -> str:
-    """Digest of what decides a run's result: `facts`, the code loaded from this project, and torch's version."""
-    root = Path(__file__).parent.parent
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    digest.update(torch.__version__.encode())
-    for path in loaded_sources(root):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def loaded_sources(root: Path) -> list[Path]:
-    """The project's own files among the modules imported so far, the chosen method and networks included."""
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    own = (root / "pipeline", root / "stages")
-    return sorted({Path(f) for f in files if f and any(Path(f).is_relative_to(folder) for folder in own)})

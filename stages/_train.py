@@ -15,7 +15,8 @@ from pipeline.files import write_json
 from pipeline.memory import keep_freed_memory
 from pipeline.models.base import Classifier
 from pipeline.params import Augment, Normalization, Train
-from pipeline.resume import Resume, run_key
+from pipeline.resume import Resume
+from pipeline.run_key import run_key
 from pipeline.training_state import Record
 from stages._live import recorder
 
@@ -39,7 +40,7 @@ def train(
     """
     keep_freed_memory()
     card = cards.load(data)
-    state = Resume(resume, run_key({**facts, "seed": seed, "data": card.sha256}))
+    state = Resume(resume, run_key({**facts, "seed": seed, "data": card.sha256}, "torch"))
     with distributed.joined() as device:
         train_feed, val_feed = (
             Feed(Split.load(data, name, card), card.normalization, device, num_views) for name in ("train", "val")

@@ -1,15 +1,20 @@
-"""Read every image of the source once; leave memory-mapped splits and their card."""
+"""Read every image of the source once; leave memory-mapped splits, their audit and their card."""
 
 from pathlib import Path
 
 from pipeline import params as parameters
 from pipeline.data import prepare as preparation
+from pipeline.files import sha256
 from stages import _run
 
 
-def prepare(params: Path, out: Path) -> None:
-    """Write train, val and test splits and card.json of the data set that `data` in params.yaml names."""
-    card = preparation.prepare(parameters.load(params).data, out)
+def prepare(params: Path, source: Path, out: Path, resume: Path) -> None:
+    """Write train, val and test splits, audit.json and card.json of the data set that `data` in params.yaml names.
+
+    `source` is the fingerprint of its files, by preflight; `resume` a folder where a pass over the images that was
+    interrupted goes on from.
+    """
+    card = preparation.prepare(parameters.load(params).data, out, resume=resume, fingerprint=sha256(source))
     counts = ", ".join(f"{count} {name}" for name, count in card.counts.items())
     print(f"{card.source}: {counts} images of {card.num_classes} classes, {card.image_px} px")
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline import params, registry
-from pipeline.data import arrays, card, divide, prepare
+from pipeline.data import arrays, audit, card, decode, divide, prepare, reading
 from pipeline.data.decode import BadImageError
 from pipeline.data.source import Records, Source
 from pipeline.errors import DataError, PupilError
@@ -66,7 +66,7 @@ def test_what_is_written_is_what_the_card_says(tmp_path: Path) -> None:
     assert written.class_counts == {"train": (30, 30), "val": (10, 10), "test": (1, 1)}
     assert (written.labels, written.licence, written.image_px) == (("a", "b"), "CC0", 8)
     arrays.verify(tmp_path / "out", written)
-    assert set(contents(tmp_path / "out")) == {"card.json", *written.sha256}
+    assert set(contents(tmp_path / "out")) == {"audit.json", "card.json", *written.sha256}
     train = arrays.Split.load(tmp_path / "out", "train", written)
     scaled = np.asarray(train.images, dtype=np.float64).reshape(-1, 3) / 255
     np.testing.assert_allclose(written.normalization.mean, scaled.mean(axis=0), rtol=1e-12)
@@ -74,8 +74,7 @@ def test_what_is_written_is_what_the_card_says(tmp_path: Path) -> None:
 
 
 def test_images_keep_their_labels_over_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "BLOCK", 3)
-    monkeypatch.setattr(prepare, "WORKERS", 4)
+    monkeypatch.setattr(reading, "_LARGEST_BLOCK", 3)
     labels = np.random.default_rng(0).integers(0, 2, 50)
     source = toy(labels.tolist())
     written = prepare.write(source, DATA, tmp_path / "out", progress=False)
@@ -84,7 +83,7 @@ def test_images_keep_their_labels_over_many_blocks(tmp_path: Path, monkeypatch: 
         split = arrays.Split.load(tmp_path / "out", name, written)
         np.testing.assert_array_equal(split.labels, labels[order])
         for pixels, index in zip(split.images, order, strict=True):
-            np.testing.assert_array_equal(pixels, prepare.decode.square(source.splits["train"].read(int(index)), 8))
+            np.testing.assert_array_equal(pixels, decode.square(source.splits["train"].read(int(index)), 8))
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
@@ -124,12 +123,14 @@ def test_another_seed_draws_another_validation_split() -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (toy([]), "The train split of the source holds no image"),
-        (toy([0, 1], test=[]), "The test split of the source holds no image"),
-        (toy([0, 1], val=[]), "The val split of the source holds no image"),
+        (toy([]), "The train split holds no image"),
+        (toy([0, 1], test=[]), "The test split holds no image"),
+        (toy([0, 1], val=[]), "The val split holds no image"),
         (toy([1, 1, 1], test=[1]), "All 3 train images are of one class, 'b'"),
         (toy([0, 1, 1], test=[0, 2, 3], names="abcd"), "2 classes stand in test but not in train.*: c, d"),
         (toy([0, 2, 2], test=[0, 2], names="abc"), "1 of 3 classes have no image in train: b"),
+        (toy([], test=[0, 5]), "The train split holds no image.* The test split has class numbers from 0 to 5"),
+        (toy([0, 2, 2], test=[3], names="abcd"), "1 classes stand in test.*: d.* 1 of 4 classes .* in train: b"),
         (toy([0, 1, 5]), "class numbers from 0 to 5; with 2 class names, expected 0 to 1"),
         (toy([0, 1, -1]), "class numbers from -1 to 1"),
         (toy([0, 1]), "No class of train has two images"),
@@ -142,14 +143,22 @@ def test_an_unfit_source_is_refused(source: Source, words: str, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-def test_every_unreadable_image_is_counted_and_twenty_are_named(tmp_path: Path) -> None:
-    torn = frozenset(range(0, 50, 2))
-    good = toy([0, 1] * 30)
-    source = Source(good.labels, {**good.splits, "train": Toy(good.splits["train"].labels, torn)}, None)
-    with pytest.raises(DataError, match=r"25 of 62 images cannot be read: toy \d+: torn; .* and 5 more") as caught:
+def torn(source: Source, split: str, *records: int) -> Source:
+    """The source with these records of a split truncated."""
+    return Source(source.labels, {**source.splits, split: Toy(source.splits[split].labels, frozenset(records))}, None)
+
+
+def test_every_unreadable_image_is_counted_and_the_audit_names_all(tmp_path: Path) -> None:
+    source = torn(toy([0, 1] * 30), "train", *range(0, 50, 2))
+    refused = tmp_path / "out.audit.json"
+    words = rf"25 of 62 images cannot be read \(25 truncated\): toy \d+: torn; .* and 20 more.* is in {refused}"
+    with pytest.raises(DataError, match=words):
         prepare.write(source, DATA, tmp_path / "out", progress=False)
-    assert str(caught.value).count(": torn") == 20
-    assert not list(tmp_path.iterdir())
+    assert os.listdir(tmp_path) == [refused.name]
+    named = [it.name for it in audit.Audit.model_validate_json(refused.read_text()).findings if it.kind == "truncated"]
+    assert sorted(named) == sorted(f"toy {number}" for number in range(0, 50, 2))
+    prepare.write(toy([0, 1] * 30), DATA, tmp_path / "out", progress=False)
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_images_that_are_all_alike_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +180,10 @@ def test_an_earlier_artefact_is_replaced_whole(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_earlier_artefact(tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare.write(toy([0, 1] * 4), DATA, out, progress=False)
-    before = contents(tmp_path)
-    good = toy([0, 1] * 4)
+    before = contents(out)
     with pytest.raises(DataError):
-        prepare.write(
-            Source(good.labels, {**good.splits, "test": Toy(np.array([0, 1]), frozenset({1}))}, None), DATA, out, False
-        )
-    assert contents(tmp_path) == before
+        prepare.write(torn(toy([0, 1] * 4), "test", 1), DATA, out, progress=False)
+    assert contents(out) == before
 
 
 def run(script: str, *args: object) -> "subprocess.Popen[str]":
@@ -238,7 +244,7 @@ def test_a_killed_run_leaves_nothing_finished_and_the_next_one_cleans_up(tmp_pat
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=100)
     assert not out.exists()
-    assert (tmp_path / f".out.{process.pid}.partial" / "train").is_dir()
+    assert (tmp_path / f".out.{process.pid}.partial" / "pass").is_dir()
     with pytest.raises(DataError, match="holds no prepared data"):
         card.load(out)
     prepare.write(toy([0, 1] * 4), DATA, out, progress=False)
@@ -252,11 +258,10 @@ def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path) -> None:
     prepare.write(toy([0, 1] * 4), DATA, out, progress=False)
     before = contents(out)
     out.rename(tmp_path / f".out.{process.pid}.replaced")
-    unreadable = Source(("a", "b"), {**toy([0, 1] * 4).splits, "test": Toy(np.array([0, 1]), frozenset({0}))}, None)
     with pytest.raises(DataError):
-        prepare.write(unreadable, DATA, out, progress=False)
+        prepare.write(torn(toy([0, 1] * 4), "test", 0), DATA, out, progress=False)
     assert contents(out) == before
-    assert os.listdir(tmp_path) == ["out"]
+    assert sorted(os.listdir(tmp_path)) == ["out", "out.audit.json"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

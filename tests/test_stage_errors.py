@@ -75,7 +75,7 @@ def refused(
     Some stages share arguments; those of `python -m stages.X` that do not matter to a case are filled in here.
     """
     known = {
-        "prepare": ["--out", "data/prepared"],
+        "prepare": ["--source", "params.yaml", "--out", "data/prepared", "--resume", ".resume/prepare"],
         "preflight": ["--out", "artifacts/preflight"],
         "train_teacher": ["--out", "artifacts/teacher", "--resume", ".resume/teacher.safetensors"],
         "distill": ["--out", "artifacts/student", "--resume", ".resume/student.safetensors", "--seed", "0"],

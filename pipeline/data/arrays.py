@@ -2,10 +2,10 @@
 
 import weakref
 from dataclasses import dataclass
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +102,7 @@ class ImagesWriter:
         self._shape = (image_px, image_px, 3)
         self._missing = num
         self._file = path.open("wb")
-        write_header(self._file, "|u1", (num, *self._shape))
+        self._file.write(header("|u1", (num, *self._shape)))
 
     def __enter__(self) -> Self:
         return self
@@ -131,14 +131,16 @@ class ImagesWriter:
 def write_labels(path: Path, labels: NDArray[np.int64]) -> None:
     """Write class numbers (N,) as .npy. Raises OSError when the disk refuses."""
     with path.open("wb") as file:
-        write_header(file, "<i8", labels.shape)
+        file.write(header("<i8", labels.shape))
         # Not numpy's own writing: it loses why the disk refused ("6000 requested and 1234 written").
         file.write(labels.astype("<i8").tobytes())
 
 
-def write_header(file: BinaryIO, kind: str, shape: tuple[int, ...]) -> None:
-    """The .npy header of a C-ordered array."""
-    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+def header(kind: str, shape: tuple[int, ...]) -> bytes:
+    """What a .npy file of a C-ordered array begins with; as long for fewer rows as for more."""
+    beginning = BytesIO()
+    np.lib.format.write_array_header_1_0(beginning, {"descr": kind, "fortran_order": False, "shape": shape})
+    return beginning.getvalue()
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: type[T]) -> NDArray[T]:

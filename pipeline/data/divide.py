@@ -1,5 +1,6 @@
 """Which records of a source make which prepared split, and whether a classifier can be trained and tested on them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,41 +27,58 @@ class Part:
         return self.records.labels[self.order]
 
 
-def check(source: Source) -> None:
-    """Raise DataError, in one paragraph, for a source that no classifier can be trained and tested on.
+def check(labels: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> None:
+    """Raise DataError, one paragraph of all that is wrong, for splits that no classifier can learn and be tested on.
 
     That is: an empty split, a class number that has no name, one class only, a class that is tested but not trained,
     a class without any image in train (a gap in the numbers).
+
+    Args:
+        labels: (N,) class numbers by split.
+        names: of the K classes.
     """
-    num_classes = len(source.labels)
-    for name, records in source.splits.items():
-        if len(records) == 0:
-            raise DataError(f"The {name} split of the source holds no image; expected at least one.")
-        if records.labels.min() < 0 or records.labels.max() >= num_classes:
-            raise DataError(
-                f"The {name} split of the source has class numbers from {records.labels.min()} to "
-                f"{records.labels.max()}; with {num_classes} class names, expected 0 to {num_classes - 1}."
+    problems = []
+    for split, numbers in labels.items():
+        if len(numbers) == 0:
+            problems.append(f"The {split} split holds no image; expected at least one.")
+        elif numbers.min() < 0 or numbers.max() >= len(names):
+            problems.append(
+                f"The {split} split has class numbers from {numbers.min()} to {numbers.max()}; with {len(names)} "
+                f"class names, expected 0 to {len(names) - 1}."
             )
-    train = class_counts(source.splits["train"].labels, source)
+    if not problems:
+        problems = _class_problems(
+            {split: class_counts(numbers, len(names)) for split, numbers in labels.items()}, names
+        )
+    if problems:
+        raise DataError(" ".join(problems))
+
+
+def _class_problems(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> list[str]:
+    """What is wrong with the images (K,) of each class by split."""
+    train = counts["train"]
     if np.count_nonzero(train) < 2:
-        only = source.labels[int(train.argmax())]
-        raise DataError(
-            f"All {train.sum()} train images are of one class, '{only}'; a classifier needs at least two. "
-            "Is the right column or folder taken as the label?"
-        )
-    for name, records in source.splits.items():
-        untrained = _class_names((train == 0) & (class_counts(records.labels, source) > 0), source)
+        return [
+            f"All {train.sum()} train images are of one class, '{names[int(train.argmax())]}'; a classifier needs at "
+            "least two. Is the right column or folder taken as the label?"
+        ]
+    problems = []
+    missing = train == 0
+    for split, of_split in counts.items():
+        untrained = [names[k] for k in np.flatnonzero((train == 0) & (of_split > 0)).tolist()]
+        missing &= of_split == 0
         if untrained:
-            raise DataError(
-                f"{len(untrained)} classes stand in {name} but not in train, so nothing could learn them: "
-                f"{listed(untrained)}. Remove them from {name} or add images of them to train."
+            problems.append(
+                f"{len(untrained)} classes stand in {split} but not in train, so nothing could learn them: "
+                f"{listed(untrained)}. Remove them from {split} or add images of them to train."
             )
-    missing = _class_names(train == 0, source)
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {num_classes} classes have no image in train: {listed(missing)}. Class numbers must "
-            "run from 0 without a gap; remove these names from the source or add images."
+    gaps = [names[k] for k in np.flatnonzero(missing).tolist()]
+    if gaps:
+        problems.append(
+            f"{len(gaps)} of {len(names)} classes have no image in train: {listed(gaps)}. Class numbers must run from "
+            "0 without a gap; remove these names from the source or add images."
         )
+    return problems
 
 
 def divide(source: Source, data: params.Data) -> dict[str, Part]:
@@ -95,17 +113,12 @@ def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDA
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def class_counts(labels: NDArray[np.int64], source: Source) -> NDArray[np.int64]:
+def class_counts(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
     """(K,) images of each class."""
-    return np.bincount(labels, minlength=len(source.labels))
+    return np.bincount(labels, minlength=num_classes)
 
 
-def _class_names(chosen: NDArray[np.bool_], source: Source) -> list[str]:
-    """Names of the classes where `chosen` (K,) holds."""
-    return [source.labels[k] for k in np.flatnonzero(chosen)]
-
-
-def listed(names: list[str], separator: str = ", ") -> str:
+def listed(names: list[str], separator: str = ", ", at_most: int = NAMED_AT_MOST) -> str:
     """The first names, and how many more there are."""
-    more = len(names) - NAMED_AT_MOST
-    return separator.join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - at_most
+    return separator.join(names[:at_most]) + (f" and {more} more" if more > 0 else "")

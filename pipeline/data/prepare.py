@@ -1,117 +1,154 @@
-"""Read every image of a source once and write the splits that all later stages map.
+"""Read every image of a source once, audit them, and write the splits that all later stages map.
 
     out/train/images.npy  uint8 (N, px, px, 3)     out/train/labels.npy  int64 (N,)     the same for val and test
     out/card.json         the DataCard
+    out/audit.json        the Audit; where it refuses the images, it stands alone in out.audit.json
 
-The same source, settings and seed give the same bytes.
+The same source, settings and seed give the same bytes, whatever the number of processes and interruptions.
 """
 
-import os
+import hashlib
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline import files, params, registry
-from pipeline.data import decode
-from pipeline.data.arrays import ImagesWriter, write_labels
+from pipeline.data import audit_table
+from pipeline.data.arrays import write_labels
+from pipeline.data.audit import UNUSABLE, Examined, examine
+from pipeline.data.audit_thumbnails import with_thumbnails
 from pipeline.data.card import DataCard
 from pipeline.data.divide import Part, check, class_counts, divide, listed
+from pipeline.data.one_pass import OnePass
+from pipeline.data.reading import Reader, histogram
 from pipeline.data.scratch import replacing_folder
-from pipeline.data.source import Records, Source
+from pipeline.data.source import Source
 from pipeline.errors import DataError
+from pipeline.run_key import run_key
 
-# Images that a thread reads at a time. Four threads make large photographs three times as fast; on images as small as
-# CIFAR's they mostly wait for the interpreter's lock, a third slower than one thread, and twice as slow one by one.
-BLOCK = 32
-WORKERS = min(8, os.cpu_count() or 1)
+_NAMED = 5
 
 
-def prepare(data: params.Data, out: Path, progress: bool = True) -> DataCard:
-    """Open the source that `data` names and write its train, val and test splits and their card into the folder `out`.
+def prepare(
+    data: params.Data, out: Path, progress: bool = True, resume: Path | None = None, fingerprint: str = ""
+) -> DataCard:
+    """Open the source that `data` names and write its splits, their audit and their card into the folder `out`.
 
-    `out` appears, or is replaced, only when everything is written; on any failure what stood there stays. `progress`
-    reports to stderr. Raises DataError where the source is missing, broken or unfit, PupilError where the disk refuses.
+    Args:
+        data: which source, and how its images are stored.
+        out: appears, or is replaced, only when everything is written; on any failure what stood there stays.
+        progress: report to stderr, and print the audit.
+        resume: a folder where an interrupted pass over the images is kept, to go on from; None: it is not kept.
+        fingerprint: of what the source reads; a pass over other files is not gone on with.
+
+    Raises DataError where the source is missing, broken or unfit, or the audit refuses it; PupilError where the disk
+    refuses; StoppedError where somebody asked to stop.
     """
     module = registry.find("pipeline.data.sources", data.source, "data.source")
     source = module.open_source(params.source_config(data), data)
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
-    return write(source, data, out, progress)
+    return write(source, data, out, progress, resume, fingerprint)
 
 
-def write(source: Source, data: params.Data, out: Path, progress: bool = True) -> DataCard:
+def write(
+    source: Source,
+    data: params.Data,
+    out: Path,
+    progress: bool = True,
+    resume: Path | None = None,
+    fingerprint: str = "",
+) -> DataCard:
     """`prepare` for a source that is already open."""
-    check(source)
+    check({name: records.labels for name, records in source.splits.items()}, source.labels)
     parts = divide(source, data)
-    unreadable: list[str] = []
-    # Pixels of train by channel and value: sums of integers, so that mean and std are exact and hang on no order.
-    histogram = np.zeros((3, 256), dtype=np.int64)
+    refused = out.with_name(f"{out.name}.audit.json")
     with replacing_folder(out) as scratch:
-        total = sum(len(part.order) for part in parts.values())
-        with _bar(total, progress) as bar:
-            for name, part in parts.items():
-                (scratch / name).mkdir()
-                write_labels(scratch / name / "labels.npy", part.labels)
-                with ImagesWriter(scratch / name / "images.npy", len(part.order), data.stored_px) as writer:
-                    for pixels in _read(part, data.stored_px):
-                        bar.update()
-                        if isinstance(pixels, DataError):
-                            unreadable.append(str(pixels))
-                            continue
-                        writer.add(pixels)
-                        if name == "train":
-                            histogram += [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
-                    if not unreadable:
-                        writer.finish()
-        if unreadable:
-            raise DataError(
-                f"{len(unreadable)} of {total} images cannot be read: {listed(unreadable, '; ')}. "
-                "Mend or remove them and run again."
-            )
-        card = DataCard(
-            source=data.source,
-            labels=source.labels,
-            image_px=data.image_px,
-            storage_px=data.stored_px,
-            counts={name: len(part.order) for name, part in parts.items()},
-            class_counts={name: tuple(class_counts(part.labels, source).tolist()) for name, part in parts.items()},
-            normalization=data.normalization or _normalization(histogram),
-            sha256={
-                f"{name}/{array}.npy": files.sha256(scratch / name / f"{array}.npy")
-                for name in parts
-                for array in ("images", "labels")
-            },
-            licence=source.licence,
-        )
-        (scratch / "card.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        reader, folder = Reader(parts, data.stored_px), resume or scratch / "pass"
+        with closing(OnePass(reader, folder, _key(source, data, fingerprint))) as images:
+            images.run(progress)
+            examined = examine(source, parts, images.looks(), images.reasons(), data)
+            audit = with_thumbnails(examined, images)
+            if progress:
+                print(audit_table.text(audit), flush=True)
+            problem = _problem(source, parts, examined, data)
+            if problem:
+                files.write_json(refused, audit.model_dump(mode="json"))
+                raise DataError(f"{problem} The whole audit is in {refused}.")
+            card = _write_splits(source, parts, examined, images, data, scratch)
+            files.write_json(scratch / "audit.json", audit.model_dump(mode="json"))
+            (scratch / "card.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            images.clear()
+    refused.unlink(missing_ok=True)
     return card
 
 
-def _read(part: Part, size_px: int) -> Iterator[NDArray[np.uint8] | DataError]:
-    """Every image of a part in its order, at its final size, or why it cannot be read. Holds WORKERS blocks at once."""
+def _key(source: Source, data: params.Data, fingerprint: str) -> str:
+    """Of all that decides what the pass reads, and in which order."""
+    labels = hashlib.sha256("\n".join(source.labels).encode())
+    for records in source.splits.values():
+        labels.update(records.labels.tobytes())
+    facts = {
+        # What is made of the images is decided after the pass: after a refusal it need not be made again.
+        "data": data.model_dump(mode="json", exclude={"on_bad", "leaks", "normalization"}),
+        "fingerprint": fingerprint,
+        "labels": labels.hexdigest(),
+    }
+    return run_key(facts, "numpy", "pillow")
 
-    def read(block: NDArray[np.int64]) -> list[NDArray[np.uint8] | DataError]:
-        return [_read_one(part.records, int(index), size_px) for index in block]
 
-    step = WORKERS * BLOCK
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for start in range(0, len(part.order), step):
-            # A step at a time: map() over everything would keep every image that the disk has not taken yet.
-            step_order = part.order[start : start + step]
-            for block in pool.map(read, (step_order[at : at + BLOCK] for at in range(0, len(step_order), BLOCK))):
-                yield from block
-
-
-def _read_one(records: Records, index: int, size_px: int) -> NDArray[np.uint8] | DataError:
+def _problem(source: Source, parts: Mapping[str, Part], examined: Examined, data: params.Data) -> str | None:
+    """Why the images cannot be used; None where they can."""
+    audit = examined.audit
+    if audit.num_bad and data.on_bad == "fail":
+        total = sum(split.images for split in audit.splits.values())
+        kinds = ", ".join(f"{audit.counts[kind]} {kind}" for kind in UNUSABLE if audit.counts[kind])
+        first = [f"{it.name}: {it.reason}" for it in audit.findings if it.kind in UNUSABLE]
+        return (
+            f"{audit.num_bad} of {total} images cannot be read ({kinds}): {listed(first, '; ', _NAMED)}. Mend or "
+            "remove them and run again, or set data.on_bad to skip, to go without them."
+        )
     try:
-        return decode.square(records.read(index), size_px)
+        check({name: part.labels[examined.keep[name]] for name, part in parts.items()}, source.labels)
     except DataError as error:
-        return error
+        bad, dropped = (sum(getattr(it, what) for it in audit.splits.values()) for what in ("bad", "dropped"))
+        return f"Without {bad} images that cannot be read and {dropped} that leak into another split: {error}"
+    return None
+
+
+def _write_splits(
+    source: Source, parts: Mapping[str, Part], examined: Examined, images: OnePass, data: params.Data, folder: Path
+) -> DataCard:
+    counts, usable, keep = images.histogram, examined.usable, examined.keep
+    dropped = np.flatnonzero(usable["train"] & ~keep["train"])
+    for position in dropped:
+        counts = counts - histogram(images.rows("train", usable["train"])(np.array([position])))
+    for name, part in parts.items():
+        (folder / name).mkdir()
+        write_labels(folder / name / "labels.npy", part.labels[keep[name]])
+        images.hand_over(name, usable[name], keep[name], folder / name / "images.npy")
+    return DataCard(
+        source=data.source,
+        labels=source.labels,
+        image_px=data.image_px,
+        storage_px=data.stored_px,
+        counts={name: int(keep[name].sum()) for name in parts},
+        class_counts={
+            name: tuple(class_counts(part.labels[keep[name]], len(source.labels)).tolist())
+            for name, part in parts.items()
+        },
+        normalization=data.normalization or _normalization(counts),
+        sha256={
+            f"{name}/{array}.npy": files.sha256(folder / name / f"{array}.npy")
+            for name in parts
+            for array in ("images", "labels")
+        },
+        licence=source.licence,
+    )
 
 
 def _normalization(histogram: NDArray[np.int64]) -> params.Normalization:
@@ -131,18 +168,3 @@ def _normalization(histogram: NDArray[np.int64]) -> params.Normalization:
         means.append(first / num / 255)
         stds.append(variance**0.5 / 255)
     return params.Normalization(mean=(means[0], means[1], means[2]), std=(stds[0], stds[1], stds[2]))
-
-
-def _bar(total: int, progress: bool) -> tqdm:
-    """Progress with time left on stderr: live on a terminal, two lines a minute in a log, none there if it is quick."""
-    seconds = 0.1 if sys.stderr.isatty() else 30
-    bar: tqdm = tqdm(
-        total=total,
-        desc="prepare",
-        unit=" images",
-        disable=not progress,
-        mininterval=seconds,
-        maxinterval=max(seconds, 10),
-        delay=0 if sys.stderr.isatty() else seconds,
-    )
-    return bar

@@ -9,8 +9,9 @@ there are. Each has a process of its own; at most one set lies on the disk at a 
 What /proc says of a process is sampled 50 times a second. Anonymous memory is the process's own: there is nowhere else
 to put it. File-backed memory is code and mapped pixels: pages of a file that nobody can write through the map, which
 the kernel drops without a word when memory is wanted elsewhere, and which it keeps in its cache, mapped or not, as long
-as there is room. As a hard limit, RLIMIT_DATA refuses a process more than `--limit-gigabytes` of private writable
-memory, touched or not. That holds for anonymous memory alone: Linux has no such limit on mapped files but in a cgroup.
+as there is room. Processes that `prepare` starts count too. As a hard limit, RLIMIT_DATA refuses each process more than
+`--limit-gigabytes` of private writable memory, touched or not. That holds for anonymous memory alone: Linux has no such
+limit on mapped files but in a cgroup.
 """
 
 import argparse
@@ -20,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -109,7 +112,7 @@ class Usage:
     peak_file_bytes: int
     """Code and mapped pixels."""
     peak_resident_bytes: int
-    """Of both together, as the kernel keeps it (VmHWM)."""
+    """Of both together, as the kernel keeps it (VmHWM); of several processes the sum."""
 
 
 def watch(arguments: list[str], limit_bytes: int) -> tuple[Usage, str]:
@@ -124,7 +127,7 @@ def watch(arguments: list[str], limit_bytes: int) -> tuple[Usage, str]:
         resource.prlimit(run.pid, resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
         while run.poll() is None:
             now = memory(run.pid)
-            peaks = {name: max(peak, now.get(name, 0)) for name, peak in peaks.items()}
+            peaks = {name: max(peak, now[name]) for name, peak in peaks.items()}
             time.sleep(INTERVAL_S)
         if run.returncode:
             raise subprocess.CalledProcessError(run.returncode, command)
@@ -132,11 +135,19 @@ def watch(arguments: list[str], limit_bytes: int) -> tuple[Usage, str]:
         return Usage(time.monotonic() - started, *peaks.values()), printed.read()
 
 
-def memory(pid: int) -> dict[str, int]:
-    """The entries of /proc/PID/status that are sizes, in bytes; none for a process that has just ended."""
-    text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    entries = (line.partition(":") for line in text.splitlines() if line.endswith(" kB"))
-    return {name: int(value.split()[0]) * 1024 for name, _, value in entries}
+def memory(pid: int) -> Counter[str]:
+    """The entries of /proc/PID/status that are sizes, in bytes, of a process and its children together.
+
+    What forked children share with their parent, or its pages of code, counts once for each: a bound from above.
+    """
+    sizes: Counter[str] = Counter()
+    with suppress(FileNotFoundError, ProcessLookupError):  # a process may end at any time
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        entries = (line.partition(":") for line in text.splitlines() if line.endswith(" kB"))
+        sizes.update({name: int(value.split()[0]) * 1024 for name, _, value in entries})
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split():
+            sizes.update(memory(int(child)))
+    return sizes
 
 
 def _line(result: dict[str, Any]) -> str:

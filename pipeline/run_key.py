@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -21,5 +22,5 @@ def run_key(facts: dict[str, Any], *packages: str) -> str:
 def loaded_sources(root: Path) -> list[Path]:
     """The project's own files among the modules imported so far, the chosen method and networks included."""
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    own = (root / "pipeline", root / "stages")
-    return sorted({Path(f) for f in files if f and any(Path(f).is_relative_to(folder) for folder in own)})
+    own = (f"{root / 'pipeline'}{os.sep}", f"{root / 'stages'}{os.sep}")
+    return sorted({Path(file) for file in files if file and file.startswith(own)})

@@ -1,6 +1,7 @@
 """The audit on a screen of 100 columns: what was looked at, what was found, and the first of it."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from pipeline.data.audit import Audit, Spread
 
@@ -35,9 +36,9 @@ def text(audit: Audit) -> str:
         )
     found = [f"{kind} {count:,}" for kind, count in audit.counts.items() if count]
     missed = [kind for kind, count in audit.counts.items() if not count]
-    lines.append(f"Found: {', '.join(found) or 'nothing'}.")
+    lines += wrap(f"Found: {', '.join(found) or 'nothing'}.", WIDTH)
     if missed:
-        lines.append(f"Not found: {', '.join(missed)}.")
+        lines += wrap(f"Not found: {', '.join(missed)}.", WIDTH)
     shown = [audit.findings[number] for number in audit.foremost(NAMED)]
     if shown:
         rows = [(it.kind, it.split, _cut(it.name, 37), f"= {it.twin}" if it.twin else it.reason) for it in shown]

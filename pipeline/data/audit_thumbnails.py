@@ -16,12 +16,12 @@ LONGEST_PX = 64
 def with_thumbnails(examined: Examined, images: OnePass) -> Audit:
     """The audit with pictures of its foremost findings, of those that have any."""
     findings = list(examined.audit.findings)
+    read = {name: images.rows(name, usable) for name, usable in examined.usable.items() if usable.any()}
     for number in examined.audit.foremost(AT_MOST):
         place = examined.places[number]
         if place is None or not examined.usable[place.split][place.position]:
             continue
-        pixels = images.rows(place.split, examined.usable[place.split])(np.array([place.position]))[0]
-        picture = Image.fromarray(pixels)
+        picture = Image.fromarray(read[place.split](np.array([place.position]))[0])
         picture.thumbnail((LONGEST_PX, LONGEST_PX))
         file = io.BytesIO()
         picture.save(file, "PNG")

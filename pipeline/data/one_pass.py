@@ -50,12 +50,12 @@ class OnePass:
         self.histogram = np.array(self._growing.facts["histogram"], np.int64)
         """(3, 256) pixels of train by channel and value."""
 
-    def run(self, progress: bool, workers: int = WORKERS) -> None:
+    def run(self, progress: bool) -> None:
         """Read what is left. Raises StoppedError where somebody asked to stop, after putting everything away."""
         done, total = self._growing.facts["done"], self._ends[-1]
         settled = time.monotonic()
         with interruption.listen() as stop, _bar(done, total, progress) as bar:
-            for name, block in self._reader.blocks(done, workers):
+            for name, block in self._reader.blocks(done, WORKERS):
                 self._growing.append(f"{name}.images", block.pixels.data)
                 self._growing.append(_LOOKS, block.looks.tobytes())
                 for place, reason in block.reasons:

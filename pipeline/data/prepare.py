@@ -124,9 +124,9 @@ def _write_splits(
     source: Source, parts: Mapping[str, Part], examined: Examined, images: OnePass, data: params.Data, folder: Path
 ) -> DataCard:
     counts, usable, keep = images.histogram, examined.usable, examined.keep
-    dropped = np.flatnonzero(usable["train"] & ~keep["train"])
-    for position in dropped:
-        counts = counts - histogram(images.rows("train", usable["train"])(np.array([position])))
+    read = images.rows("train", usable["train"])
+    for position in np.flatnonzero(usable["train"] & ~keep["train"]):
+        counts = counts - histogram(read(np.array([position])))
     for name, part in parts.items():
         (folder / name).mkdir()
         write_labels(folder / name / "labels.npy", part.labels[keep[name]])

@@ -21,8 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -112,7 +110,7 @@ class Usage:
     peak_file_bytes: int
     """Code and mapped pixels."""
     peak_resident_bytes: int
-    """Of both together, as the kernel keeps it (VmHWM); of several processes the sum."""
+    """Of both together, as the kernel keeps it (VmHWM); of several processes as it was seen."""
 
 
 def watch(arguments: list[str], limit_bytes: int) -> tuple[Usage, str]:
@@ -127,7 +125,7 @@ def watch(arguments: list[str], limit_bytes: int) -> tuple[Usage, str]:
         resource.prlimit(run.pid, resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
         while run.poll() is None:
             now = memory(run.pid)
-            peaks = {name: max(peak, now[name]) for name, peak in peaks.items()}
+            peaks = {name: max(peak, now.get(name, 0)) for name, peak in peaks.items()}
             time.sleep(INTERVAL_S)
         if run.returncode:
             raise subprocess.CalledProcessError(run.returncode, command)
@@ -135,19 +133,27 @@ def watch(arguments: list[str], limit_bytes: int) -> tuple[Usage, str]:
         return Usage(time.monotonic() - started, *peaks.values()), printed.read()
 
 
-def memory(pid: int) -> Counter[str]:
-    """The entries of /proc/PID/status that are sizes, in bytes, of a process and its children together.
+def memory(pid: int) -> dict[str, int]:
+    """What /proc says in bytes of a process; with what it started, of all together, shared pages counted once.
 
-    What forked children share with their parent, or its pages of code, counts once for each: a bound from above.
+    Nothing for a process that has just ended.
     """
-    sizes: Counter[str] = Counter()
-    with suppress(FileNotFoundError, ProcessLookupError):  # a process may end at any time
-        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-        entries = (line.partition(":") for line in text.splitlines() if line.endswith(" kB"))
-        sizes.update({name: int(value.split()[0]) * 1024 for name, _, value in entries})
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split():
-            sizes.update(memory(int(child)))
-    return sizes
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+        if not children:
+            return _sizes(f"/proc/{pid}/status")
+        # Each page counts for its share in every process that has it.
+        shares = [_sizes(f"/proc/{each}/smaps_rollup") for each in (pid, *children)]
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    names = {"RssAnon": "Pss_Anon", "RssFile": "Pss_File", "VmHWM": "Pss"}
+    return {name: sum(share.get(pss, 0) for share in shares) for name, pss in names.items()}
+
+
+def _sizes(path: str) -> dict[str, int]:
+    text = Path(path).read_text(encoding="utf-8")
+    entries = (line.partition(":") for line in text.splitlines() if line.endswith(" kB"))
+    return {name: int(value.split()[0]) * 1024 for name, _, value in entries}
 
 
 def _line(result: dict[str, Any]) -> str:

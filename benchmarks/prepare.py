@@ -56,6 +56,7 @@ def main() -> None:
         photographs = Path(scratch) / "photographs"
         make_photographs(photographs, arguments.photographs, arguments.seed)
         sets: dict[str, tuple[dict[str, Any], Callable[[], Iterator[Image.Image]]]] = {}
+        data: dict[str, Any]
         if arguments.cifar:
             data = {"source": "huggingface", "path": str(arguments.cifar), "sources": {"huggingface": CIFAR_COLUMNS}}
             sets["cifar"] = data, lambda: _rows(arguments.cifar)
@@ -80,10 +81,10 @@ def main() -> None:
 
 def make_photographs(folder: Path, num: int, seed: int) -> None:
     """Write `num` JPEG files into class folders, four fifths of each class below train and one fifth below test."""
-    from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]  # slow to import, ships no types
+    from sklearn.datasets import load_sample_images  # slow to import
 
     random = np.random.default_rng(seed)
-    whole = load_sample_images().images
+    whole = load_sample_images().images  # type: ignore[no-untyped-call]
     width, height = SIZE
     for number in range(num):
         image = whole[number % len(whole)]
@@ -149,7 +150,7 @@ def _rate(reader: Reader, num: int, workers: int) -> float:
 
 
 def _rows(folder: Path) -> Iterator[Image.Image]:
-    from datasets import load_dataset  # seconds to import
+    from datasets.load import load_dataset  # seconds to import
 
     with tempfile.TemporaryDirectory(prefix="pupil-") as cache:
         yield from (row["img"] for row in load_dataset(str(folder), cache_dir=cache, split="train"))
@@ -167,8 +168,8 @@ def _line(name: str, result: dict[str, Any]) -> str:
     peak = max(usage["peak_anonymous_bytes"] for usage in result["prepare"]["rounds"])
     rates = ", ".join(f"{rate:,.0f} by {workers}" for workers, rate in result["reading_images_per_s"].items())
     return (
-        f"{name}: {result['images']:,} images in {result['prepare']['median_s']:.1f} s (goal {result['goal_s']}), at most "
-        f"{peak / 1e9:.2f} GB; reads {rates} processes a second; a plain loop takes "
+        f"{name}: {result['images']:,} images in {result['prepare']['median_s']:.1f} s (goal {result['goal_s']}), at "
+        f"most {peak / 1e9:.2f} GB; reads {rates} processes a second; a plain loop takes "
         f"{result['plain_loop']['seconds_for_all']:.1f} s"
     )
 

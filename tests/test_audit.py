@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +14,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from ruamel.yaml import YAML
 
 from pipeline import params
 from pipeline.data import arrays, audit_table, decode, one_pass, prepare, reading
-from pipeline.data.audit import KINDS, Audit
+from pipeline.data.audit import IMBALANCE, KINDS, TINY_NAMED, Audit
 from pipeline.data.card import DataCard
 from pipeline.data.source import Records, Source
 from pipeline.errors import DataError, PupilError, StoppedError
 
+ROOT = Path(__file__).parent.parent
 DATA = params.Data(image_px=8, val_fraction=0.1)
 SKIP = DATA.model_copy(update={"on_bad": "skip"})
 NAMES = ("common", "rare")
@@ -284,3 +287,14 @@ def test_a_process_that_is_killed_is_said(spoilt: Source, tmp_path: Path, monkey
     with pytest.raises(PupilError, match="a process that reads images was killed, most likely because memory ran out"):
         prepare.write(spoilt, SKIP, tmp_path / "out", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_on_the_audit_knows_every_kind_and_setting() -> None:
+    page = (ROOT / "docs/data-audit.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| (\w+) \|", page, re.MULTILINE))[1:] == KINDS
+    (snippet,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shown = params.parse(params.Params, YAML(typ="safe", pure=True).load(snippet), "", "docs/data-audit.md")
+    assert shown.data.on_bad == "skip"
+    assert f"the {TINY_NAMED} smallest are named" in page
+    assert IMBALANCE == 10
+    assert "less than a tenth" in page

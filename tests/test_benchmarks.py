@@ -1,8 +1,10 @@
 """What the benchmarks compare computes the same; how fast is for them to say."""
 
+import json
 import random
 import signal
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import bare_epoch, kill, memory, step_profile, sweep, wrn_onnx
+from benchmarks import prepare as prepare_benchmark
 from benchmarks.plain import Images, PlainAttention, PlainLoop
 from pipeline import params, presets
 from pipeline.data.arrays import Split
@@ -169,3 +172,16 @@ def test_the_network_of_the_servers_benchmarks_can_be_served(tmp_path: Path) -> 
     model = OnnxClassifier(wrn_onnx.write(tmp_path / "model.onnx"), providers=("CPUExecutionProvider",))
     assert (model.card.name, model.card.num_parameters) == ("wrn_16_2", 703_284)
     assert model(np.zeros((1, 32, 32, 3), np.uint8)).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_prepare_is_timed_beside_a_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--photographs", "200", "--rounds", "1", "--plain", "5", "--out", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", ["prepare", *options])
+    prepare_benchmark.main()
+    result = json.loads((tmp_path / "out.json").read_text())["results"]["photographs"]
+    assert result["images"] == 200
+    (run,) = result["prepare"]["rounds"]
+    assert run["peak_anonymous_bytes"] > 10 * MEGABYTE
+    assert result["prepare"]["median_s"] == run["seconds"] > 0
+    assert min(result["reading_images_per_s"].values()) > 0
+    assert result["plain_loop"]["images"] == 5

@@ -144,6 +144,16 @@ def test_an_edit_touches_only_the_stages_that_read_it(
     assert after(project, {key: value}, "--dry") == expected
 
 
+def test_what_the_audit_does_with_bad_images_trains_nothing_again_where_there_are_none(project: Path) -> None:
+    page = (toy.ROOT / "docs/data-audit.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^```sh\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL)
+    toy.edit(project, {"data.on_bad": "skip"})
+    said = toy.run(project, *command.split())
+    assert "Audit of digit_pairs: 400 images opened" in said
+    assert json.loads((project / "data/prepared/audit.json").read_text())["on_bad"] == "skip"
+    assert after(project, {}, "--dry") == set()
+
+
 def test_a_setting_of_deployment_retrains_nothing_and_the_same_weights_export_to_the_same_bytes(project: Path) -> None:
     before = toy.contents(project)
     # Were a byte of an ONNX file another one, the benchmark would run too.

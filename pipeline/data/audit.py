@@ -29,7 +29,7 @@ from pipeline.data.divide import Part, class_counts
 from pipeline.data.reading import FLAWS, Flaw
 from pipeline.data.source import Source
 
-Kind = Literal[Flaw, "duplicate", "conflict", "leak", "tiny", "imbalance"]
+Kind = Literal[Flaw, "duplicate", "leak", "conflict", "tiny", "imbalance"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 UNUSABLE: tuple[Kind, ...] = get_args(decode.Kind)
 IMBALANCE = 10

@@ -86,6 +86,7 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
         teacher_sha256="",
         data_sha256="",
         num_images=arguments.images,
+        image_px=IMAGE_PX,
         num_views=1,
         augment=AUGMENT,
         normalization=NORMALIZATION,

@@ -34,6 +34,8 @@ class Header(BaseModel):
     """Spec of the network, for models.base.build."""
     labels: tuple[str, ...]
     image_px: int
+    storage_px: int | None = None
+    """Short side that images were scaled to before their middle image_px were cut out; None: image_px."""
     normalization: Normalization
     method: str | None
     """Distillation method; null for a teacher."""

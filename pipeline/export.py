@@ -51,6 +51,7 @@ def make_card(name: str, model: Classifier, header: Header, metrics: dict[str, f
         "precision": "float32",
         "labels": list(header.labels),
         "image_px": header.image_px,
+        "resize_px": header.storage_px or header.image_px,
         "mean": list(header.normalization.mean),
         "std": list(header.normalization.std),
         "arch": title(header.model),

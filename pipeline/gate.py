@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline import metrics
-from pipeline.data.arrays import RowReader, Split
+from pipeline.data.arrays import Split
 from pipeline.quantize import Quantizer
 
 _RANKING_IMAGES = 512
@@ -41,7 +41,7 @@ def predict(model: onnx.ModelProto, split: Split, batch_size: int) -> Tensor:
     # Left to itself it takes every core, whatever a scheduler granted this process.
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    read = RowReader(split.images)
+    read = split.central_reader()
     positions = np.array_split(np.arange(len(split)), math.ceil(len(split) / batch_size))
     return torch.cat([torch.from_numpy(session.run(["logits"], {"pixels": read(part)})[0]) for part in positions])
 
@@ -84,7 +84,7 @@ def damage(quantizer: Quantizer, float32: Tensor, split: Split, batch_size: int)
     nothing changes), drop_points of top-1.
     """
     some = np.unique(np.linspace(0, len(split) - 1, min(len(split), _RANKING_IMAGES)).round().astype(np.int64))
-    part = Split(RowReader(split.images)(some), np.array(split.labels[some]))
+    part = Split(split.central_reader()(some), np.array(split.labels[some]))
     expected, labels = float32[torch.from_numpy(some)], torch.from_numpy(part.labels)
     records = []
     for node, of in quantizer.nodes.items():

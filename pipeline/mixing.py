@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data import augment
 from pipeline.data.feed import Feed
 from pipeline.distillation.base import Batch, Mixed
 from pipeline.params import Augment, Train
@@ -65,9 +64,8 @@ class Mixer:
         if self.draws is None:
             return batch
         draws = Draws(*(d[batch.positions] for d in self.draws))
-        view = self.feed.views(self.views, self.seed, self.epoch, draws.partner)
-        pixels = augment.apply(self.views, self.feed.pixels(draws.partner), view)
-        second = augment.normalize(pixels, self.feed.normalization)
+        views = self.feed.views(self.views, self.seed, self.epoch, draws.partner)
+        second = self.feed.seen(self.views, draws.partner, views)
         weight = weights(draws, batch.images.shape[2], batch.images.shape[3])
         share = weight.mean((1, 2), dtype=torch.float64).float()
         images = torch.lerp(second, batch.images, weight.unsqueeze(1))

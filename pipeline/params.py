@@ -18,6 +18,8 @@ from pipeline.errors import ParamsError
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Channels = tuple[float, float, float]
+Share = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, Field(ge=0.1, le=10)]
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -50,7 +52,8 @@ class Data(Section):
     image_px: Annotated[int, Field(ge=8, le=1024)] = 32
     """Height and width of the images that the networks see."""
     storage_px: Annotated[int, Field(ge=8, le=2048)] | None = None
-    """Height and width of the images on disk, out of which training and evaluation cut image_px; null: image_px."""
+    """Height and width of the images on disk; training cuts image_px out of them at random, evaluation out of their
+    middle. null: image_px."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of train set aside for validation, drawn class by class."""
     normalization: Normalization | None = None
@@ -80,12 +83,27 @@ class Data(Section):
 class Augment(Section):
     """Random changes of training images, drawn from (seed, epoch, position) and so repeatable."""
 
+    crop: Literal["padded", "resized"] = "padded"
+    """data.image_px of the stored image: as they are, at a random place of the padded image; or out of a box of random
+    size and shape, scaled."""
     crop_padding_px: Annotated[int, Field(ge=0, le=64)] = 4
-    """Pad by this much, then cut the original size out at a random place. 0 switches it off."""
+    """Of crop padded: pad the stored image by this much. Where storage_px is image_px, 0 switches the crop off."""
     pad_mode: Literal["zeros", "reflect"] = "zeros"
     """What the padding holds: black, or the mirrored image."""
+    crop_scale: tuple[Share, Share] = (0.08, 1.0)
+    """Of crop resized: least and greatest area of the box, as a share of the image's."""
+    crop_ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
+    """Of crop resized: least and greatest width of the box, as a share of its height."""
     flip: bool = True
     """Mirror left and right at random. Off for writing and digits."""
+
+    @model_validator(mode="after")
+    def _ranges_are_in_order(self) -> "Augment":
+        for name in ("crop_scale", "crop_ratio"):
+            least, greatest = getattr(self, name)
+            if least > greatest:
+                raise ValueError(f"{name} is [{least:g}, {greatest:g}]; the least comes first")
+        return self
 
 
 class Train(Section):
@@ -308,6 +326,15 @@ class Params(Section):
             raise ValueError(
                 "teach.cache keeps what the teacher says of single images, and distill.train.mixup_alpha or "
                 "cutmix_alpha mixes them; set cache to false, or both to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_mirror_reaches_as_far_as_the_padding(self) -> "Params":
+        if self.augment.pad_mode == "reflect" and self.augment.crop_padding_px >= self.data.stored_px:
+            raise ValueError(
+                f"augment.crop_padding_px is {self.augment.crop_padding_px}, and images of {self.data.stored_px} px "
+                f"mirror {self.data.stored_px - 1} at most; lower it, or set augment.pad_mode to zeros"
             )
         return self
 

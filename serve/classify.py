@@ -70,13 +70,13 @@ class Decoder:
         self._max_waiting = max_waiting
         self._num_inside = 0  # running and waiting; not the limiter's own count, which lags behind in a burst
 
-    async def __call__(self, data: bytes, image_px: int) -> Pixels:
-        """(image_px, image_px, 3) of an image file. Raises ImageError, Overloaded."""
+    async def __call__(self, data: bytes, image_px: int, resize_px: int) -> Pixels:
+        """(image_px, image_px, 3) of an image file, as `decode` makes them. Raises ImageError, Overloaded."""
         if self._num_inside >= self._limiter.total_tokens + self._max_waiting:
             raise Overloaded(f"{self._max_waiting} images wait already to be decoded; try again later.")
         self._num_inside += 1
         try:
-            return await anyio.to_thread.run_sync(decode, data, image_px, limiter=self._limiter)
+            return await anyio.to_thread.run_sync(decode, data, image_px, resize_px, limiter=self._limiter)
         finally:
             self._num_inside -= 1
 
@@ -90,7 +90,7 @@ async def answer(
     """
     card = batcher.model.card
     started = time.perf_counter()
-    pixels = await decoder(data, card.image_px)
+    pixels = await decoder(data, card.image_px, card.resize_px)
     decode_ms = 1000 * (time.perf_counter() - started)
     left_ms = batcher.settings.deadline_ms - decode_ms
     if left_ms <= 0:

@@ -1,7 +1,8 @@
 """From the bytes of an image file to the pixels that a model takes. Thread safe.
 
 What becomes of alpha, palettes, 16 bits, CMYK, orientation and of pictures that are no squares is what `prepare` did to
-the training images (pipeline/data/decode.py); a model sees here what it has learnt from. A test holds the two together.
+the images of the data set (pipeline/data/decode.py), and the middle of them is cut out as evaluation did: a model sees
+here what it was measured on. A test holds the two together.
 """
 
 import io
@@ -23,11 +24,12 @@ Image.init()  # imports the formats; otherwise the first request waits for that
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def decode(data: bytes, image_px: int, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode(data: bytes, image_px: int, resize_px: int | None = None, max_pixels: int = MAX_PIXELS) -> Pixels:
     """A JPEG, PNG or WebP file as (image_px, image_px, 3) uint8 RGB.
 
     Upright by its EXIF orientation, transparency laid over white, of an animation the first frame; the short side
-    becomes image_px, the long one is cut around its middle. What the file is named or sent as plays no part.
+    becomes resize_px (None: image_px), the long one is cut around its middle, and of that square the middle image_px
+    are kept. What the file is named or sent as plays no part.
 
     Raises ImageError for bytes that are no such file, for a torn one, and, before any pixel is decoded, for more than
     max_pixels.
@@ -45,7 +47,7 @@ def decode(data: bytes, image_px: int, max_pixels: int = MAX_PIXELS) -> Pixels:
                     f"it has two sizes, {header.width} x {header.height} and {image.width} x {image.height}"
                 )
             ImageOps.exif_transpose(image, in_place=True)
-            return _square(_rgb(image), image_px)
+            return _centre(_square(_rgb(image), resize_px or image_px), image_px)
     # The decoders of foreign bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as error:
         reason = str(error).split(" <")[0] or type(error).__name__  # without the address of a buffer
@@ -63,11 +65,16 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _square(image: Image.Image, image_px: int) -> Pixels:
+def _centre(square: Pixels, image_px: int) -> Pixels:
+    start = round((len(square) - image_px) / 2)
+    return np.ascontiguousarray(square[start : start + image_px, start : start + image_px])
+
+
+def _square(image: Image.Image, size_px: int) -> Pixels:
     width, height = image.size
-    if width == height == image_px:
+    if width == height == size_px:
         return np.asarray(image)
     short = min(width, height)
     left, top = (width - short) / 2, (height - short) / 2
     box = (left, top, left + short, top + short)
-    return np.asarray(image.resize((image_px, image_px), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box))

@@ -40,7 +40,8 @@ def train(
     """
     keep_freed_memory()
     card = cards.load(data)
-    state = Resume(resume, run_key({**facts, "seed": seed, "data": card.sha256}, "torch"))
+    identity = {**facts, "seed": seed, "data": card.sha256, "image_px": card.image_px}
+    state = Resume(resume, run_key(identity, "torch"))
     with distributed.joined() as device:
         train_feed, val_feed = (
             Feed(Split.load(data, name, card), card.normalization, device, num_views) for name in ("train", "val")
@@ -78,6 +79,7 @@ def make_header(
         model=dict(model.spec),
         labels=card.labels,
         image_px=card.image_px,
+        storage_px=card.storage_px,
         normalization=normalization,
         method=method,
         seed=seed,

@@ -60,9 +60,9 @@ def benchmark(
     more, left_out = usable(quantized, device)
     exported = {"student": deploy / "student.onnx", "teacher": deploy / "teacher.onnx"}
     exported |= {f"student_{kind}": path for kind, path in more.items()}
-    images = Split.load(data, "test", cards.load(data)).images
-    positions = np.random.default_rng(settings.seed).choice(len(images), min(_IMAGES, len(images)), replace=False)
-    pixels = np.ascontiguousarray(images[np.sort(positions)])
+    test = Split.load(data, "test", cards.load(data))
+    positions = np.random.default_rng(settings.seed).choice(len(test), min(_IMAGES, len(test)), replace=False)
+    pixels = test.central_reader()(np.sort(positions))
     in_onnx = [
         Candidate(f"{name}_onnx", path, pixels, open_onnx, settings.threads, device) for name, path in exported.items()
     ]

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from pipeline import checkpoint
 from pipeline import export as exporting
 from pipeline import params as parameters
@@ -21,7 +23,8 @@ def export(
 ) -> None:
     """Write student.onnx, teacher.onnx and parity.json to `out`; where parity fails, no new file stands there."""
     settings = parameters.load(params).deploy
-    pixels = Split.load(data, "test", cards.load(data)).images[: max(PARITY_BATCHES)]
+    test = Split.load(data, "test", cards.load(data))
+    pixels = test.central_reader()(np.arange(min(max(PARITY_BATCHES), len(test))))
     parity = {}
     with replacing_all([out / "student.onnx", out / "teacher.onnx"]) as (student_file, teacher_file):
         for name, weights, scores, file in (

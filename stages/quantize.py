@@ -12,7 +12,7 @@ from pipeline import gate, onnx_file
 from pipeline import params as parameters
 from pipeline import quantize as quantizing
 from pipeline.data import card as cards
-from pipeline.data.arrays import RowReader, Split
+from pipeline.data.arrays import Split
 from pipeline.data.scratch import replacing_folder
 from pipeline.files import write_json
 from stages import _run
@@ -82,7 +82,7 @@ def quantize(params: Path, student: Path, data: Path, out: Path, record: Path) -
 def _batches(train: Split, images: int, seed: int) -> Iterator[Any]:
     """Calibration images, a few at a time."""
     positions = np.random.default_rng(seed).choice(len(train), min(images, len(train)), replace=False)
-    read = RowReader(train.images)
+    read = train.central_reader()
     for start in range(0, len(positions), CALIBRATION_BATCH):
         yield read(np.sort(positions[start : start + CALIBRATION_BATCH]))
 

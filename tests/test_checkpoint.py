@@ -19,6 +19,7 @@ def header(arch: str = "resnet8") -> checkpoint.Header:
         model={"arch": arch, "num_classes": tiny.CLASSES},
         labels=card.labels,
         image_px=card.image_px,
+        storage_px=36,
         normalization=card.normalization,
         method="kd",
         seed=0,

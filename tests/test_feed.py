@@ -13,18 +13,18 @@ PADDED = Augment(crop_padding_px=4)
 
 def test_a_view_depends_on_seed_epoch_and_position_alone() -> None:
     positions = torch.tensor([5, 0, 17])
-    together = augment.draw(PADDED, 1, 2, positions)
+    together = augment.draw(PADDED, 32, 32, 1, 2, positions)
     for i, position in enumerate(positions):
-        alone = augment.draw(PADDED, 1, 2, position.view(1))
+        alone = augment.draw(PADDED, 32, 32, 1, 2, position.view(1))
         assert [int(x[i]) for x in together] == [int(x) for x in alone]
     for seed, epoch in ((1, 3), (2, 2), (2, 1)):
         many = torch.arange(1000)
-        other, same = augment.draw(PADDED, seed, epoch, many), augment.draw(PADDED, 1, 2, many)
+        other, same = augment.draw(PADDED, 32, 32, seed, epoch, many), augment.draw(PADDED, 32, 32, 1, 2, many)
         assert (other.top == same.top).float().mean() < 0.2
 
 
 def test_offsets_and_flips_are_uniform_and_independent() -> None:
-    views = augment.draw(PADDED, 0, 0, torch.arange(90_000))
+    views = augment.draw(PADDED, 32, 32, 0, 0, torch.arange(90_000))
     cells = torch.bincount((views.top * 9 + views.left) * 2 + views.flip.long(), minlength=162)
     expected = 90_000 / 162
     # Chi-squared with 161 degrees of freedom: above 240 once in 20,000 fair draws, and the draw is fixed.
@@ -33,8 +33,8 @@ def test_offsets_and_flips_are_uniform_and_independent() -> None:
 
 def test_crop_and_flip_equal_pad_slice_and_mirror() -> None:
     pixels = torch.from_numpy(tiny.split(6).images)
-    views = augment.draw(PADDED, 3, 1, torch.arange(6))
-    came = augment.apply(PADDED, pixels, views)
+    views = augment.draw(PADDED, 32, 32, 3, 1, torch.arange(6))
+    came = augment.apply(PADDED, 32, pixels, views)
     for i in range(6):
         padded = functional.pad(pixels[i].permute(2, 0, 1), (4, 4, 4, 4)).permute(1, 2, 0)
         cut = padded[views.top[i] : views.top[i] + 32, views.left[i] : views.left[i] + 32]
@@ -50,7 +50,7 @@ def test_reflection_equals_torch_reflect_padding() -> None:
 def test_without_padding_and_flip_pixels_stay() -> None:
     off = Augment(crop_padding_px=0, flip=False)
     pixels = torch.from_numpy(tiny.split(3).images)
-    assert torch.equal(augment.apply(off, pixels, augment.draw(off, 0, 0, torch.arange(3))), pixels)
+    assert torch.equal(augment.apply(off, 32, pixels, augment.draw(off, 32, 32, 0, 0, torch.arange(3))), pixels)
 
 
 def test_normalised_images_have_the_stated_statistics() -> None:

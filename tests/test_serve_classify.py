@@ -52,7 +52,7 @@ def large() -> bytes:
 
 
 def expected(model: OnnxClassifier, data: bytes, top: int) -> list[dict[str, Any]]:
-    probabilities = model(decode(data, model.card.image_px)[None])[0]
+    probabilities = model(decode(data, model.card.image_px, model.card.resize_px)[None])[0]
     best = sorted(range(len(probabilities)), key=lambda k: -probabilities[k])[:top]
     return [{"label": model.card.labels[k], "probability": float(probabilities[k])} for k in best]
 
@@ -193,7 +193,7 @@ def test_the_event_loop_is_free_and_the_queue_bounded_while_images_are_decoded()
 
     async def ask(decoder: Decoder) -> None:
         try:
-            pixels = await decoder(data, 8)
+            pixels = await decoder(data, 8, 8)
         except Overloaded as error:
             outcomes.append(str(error))
         else:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import decode as pipeline_decode
+from pipeline.data.arrays import Split
 from serve import image_header
 from serve.decode import MAX_PIXELS, decode
 from serve.errors import ImageError, InputError
@@ -89,11 +90,13 @@ PICTURES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-@pytest.mark.parametrize("image_px", [16, 64])
-def test_the_server_sees_what_the_pipeline_saw(name: str, image_px: int) -> None:
+@pytest.mark.parametrize(("image_px", "resize_px"), [(16, None), (64, None), (16, 19)])
+def test_the_server_sees_what_evaluation_saw(name: str, image_px: int, resize_px: int | None) -> None:
     data = PICTURES[name]()
-    pixels = decode(data, image_px)
-    expected = pipeline_decode.square(pipeline_decode.rgb(io.BytesIO(data), name), image_px)
+    pixels = decode(data, image_px, resize_px)
+    stored = pipeline_decode.square(pipeline_decode.rgb(io.BytesIO(data), name), resize_px or image_px)
+    split = Split(stored[None], np.zeros(1, np.int64), image_px)
+    (expected,) = split.central_reader()(np.array([0]))
     assert pixels.dtype == np.uint8
     assert pixels.shape == (image_px, image_px, 3)
     np.testing.assert_array_equal(pixels, expected)

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from pipeline import onnx_file
 from pipeline.data import arrays
+from pipeline.data import card as cards
 from pipeline.data.card import DataCard
 from pipeline.params import Normalization
 from serve import demo
@@ -24,14 +26,17 @@ from tests import tiny_onnx
 LABELS = ("class 0", "class 1", "class 2")
 
 
-def write_split(folder: Path, num: int = 40, image_px: int = 8, labels: tuple[str, ...] = LABELS) -> Path:
+def write_split(
+    folder: Path, num: int = 40, image_px: int = 8, labels: tuple[str, ...] = LABELS, storage_px: int | None = None
+) -> Path:
     """A prepared split `folder`/test with its card, by the pipeline's own writers."""
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (num, image_px, image_px, 3), dtype=np.uint8)
+    stored_px = storage_px or image_px
+    images = generator.integers(0, 256, (num, stored_px, stored_px, 3), dtype=np.uint8)
     images[:, ..., 0] //= 1 + np.arange(num, dtype=np.uint8)[:, None, None] % 5  # of different mean colours
     split = folder / "test"
     split.mkdir(parents=True, exist_ok=True)
-    with arrays.ImagesWriter(split / "images.npy", num, image_px) as writer:
+    with arrays.ImagesWriter(split / "images.npy", num, stored_px) as writer:
         for image in images:
             writer.add(image)
         writer.finish()
@@ -40,7 +45,7 @@ def write_split(folder: Path, num: int = 40, image_px: int = 8, labels: tuple[st
         source="noise",
         labels=labels,
         image_px=image_px,
-        storage_px=image_px,
+        storage_px=stored_px,
         counts={"test": num},
         class_counts={"test": tuple(np.bincount(np.arange(num) % len(labels)).tolist())},
         normalization=Normalization(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
@@ -133,6 +138,23 @@ def test_models_are_what_their_cards_say(client: TestClient, models: dict[str, O
 def test_file_bytes_is_the_size_on_disk(tmp_path: Path) -> None:
     path = tiny_onnx.write(tmp_path / "student.onnx")
     assert OnnxClassifier(path).file_bytes == len(path.read_bytes())
+
+
+def test_a_sample_is_answered_as_evaluation_would(tmp_path: Path) -> None:
+    folder = write_split(tmp_path / "data", image_px=8, storage_px=11)
+    path = tmp_path / "student.onnx"
+    onnx_file.write(tiny_onnx.build(), tiny_onnx.card("student", LABELS, 8, 11), path)
+    model = OnnxClassifier(path, providers=("CPUExecutionProvider",))
+    split = arrays.Split.load(folder.parent, "test", cards.load(folder.parent))
+    answers = model(split.central_reader()(np.arange(len(split))))
+    with TestClient(create_app({"student": model}, samples=demo.load_samples(folder, LABELS))) as client:
+        listed = client.get("/samples").json()["samples"]
+        for sample in listed:
+            data = client.get(sample["url"]).content
+            (position,) = np.flatnonzero((split.images == np.asarray(Image.open(io.BytesIO(data)))).all((1, 2, 3)))
+            top = client.post("/classify?top=3", content=data, headers={"Content-Type": "image/png"}).json()["top"]
+            came = {answer["label"]: answer["probability"] for answer in top}
+            assert came == pytest.approx(dict(zip(LABELS, answers[position].tolist(), strict=True)), rel=1e-6)
 
 
 def test_samples_are_images_of_the_split_with_their_true_labels(client: TestClient, split: Path) -> None:

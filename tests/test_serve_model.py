@@ -111,6 +111,7 @@ def test_card_comes_back_typed(model: OnnxClassifier) -> None:
         precision="float32",
         labels=("class 0", "class 1", "class 2"),
         image_px=8,
+        resize_px=8,
         mean=(0.5, 0.25, 0.125),
         std=(0.25, 0.5, 0.125),
         arch="tiny",
@@ -132,11 +133,21 @@ def test_card_may_hold_nulls_twin_labels_and_keys_of_the_future() -> None:
     assert (card.method, card.seed, card.labels) == (None, None, ("crane", "crane"))
 
 
-@pytest.mark.parametrize("key", [key for key in CARD if key != "format"])
+@pytest.mark.parametrize("key", [key for key in CARD if key not in ("format", "resize_px")])
 def test_card_without_a_key_is_refused_by_its_name(key: str) -> None:
     values = {name: value for name, value in CARD.items() if name != key}
     with pytest.raises(ModelError, match=f"no '{key}'"):
         Card.from_json(json.dumps(values))
+
+
+def test_a_card_from_before_resize_px_means_image_px() -> None:
+    values = {name: value for name, value in CARD.items() if name != "resize_px"}
+    assert Card.from_json(json.dumps(values)).resize_px == CARD["image_px"]
+
+
+def test_files_are_not_scaled_below_what_the_model_takes() -> None:
+    with pytest.raises(ModelError, match="resize_px = 7, below image_px = 8"):
+        Card.from_json(json.dumps(CARD | {"resize_px": 7}))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +161,7 @@ def test_card_without_a_key_is_refused_by_its_name(key: str) -> None:
         ("image_px", 0),
         ("image_px", 8.0),
         ("image_px", True),
+        ("resize_px", "8"),
         ("mean", [0.5, 0.5]),
         ("mean", [0.5, 0.5, float("nan")]),
         ("mean", [10**400, 0, 0]),

@@ -40,6 +40,7 @@ def facts(precision: str = "fp32", **changes: object) -> Facts:
         "teacher_sha256": "t",
         "data_sha256": "d",
         "num_images": 64,
+        "image_px": tiny.IMAGE_PX,
         "num_views": VIEWS,
         "augment": AUGMENT,
         "normalization": tiny.NORMALIZATION,

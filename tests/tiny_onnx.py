@@ -18,7 +18,10 @@ STD = (0.25, 0.5, 0.125)
 
 
 def card(
-    name: str = "student", labels: tuple[str, ...] = ("ant", "bee", "cow"), image_px: int = 8
+    name: str = "student",
+    labels: tuple[str, ...] = ("ant", "bee", "cow"),
+    image_px: int = 8,
+    resize_px: int | None = None,
 ) -> dict[str, object]:
     """A complete card as plain data, but for the checksum that `write` adds."""
     return {
@@ -27,6 +30,7 @@ def card(
         "precision": "float32",
         "labels": list(labels),
         "image_px": image_px,
+        "resize_px": resize_px or image_px,
         "mean": list(MEAN),
         "std": list(STD),
         "arch": "tiny",

@@ -1,6 +1,11 @@
-"""A prepared split on disk: `images.npy` and `labels.npy`, mapped, read by position, written one image at a time."""
+"""A prepared split on disk: `images.npy` and `labels.npy`, mapped, read by position, written one image at a time.
+
+Images are stored as squares of storage_px. Evaluation, of torch and of ONNX files alike, sees the middle image_px of
+them: `central_reader`. What training cuts out is drawn in augment.py.
+"""
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO, FileIO
 from pathlib import Path
@@ -26,9 +31,21 @@ class Split:
     """(N, H, W, 3) pixels in [0, 255], RGB."""
     labels: NDArray[np.int64]
     """(N,) class numbers in [0, K)."""
+    image_px: int | None = None
+    """Height and width of what networks see of each image; None: all of it."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def seen_px(self) -> int:
+        """Height and width of what networks see."""
+        return self.image_px or self.images.shape[1]
+
+    def central_reader(self) -> Callable[[NDArray[np.int64]], NDArray[np.uint8]]:
+        """Reads the middle (B, seen_px, seen_px, 3) of the images at positions (B,)."""
+        read, middle = RowReader(self.images), centre(self.images.shape[1], self.seen_px)
+        return lambda positions: np.ascontiguousarray(read(positions)[:, middle, middle])
 
     @classmethod
     def load(cls, folder: Path, name: str, card: DataCard) -> Self:
@@ -42,7 +59,13 @@ class Split:
         num = card.counts[name]
         images = _mapped(folder / name / "images.npy", (num, card.storage_px, card.storage_px, 3), np.uint8)
         labels = _mapped(folder / name / "labels.npy", (num,), np.int64)
-        return cls(images, labels)
+        return cls(images, labels, card.image_px)
+
+
+def centre(stored_px: int, image_px: int) -> slice:
+    """The middle image_px of stored_px rows, and of as many columns; as torchvision's CenterCrop rounds it."""
+    start = round((stored_px - image_px) / 2)
+    return slice(start, start + image_px)
 
 
 class RowReader(Generic[T]):

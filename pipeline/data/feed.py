@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline import distributed
 from pipeline.data import augment
-from pipeline.data.arrays import RowReader, Split
+from pipeline.data.arrays import RowReader, Split, centre
 from pipeline.params import Augment, Normalization
 
 VIEWS_SEED = 0
@@ -23,7 +23,7 @@ class Feed:
     """Batches of one split on one device.
 
     Args:
-        split: uint8 images (N, H, W, 3) and int64 labels (N,).
+        split: stored uint8 images (N, H, W, 3) and int64 labels (N,); networks see image_px x image_px of each.
         normalization: applied to every image.
         device: where batches are wanted.
         num_views: K, of each training image: epochs e and e + K show the same one. None: every epoch has its own.
@@ -36,6 +36,7 @@ class Feed:
         self.normalization = normalization
         self.device = device
         self.labels = torch.from_numpy(np.array(split.labels)).to(device)
+        self._stored_px, self._image_px = split.images.shape[1], split.seen_px
         self._read = RowReader(split.images)
         resident = stays_on(device, split.images.nbytes)
         self._resident = torch.from_numpy(np.array(split.images)).to(device) if resident else None
@@ -44,7 +45,7 @@ class Feed:
         return len(self.labels)
 
     def pixels(self, positions: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) of the images at `positions` (B,) int64."""
+        """uint8 (B, H, W, 3) of the stored images at `positions` (B,) int64."""
         if self._resident is not None:
             return self._resident[positions]
         return torch.from_numpy(self._read(positions.cpu().numpy())).to(self.device, non_blocking=True)
@@ -52,7 +53,12 @@ class Feed:
     def views(self, settings: Augment, seed: int, epoch: int, positions: Tensor) -> augment.Views:
         """How the images at `positions` (B,) look in this epoch of a training with this seed."""
         drawn_from = (seed, epoch) if self.num_views is None else (VIEWS_SEED, epoch % self.num_views)
-        return augment.draw(settings, *drawn_from, positions)
+        return augment.draw(settings, self._stored_px, self._image_px, *drawn_from, positions)
+
+    def seen(self, settings: Augment, positions: Tensor, views: augment.Views) -> Tensor:
+        """Normalised images (B, 3, image_px, image_px) of the images at `positions` (B,), as `views` show them."""
+        pixels = augment.apply(settings, self._image_px, self.pixels(positions), views)
+        return augment.normalize(pixels, self.normalization)
 
     def train_batches(
         self, settings: Augment, seed: int, epoch: int, batch_size: int, drop_last: bool, first: int = 0
@@ -69,28 +75,26 @@ class Feed:
             start = number * batch_size
             chosen = distributed.own(start, min(start + batch_size, len(self)))
             positions = order[chosen]
-            view = augment.Views(views.top[chosen], views.left[chosen], views.flip[chosen])
-            pixels = augment.apply(settings, self.pixels(positions), view)
-            yield augment.normalize(pixels, self.normalization), self.labels[positions], positions
+            yield self.seen(settings, positions, views.of(chosen)), self.labels[positions], positions
 
     def view_batches(self, settings: Augment, view: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """Images of the whole split in order, from position `first` on, as view number `view` in [0, K) shows them."""
         for start in range(first, len(self), batch_size):
             positions = torch.arange(start, min(start + batch_size, len(self)), device=self.device)
-            views = augment.draw(settings, VIEWS_SEED, view, positions)
-            pixels = augment.apply(settings, self.pixels(positions), views)
-            yield augment.normalize(pixels, self.normalization)
+            views = augment.draw(settings, self._stored_px, self._image_px, VIEWS_SEED, view, positions)
+            yield self.seen(settings, positions, views)
 
     def eval_batches(self, batch_size: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images, labels) of the images from `first` to `stop` (all, by default) in order, unaugmented."""
+        """(images, labels) of the images from `first` to `stop` (all, by default) in order: their middle."""
         end = len(self) if stop is None else stop
         for start in range(first, end, batch_size):
             positions = torch.arange(start, min(start + batch_size, end), device=self.device)
             yield self.images(positions), self.labels[positions]
 
     def images(self, positions: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) at `positions` (B,) int64, unaugmented."""
-        return augment.normalize(self.pixels(positions), self.normalization)
+        """Normalised middles (B, 3, image_px, image_px) of the images at `positions` (B,) int64."""
+        middle = centre(self._stored_px, self._image_px)
+        return augment.normalize(self.pixels(positions)[:, middle, middle], self.normalization)
 
 
 def stays_on(device: torch.device, num_bytes: int) -> bool:

@@ -32,6 +32,8 @@ class Facts(BaseModel):
     """Of the training images."""
     num_images: int
     """N."""
+    image_px: int
+    """Of the images that the networks see, out of those that are stored."""
     num_views: int
     """K."""
     augment: Augment
@@ -58,6 +60,7 @@ def facts_of(settings: Params, teacher: Path, card: DataCard, device: torch.devi
         teacher_sha256=sha256(teacher),
         data_sha256=card.sha256["train/images.npy"],
         num_images=card.counts["train"],
+        image_px=card.image_px,
         num_views=settings.teach.views,
         augment=settings.augment,
         normalization=card.normalization,

@@ -94,8 +94,10 @@ def pad(pixels: Tensor, width: int, mode: str) -> Tensor:
 def normalize(pixels: Tensor, normalization: Normalization, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 (B, H, W, 3) -> normalised images (B, 3, H, W), in channels_last layout without a copy."""
     mean, std = (torch.tensor(x, device=pixels.device, dtype=dtype) for x in (normalization.mean, normalization.std))
-    images = (pixels.to(dtype) * (1 / (255 * std))).sub_(mean / std)
-    return images.permute(0, 3, 1, 2)
+    # Row by row: over an innermost axis of 3, torch's loops would start anew for every pixel.
+    scale, shift = ((1 / (255 * std)).repeat(pixels.shape[2]), (mean / std).repeat(pixels.shape[2]))
+    images = pixels.flatten(2).to(dtype).mul_(scale).sub_(shift)
+    return images.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
 
 def _boxes(settings: Augment, stored_px: int, counters: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2  # type: ignore[import-untyped]
+from torchvision import transforms
 
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
@@ -73,12 +73,12 @@ def ways(storage_px: int, image_px: int, batch_size: int) -> dict[str, Callable[
         return feed.seen(settings, positions, feed.views(settings, SEED, 0, positions))
 
     def theirs(antialias: bool) -> Tensor:
-        transform = v2.Compose(
+        transform = transforms.Compose(
             [
-                v2.RandomResizedCrop(image_px, antialias=antialias),
-                v2.RandomHorizontalFlip(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(IMAGENET.mean, IMAGENET.std),
+                transforms.RandomResizedCrop(image_px, antialias=antialias),
+                transforms.RandomHorizontalFlip(),
+                transforms.ConvertImageDtype(torch.float32),
+                transforms.Normalize(IMAGENET.mean, IMAGENET.std),
             ]
         )
         batch = torch.stack([transform(image) for image in pixels.permute(0, 3, 1, 2)])
@@ -97,16 +97,16 @@ def measure(calls: dict[str, Callable[[], Tensor]], threads: int, rounds: int) -
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
     samples = latency.measure(calls, rounds, warmup=3)
-    result = {
+    medians = {name: float(np.median(taken)) / 1e6 for name, taken in samples.items()}
+    print(f"{threads} threads: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in medians.items()))
+    return {
         "threads": threads,
-        "median_ms": {name: float(np.median(taken)) / 1e6 for name, taken in samples.items()},
+        "median_ms": medians,
         "torchvision_over_ours": latency.paired_ratio(samples["torchvision"], samples["ours"]).to_dict(),
         "torchvision_antialias_over_ours": latency.paired_ratio(
             samples["torchvision_antialias"], samples["ours"]
         ).to_dict(),
     }
-    print(f"{threads} threads: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in result["median_ms"].items()))
-    return result
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks import augment as augment_benchmark
 from benchmarks import bare_epoch, kill, memory, step_profile, sweep, wrn_onnx
 from benchmarks import prepare as prepare_benchmark
 from benchmarks.plain import Images, PlainAttention, PlainLoop
@@ -185,3 +186,11 @@ def test_prepare_is_timed_beside_a_plain_loop(tmp_path: Path, monkeypatch: pytes
     assert result["prepare"]["median_s"] == run["seconds"] > 0
     assert min(result["reading_images_per_s"].values()) > 0
     assert result["plain_loop"]["images"] == 5
+
+
+def test_the_crops_that_are_timed_are_of_the_same_kind() -> None:
+    batches = {name: make() for name, make in augment_benchmark.ways(40, 32, 16).items()}
+    for name, batch in batches.items():
+        assert batch.shape == (16, 3, 32, 32), name
+        assert batch.is_contiguous(memory_format=torch.channels_last), name
+        torch.testing.assert_close(batch.mean((0, 2, 3)), batches["ours"].mean((0, 2, 3)), atol=0.1, rtol=0)

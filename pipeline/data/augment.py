@@ -97,7 +97,7 @@ def normalize(pixels: Tensor, normalization: Normalization, dtype: torch.dtype =
     # Row by row: over an innermost axis of 3, torch's loops would start anew for every pixel.
     scale, shift = ((1 / (255 * std)).repeat(pixels.shape[2]), (mean / std).repeat(pixels.shape[2]))
     images = pixels.flatten(2).to(dtype).mul_(scale).sub_(shift)
-    return images.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+    return images.view(pixels.shape).permute(0, 3, 1, 2)
 
 
 def _boxes(settings: Augment, stored_px: int, counters: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ F_s, F_t  `act` taps (B, C, H, W) of all residual blocks (of nets with more than
 d         `query_dim`; AAP adaptive average pooling, after the squares; unit(.) divides by the Euclidean norm.
 Dropping happens in training alone, by the global random numbers of torch; with drop_probability 0 the attention is
 dense. The gradient flows into `a` too. Trained beside the student: Linears, BNs and positions. All are dropped
-afterwards. As in AFD the mean over H * W makes the term small for large maps: raise the weight for 224-pixel data.
+afterwards. As in AFD the mean over H * W makes the term small for large maps: see docs/large-images.md.
 
 Idea: Guo, Zhang, Liang, "SAKD: Sparse attention knowledge distillation", Image and Vision Computing 2024,
 doi:10.1016/j.imavis.2024.105020.

@@ -71,6 +71,15 @@ def load(path: Path) -> tuple[Classifier, Header]:
     return model, header
 
 
+def check_data(header: Header, card: DataCard, path: Path) -> None:
+    """Raise CheckpointError where the network in `path` was trained on other classes than the card's."""
+    if header.labels != card.labels:
+        raise CheckpointError(
+            f"{path} knows the classes {_short(header.labels)}, and the data set has {_short(card.labels)}. Train it "
+            "anew: run `dvc repro`."
+        )
+
+
 def weights_sha256(path: str) -> str:
     """Checksum of the file that teacher.weights names. Raises CheckpointError when there is none."""
     if not Path(path).is_file():

@@ -100,7 +100,7 @@ def fit(
                     number,
                 )
             with average.in_place():
-                logits, labels = metrics.predict(objective.deployed(), val, settings.batch_size * 4)
+                logits, labels = metrics.predict(objective.deployed(), val)
                 seen = observation.observe(objective, len(train), val, settings)
             record: Record = {
                 "epoch": epoch + 1,

@@ -1,9 +1,10 @@
 """Write aside, then rename: a reader sees the old file or the whole new one, never a half."""
 
+import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,11 +52,20 @@ def cannot_write(what: str, path: Path, error: OSError) -> PupilError:
     )
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write plain data as indented JSON, whole or not at all. NaN and infinity are refused: JSON has no such number."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def write_json(path: Path, value: object, indent: int | None = 2) -> None:
+    """Write plain data as JSON, whole or not at all. NaN and infinity are refused: JSON has no such number.
+
+    indent: spaces of each level; None puts all on one line, for much data that nobody reads as it stands.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, its first row the names of its columns, whole or not at all."""
+    with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def sha256(path: Path) -> str:

@@ -46,13 +46,13 @@ def predict(model: onnx.ModelProto, split: Split, batch_size: int) -> Tensor:
     return torch.cat([torch.from_numpy(session.run(["logits"], {"pixels": read(part)})[0]) for part in positions])
 
 
-def scores(logits: Tensor, float32: Tensor, labels: Tensor, ece_bins: int) -> dict[str, float | None]:
+def scores(logits: Tensor, float32: Tensor, labels: Tensor) -> dict[str, float | None]:
     """Of logits (N, K) on one split: metrics.classification; float32_agreement, the same top-1, in percent; sqnr_db.
 
     sqnr_db is None where not one logit differs.
     """
     agreement = metrics.agreement(logits, float32)["top1_agreement"]
-    own = metrics.classification(logits, labels, ece_bins)
+    own = metrics.classification(logits, labels)
     return own | {"float32_agreement": agreement, "sqnr_db": sqnr_db(float32, logits)}
 
 

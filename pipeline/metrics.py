@@ -7,47 +7,81 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline import distributed
-from pipeline.data.feed import Feed
+from pipeline.data.feed import Feed, num_batches
+from pipeline.precision import channels_last
 
 Scores = dict[str, float]
 
+ECE_BINS = 15
+"""Of confidence, in the calibration error and in the reliability diagram."""
+_BATCH_PIXELS = 2**22
+_BATCH_IMAGES = 256
 
-@torch.inference_mode()
-def predict(model: nn.Module, feed: Feed, batch_size: int) -> tuple[Tensor, Tensor]:
-    """logits (N, K) and labels (N,) of a whole split, in float32, the model in eval mode while it lasts.
 
-    Where several processes train, each computes a block of the split, and all get the whole.
+def batch_size(image_px: int) -> int:
+    """Images at a time where nothing is trained: 256, fewer of large ones."""
+    return max(1, min(_BATCH_IMAGES, _BATCH_PIXELS // image_px**2))
+
+
+def predict(model: nn.Module, feed: Feed) -> tuple[Tensor, Tensor]:
+    """logits (N, K) float32 and labels (N,) of a whole split, on the host, the model in eval mode while it lasts.
+
+    Batches and layout follow from the images alone: the last bits of a logit depend on both, and the same weights are
+    to give the same figures in training and ever after. Where several processes train, each computes some of the same
+    batches, and all get the whole.
     """
+    channels_last(model, feed.device)
     training = model.training
     model.eval()
-    block = distributed.share(len(feed))
-    parts = [model(images).float() for images, _ in feed.eval_batches(batch_size, block.start, block.stop)]
+    size = batch_size(feed.image_px)
+    batches = num_batches(len(feed), size, drop_last=False)
+    own = distributed.share(batches)
+    end = min(own.stop * size, len(feed))
+    with torch.inference_mode():
+        parts = [model(images).float() for images, _ in feed.eval_batches(size, own.start * size, end)]
     model.train(training)
-    return distributed.whole_split(torch.cat(parts), len(feed)), feed.labels
+    rows = torch.cat(parts)
+    # Processes hand over equal numbers of rows, and the last batch of all may be smaller than the others.
+    rows = functional.pad(rows, (0, 0, 0, (own.stop - own.start) * size - len(rows)))
+    whole = distributed.whole_split(rows.view(-1, size, rows.shape[1]), batches).flatten(0, 1)
+    return whole[: len(feed)].cpu(), feed.labels.cpu()
 
 
-def classification(logits: Tensor, labels: Tensor, ece_bins: int = 15) -> Scores:
-    """top1 and top5 in percent, nll in nats, ece in [0, 1]. top5 is top-K where there are fewer than 5 classes."""
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
+def classification(logits: Tensor, labels: Tensor) -> Scores:
+    """top1 and top5 in percent, nll in nats, ece in [0, 1]. top5 is top-K where there are fewer than 5 classes.
+
+    Among equal logits the lower class number comes first, as it does for argmax.
+    """
+    own = logits.gather(1, labels.unsqueeze(1))
+    lower = torch.arange(logits.shape[1], device=logits.device) < labels.unsqueeze(1)
+    before = ((logits > own) | ((logits == own) & lower)).sum(1)
     return {
-        "top1": 100 * ranked[:, 0].double().mean().item(),
-        "top5": 100 * ranked.any(1).double().mean().item(),
+        "top1": 100 * (before < 1).double().mean().item(),
+        "top5": 100 * (before < 5).double().mean().item(),
         "nll": functional.cross_entropy(logits.double(), labels).item(),
-        "ece": expected_calibration_error(logits, labels, ece_bins),
+        "ece": expected_calibration_error(logits, labels),
     }
 
 
-def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """sum over bins of (share of images) * |accuracy - mean confidence|, in [0, 1].
+def answers(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The predicted class (N,) int64 of each row, and its probability (N,) float64."""
+    predicted = logits.argmax(1)
+    return predicted, logits.double().softmax(1).gather(1, predicted.unsqueeze(1)).squeeze(1)
 
-    Bins of equal width over the confidence of the predicted class, each open below and closed above.
+
+def confidence_bins(confidence: Tensor) -> Tensor:
+    """In which of ECE_BINS equal parts of [0, 1] a probability (N,) lies, each open below and closed above: (N,)."""
+    return (confidence * ECE_BINS).ceil().long().sub(1).clamp(0, ECE_BINS - 1)
+
+
+def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """sum over bins of (share of images) * |accuracy - mean confidence|, in [0, 1], by the predicted class.
+
     Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
     """
-    confidence, predicted = logits.double().softmax(1).max(1)
-    correct = (predicted == labels).double()
-    index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float64, device=logits.device)
-    gap.index_add_(0, index, correct - confidence)
+    predicted, confidence = answers(logits)
+    gap = torch.zeros(ECE_BINS, dtype=torch.float64, device=logits.device)
+    gap.index_add_(0, confidence_bins(confidence), (predicted == labels).double() - confidence)
     return (gap.abs().sum() / len(labels)).item()
 
 

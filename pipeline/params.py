@@ -235,11 +235,12 @@ class Distill(Section):
 
 
 class Evaluate(Section):
-    """The test split, touched once (stage evaluate)."""
+    """The test split, touched once, and how sure what it says is (stages evaluate and compare)."""
 
-    batch_size: Positive = 256
-    ece_bins: Annotated[int, Field(ge=2, le=1000)] = 15
-    """Bins of equal width for the expected calibration error."""
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
+    """Bootstrap samples behind each interval."""
+    seed: Seed = 0
+    """Draws them."""
 
 
 class Deploy(Section):

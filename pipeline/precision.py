@@ -1,6 +1,7 @@
-"""Where the networks compute, and in what precision."""
+"""Where the networks compute, in what layout, and in what precision."""
 
 import torch
+from torch import nn
 
 from pipeline.errors import ParamsError
 
@@ -8,6 +9,12 @@ from pipeline.errors import ParamsError
 def best_device() -> torch.device:
     """The accelerator, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def channels_last(model: nn.Module, device: torch.device) -> None:
+    """Move a model to a device with its convolutions in NHWC layout, which they compute faster in."""
+    # torch's stubs know `memory_format` only beside a dtype.
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def computes_in_bf16(device: torch.device, precision: str) -> bool:

@@ -15,7 +15,7 @@ from pipeline import checkpoint, cluster
 from pipeline.shipping import Files, pack, pack_and_remove, unpack
 from pipeline.sweep import Run
 from stages import _table_run
-from stages._table_run import SCORES
+from stages._table_run import EVALUATED
 
 WEIGHTS = "weights.safetensors"
 
@@ -48,7 +48,7 @@ def _train(runs: list[Run], needs: dict[str, float]) -> Iterator[tuple[Run, str 
         tasks.update({student.remote(run, data[run.data], taught): run for run in waiting.pop(folder)})
 
     for folder, (first, *_) in list(waiting.items()):
-        if (folder / SCORES).is_file():
+        if (folder / EVALUATED).is_file():
             students_of(folder)
         else:
             tasks[teacher.remote(first, data[first.teacher_data], _weights(first))] = folder

@@ -12,7 +12,7 @@ from pipeline import interruption
 from pipeline.errors import PupilError
 from pipeline.files import replacing
 
-SCORES = "evaluation.json"
+EVALUATED = "logits.npy"
 """The last file that a step leaves: with it, the step is done."""
 
 
@@ -24,12 +24,12 @@ def prepare(params: dict[str, Any], out: Path) -> None:
 
 def train_teacher(params: dict[str, Any], data: Path, out: Path) -> None:
     """Train and evaluate the teacher, unless that is done."""
-    if (out / SCORES).is_file():
+    if (out / EVALUATED).is_file():
         return
     settings, model = _settings(out, params), out / "model.safetensors"
     if not model.is_file():
         _stage("train_teacher", params=settings, data=data, out=out, resume=out / "resume")
-    _stage("evaluate", params=settings, data=data, model=model, out=out / SCORES)
+    _stage("evaluate", params=settings, data=data, model=model, out=out)
 
 
 def train_student(params: dict[str, Any], method: str, seed: int, data: Path, teacher: Path, out: Path) -> None:
@@ -37,10 +37,10 @@ def train_student(params: dict[str, Any], method: str, seed: int, data: Path, te
 
     Raises PupilError, as the others here, with the stage that failed and the last thing that it said.
     """
-    settings, weights = _settings(out, params), teacher / "model.safetensors"
-    known = {"params": settings, "data": data, "teacher": weights}
-    _stage("distill", **known, method=method, seed=seed, out=out, resume=out / "resume")
-    _stage("evaluate", **known, model=out / "model.safetensors", out=out / SCORES)
+    known = {"params": _settings(out, params), "data": data, "out": out}
+    weights = teacher / "model.safetensors"
+    _stage("distill", **known, teacher=weights, method=method, seed=seed, resume=out / "resume")
+    _stage("evaluate", **known, teacher=teacher / "logits.npy", model=out / "model.safetensors")
 
 
 def _settings(folder: Path, params: dict[str, Any]) -> Path:

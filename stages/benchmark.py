@@ -4,7 +4,6 @@ The teacher is timed in torch and in ONNX Runtime, so that "smaller model" and "
 student in every number format that there is a file of.
 """
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
-from pipeline.files import replacing, write_json
+from pipeline.files import write_csv, write_json
 from serve import benchmark as bench
 from serve import benchmark_tables as tables
 from serve.candidates import Candidate, best_device, open_onnx, usable
@@ -75,8 +74,7 @@ def benchmark(
     alone = [*in_onnx, *in_torch] if settings.torch_alone else in_onnx
     records = [bench.one_by_one(candidate, plan, candidate.make is open_onnx) for candidate in alone]
     for name, rows in (("latency", bench.sample_rows(raw)), ("throughput", bench.throughput_rows(batches))):
-        with replacing(plots / f"{name}.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+        write_csv(plots / f"{name}.csv", rows)
     top1 = {f"{name}_onnx": OnnxClassifier(path).card.metrics.get("top1") for name, path in exported.items()}
     write_json(
         out,

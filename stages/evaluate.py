@@ -4,42 +4,64 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoint, metrics
+from pipeline import checkpoint, logits_file, metrics
 from pipeline import params as parameters
+from pipeline.analysis import analyse, tables
+from pipeline.comparison import Bootstrap
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
-from pipeline.files import write_json
-from pipeline.models.base import Classifier, count_macs, num_parameters, title
+from pipeline.errors import CheckpointError
+from pipeline.files import write_csv, write_json
+from pipeline.models.base import count_macs, num_parameters, title
+from pipeline.precision import best_device
 from stages import _run
 
 
 def evaluate(params: Path, model: Path, data: Path, out: Path, teacher: Path | None = None) -> None:
-    """Write test scores and sizes to the JSON file `out`; with --teacher, the agreement with it too."""
+    """Write evaluation.json, analysis.json, logits.npy and the tables of DVC's plots to the folder `out`.
+
+    `teacher` is the logits.npy of its own evaluation; with it, the two are compared. The validation split is scored
+    too: the figure is that of training.
+    """
     settings = parameters.load(params).evaluate
     card = cards.load(data)
-    split = Split.load(data, "test", card)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def predict(network: Classifier, header: checkpoint.Header) -> tuple[torch.Tensor, torch.Tensor]:
-        return metrics.predict(network.to(device), Feed(split, header.normalization, device), settings.batch_size)
-
     network, header = checkpoint.load(model)
-    logits, labels = predict(network, header)
-    scores = metrics.classification(logits, labels, settings.ece_bins)
+    checkpoint.check_data(header, card, model)
+
+    def predict(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return metrics.predict(network, Feed(Split.load(data, name, card), header.normalization, best_device()))
+
+    validation = metrics.classification(*predict("val"))
+    logits, labels = predict("test")
+    if broken := int((~logits.isfinite()).any(1).sum()):
+        raise CheckpointError(
+            f"{model} gives answers that are not finite for {broken} of {len(labels)} test images: its training "
+            "failed. Lower train.lr, or set train.precision to fp32, and train again."
+        )
+    scores, taught = metrics.classification(logits, labels), None
     if teacher is not None:
-        scores |= metrics.agreement(logits, predict(*checkpoint.load(teacher))[0])
+        taught = torch.from_numpy(logits_file.read(teacher, len(labels), card.num_classes, "evaluate_teacher"))
+        scores |= metrics.agreement(logits, taught)
+    right = (logits.argmax(1) == labels).numpy()
     record = {
         "arch": title(header.model),
         "method": header.method,
         "seed": header.seed,
         "test": scores,
-        "images": len(split),
+        "top1_interval": Bootstrap(settings.resamples, settings.seed).accuracy(right),
+        "val": validation,
+        "images": len(labels),
         "num_parameters": num_parameters(network),
         "macs": count_macs(network, card.image_px),
         "size_bytes": model.stat().st_size,
     }
-    write_json(out, record)
+    analysis = analyse(logits, labels, card.labels, taught)
+    write_json(out / "analysis.json", analysis, indent=None)
+    for name, rows in tables(analysis, logits, labels, card.labels):
+        write_csv(out / f"{name}.csv", rows)
+    write_json(out / "evaluation.json", record)
+    logits_file.write(out / "logits.npy", logits.numpy())
     who = header.method or "teacher"
     print(f"{who} ({title(header.model)}): test top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %")
 

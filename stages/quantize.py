@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import torch
 
-from pipeline import gate, onnx_file
+from pipeline import gate, metrics, onnx_file
 from pipeline import params as parameters
 from pipeline import quantize as quantizing
 from pipeline.data import card as cards
@@ -24,8 +24,8 @@ def quantize(params: Path, student: Path, data: Path, out: Path, record: Path) -
     """Write the students into the folder `out`, with .refused in the name of each that is, and why to `record`."""
     everything = parameters.load(params)
     settings, max_drop = everything.quantize, everything.deploy.max_drop
-    batch_size, ece_bins = everything.evaluate.batch_size, everything.evaluate.ece_bins
     data_card = cards.load(data)
+    batch_size = metrics.batch_size(data_card.image_px)
     train, *splits = (Split.load(data, name, data_card) for name in ("train", "val", "test"))
     model, card = onnx_file.read(student)
     labels = [torch.from_numpy(np.array(split.labels)) for split in splits]
@@ -33,7 +33,7 @@ def quantize(params: Path, student: Path, data: Path, out: Path, record: Path) -
 
     def scored(logits: list[torch.Tensor]) -> dict[str, Any]:
         each = zip(("val", "test"), logits, float32, labels, strict=True)
-        return {name: gate.scores(z, expected, y, ece_bins) for name, z, expected, y in each}
+        return {name: gate.scores(z, expected, y) for name, z, expected, y in each}
 
     quantizers = {"int8": quantizing.Quantizer(model, _batches(train, settings.images, settings.seed), settings)}
     if settings.tensorrt:

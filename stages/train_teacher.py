@@ -13,6 +13,7 @@ from pipeline.distillation import vanilla
 from pipeline.files import sha256, write_json
 from pipeline.metrics import classification, predict
 from pipeline.models.base import build_to_train
+from pipeline.precision import best_device
 from stages import _run
 from stages._live import recorder
 from stages._processes import in_processes
@@ -43,8 +44,8 @@ def _take(teacher: parameters.Teacher, data: Path, out: Path) -> None:
     path = Path(teacher.weights or "")
     card = cards.load(data)
     model, normalization = checkpoint.import_weights(path, teacher.arch, teacher.normalization, card)
-    feed = Feed(Split.load(data, "val", card), normalization, torch.device("cpu"))
-    scores = classification(*predict(model, feed, teacher.train.batch_size * 4))
+    feed = Feed(Split.load(data, "val", card), normalization, best_device())
+    scores = classification(*predict(model, feed))
     header = make_header(model, card, normalization, None, None, {"weights_sha256": sha256(path)})
     checkpoint.save(model, header, out / "model.safetensors")
     with recorder(out) as record:

@@ -52,7 +52,7 @@ def test_what_ships_is_torchs_average_over_all_steps(
 def test_what_is_validated_is_what_ships(name: str, select: str, tmp_path: Path) -> None:
     method = tiny.method(name)
     result = fit(method, tmp_path / "state", EMA.model_copy(update={"select": select}))
-    scores = metrics.classification(*metrics.predict(method.deployed(), tiny.feed(32, seed=1), 96))
+    scores = metrics.classification(*metrics.predict(method.deployed(), tiny.feed(32, seed=1)))
     assert scores == result.history[result.shipped_epoch - 1]["val"]
 
 

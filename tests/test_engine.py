@@ -262,14 +262,14 @@ def test_best_ships_the_first_epoch_with_the_highest_validation_top1(tmp_path: P
     result = fit(method, tmp_path / "state", settings)
     tops = [record["val"]["top1"] for record in result.history]
     assert result.shipped_epoch == tops.index(max(tops)) + 1
-    scores = metrics.classification(*metrics.predict(method.deployed(), tiny.feed(32, seed=1), 32))
+    scores = metrics.classification(*metrics.predict(method.deployed(), tiny.feed(32, seed=1)))
     assert scores == result.history[result.shipped_epoch - 1]["val"]
 
 
 def test_the_last_validation_figure_is_what_evaluation_says_of_the_result(tmp_path: Path) -> None:
     method = tiny.method("kd")
     result = fit(method, tmp_path / "state")
-    scores = metrics.classification(*metrics.predict(method.deployed(), tiny.feed(32, seed=1), 96))
+    scores = metrics.classification(*metrics.predict(method.deployed(), tiny.feed(32, seed=1)))
     assert scores == result.history[-1]["val"]
     assert result.summary()["last"] == {"epoch": 3, "val_top1": scores["top1"]}
 

@@ -30,7 +30,7 @@ def test_calibration_error_by_hand() -> None:
     # Confidences 0.8 (right, wrong) and 0.6 (right, right): |0.5 - 0.8| / 2 + |1 - 0.6| / 2.
     logits = logits_of([[0.8, 0.2], [0.8, 0.2], [0.6, 0.4], [0.6, 0.4]])
     labels = torch.tensor([0, 1, 0, 0])
-    assert metrics.expected_calibration_error(logits, labels, bins=10) == pytest.approx(0.35, abs=1e-6)
+    assert metrics.expected_calibration_error(logits, labels) == pytest.approx(0.35, abs=1e-6)
 
 
 def test_a_sure_and_right_network_is_calibrated_and_a_sure_and_wrong_one_is_not() -> None:

@@ -35,6 +35,7 @@ class Feed:
         self.num_views = num_views
         self.normalization = normalization
         self.device = device
+        self.image_px = split.images.shape[1]
         self.labels = torch.from_numpy(np.array(split.labels)).to(device)
         self._stored_px, self._image_px = split.images.shape[1], split.seen_px
         self._read = RowReader(split.images)

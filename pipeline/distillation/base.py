@@ -21,9 +21,10 @@ from pipeline import registry
 from pipeline.data.card import DataCard
 from pipeline.distillation.blocks import soft_kl
 from pipeline.errors import ParamsError
-from pipeline.models.base import Classifier, Features, Shapes, channels_last, shapes
+from pipeline.models.base import Classifier, Features, Shapes, shapes
 from pipeline.models.fold import folded
 from pipeline.params import Normalization, Section, Train
+from pipeline.precision import channels_last
 
 Weight = Annotated[float, Field(ge=0)]
 

@@ -231,12 +231,6 @@ def shapes(model: Classifier, image_px: int) -> Shapes:
     )
 
 
-def channels_last(model: nn.Module, device: torch.device) -> None:
-    """Move a model to a device with its convolutions in NHWC layout, which they compute faster in."""
-    # torch's stubs know `memory_format` only beside a dtype.
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
 def num_parameters(model: nn.Module) -> int:
     """Trainable numbers; running statistics of BN do not count, as in all published tables."""
     return sum(parameter.numel() for parameter in model.parameters())

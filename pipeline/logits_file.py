@@ -1,0 +1,31 @@
+"""logits.npy: what a network says of every image of the test split, in its order, float32 (N, K)."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.arrays import check_fit, write_header
+from pipeline.errors import DataError
+from pipeline.files import replacing
+
+
+def write(path: Path, logits: NDArray[np.float32]) -> None:
+    """Write them, whole or not at all."""
+    with replacing(path) as scratch, scratch.open("wb") as file:
+        write_header(file, "<f4", logits.shape)
+        file.write(logits.astype("<f4").tobytes())
+
+
+def read(path: Path, images: int, classes: int, stage: str) -> NDArray[np.float32]:
+    """(images, classes), of a test split of so many images and classes.
+
+    Raises DataError where the file is missing, torn, of another split or of other classes; `stage` is what writes it.
+    """
+    remake = f"Stage {stage} writes it: run `dvc repro --force {stage}`."
+    try:
+        logits: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is not there as a whole .npy file: {error}. {remake}") from error
+    check_fit(path, logits, (images, classes), np.float32, remake)
+    return logits

@@ -109,4 +109,4 @@ def _pair(difference: NDArray[np.int8], bootstrap: Bootstrap) -> dict[str, Any]:
 
 def _difference(differences: Sequence[NDArray[np.int8]], bootstrap: Bootstrap) -> dict[str, Any]:
     values = np.stack(differences, axis=1)
-    return {"difference": 100 * float(values.mean()), "interval": bootstrap.interval(values)}
+    return {"difference": 100 * int(values.sum()) / values.size, "interval": bootstrap.interval(values)}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 from torch.nn import functional
 
-from pipeline import distributed, engine, registry, synced_norm, training_state
+from pipeline import distributed, engine, metrics, registry, synced_norm, training_state
 from pipeline.errors import ParamsError, TrainingError
 from pipeline.params import Augment, Train
 from pipeline.resume import Resume
@@ -75,7 +75,7 @@ def in_group(rank: int, folder: Path, count: int) -> None:
 def everything(folder: Path) -> dict[str, Tensor]:
     """All that is compared, in one group: starting one takes seconds."""
     disagree()
-    found = batch_norms()
+    found = batch_norms() | {"predictions": predictions()}
     for name in METHODS:
         found |= trace(name, folder)
     found |= {f"recipe {key}": value for key, value in trace("norm", folder, **RECIPE).items()}
@@ -130,6 +130,22 @@ def test_a_norm_of_two_processes_is_the_norm_of_the_whole_batch(both: list[dict[
     for key, expected in batch_norms().items():
         for came in both:
             torch.testing.assert_close(came[key], expected, rtol=1e-5, atol=1e-4, msg=key)
+
+
+def predictions() -> Tensor:
+    """Logits of five batches, the last one of a single image."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "batch_size", lambda image_px: 8)
+        return metrics.predict(tiny.network(), tiny.feed(33))[0]
+
+
+def test_two_processes_predict_in_the_same_batches_and_so_to_the_same_bits(both: list[dict[str, Tensor]]) -> None:
+    # As those have it: sums are taken in another order by more threads.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    expected = predictions()
+    torch.set_num_threads(threads)
+    assert all(torch.equal(came["predictions"], expected) for came in both)
 
 
 def disagree() -> None:

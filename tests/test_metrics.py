@@ -26,6 +26,17 @@ def test_top5_of_three_classes_is_everything() -> None:
     assert metrics.classification(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))["top5"] == 100.0
 
 
+def test_among_equal_logits_the_lower_class_comes_first_in_every_score() -> None:
+    logits, labels = torch.zeros(7, 7), torch.arange(7)
+    scores = metrics.classification(logits, labels)
+    assert scores["top1"] == pytest.approx(100 / 7) == 100 * (logits.argmax(1) == labels).double().mean().item()
+    assert scores["top5"] == pytest.approx(500 / 7)
+
+
+def test_large_images_come_in_smaller_batches() -> None:
+    assert [metrics.batch_size(px) for px in (8, 32, 128, 224, 1024, 4096)] == [256, 256, 256, 83, 4, 1]
+
+
 def test_calibration_error_by_hand() -> None:
     # Confidences 0.8 (right, wrong) and 0.6 (right, right): |0.5 - 0.8| / 2 + |1 - 0.6| / 2.
     logits = logits_of([[0.8, 0.2], [0.8, 0.2], [0.6, 0.4], [0.6, 0.4]])

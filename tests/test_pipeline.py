@@ -35,7 +35,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = toy.make(tmp_path_factory.mktemp("finished"))
     stages, _ = toy.repro(folder)
     students = {f"{stage}@{method}-0" for stage in ("distill", "evaluate") for method in METHODS}
-    others = {"prepare", "train_teacher", "teach", "evaluate_teacher", "energy_maps", "export", "quantize", "benchmark"}
+    others = {"prepare", "train_teacher", "teach", "evaluate_teacher", "compare", "energy_maps"}
+    others |= {"export", "quantize", "benchmark"}
     assert stages - REPORT == others | students
     return folder
 
@@ -55,15 +56,30 @@ def after(project: Path, changes: Mapping[str, Any], *arguments: str) -> set[str
 def test_every_artefact_is_there(finished: Path) -> None:
     students = [finished / "artifacts/students" / method / "0" for method in METHODS]
     for folder in (finished / "artifacts/teacher", *students):
-        for name in ("model.safetensors", "history.json", "metrics.json", "evaluation.json"):
+        for name in ("model.safetensors", "history.json", "metrics.json", "evaluation.json", "analysis.json"):
             assert (folder / name).is_file(), folder / name
+        for name in ("confusion", "classes", "reliability"):
+            assert len((folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()) > 1, name
+        assert np.load(folder / "logits.npy").shape == (100, 100)
         assert list((folder / "plots").rglob("*.tsv"))
     for name in ("student.onnx", "teacher.onnx", "parity.json", "quantization.json", "latency.json"):
         assert (finished / "artifacts/deploy" / name).is_file(), name
     for name in ("latency.csv", "throughput.csv"):
         assert len((finished / "artifacts/deploy/plots" / name).read_text().splitlines()) > 4, name
+    assert (finished / "artifacts/comparison.json").is_file()
     assert (finished / "artifacts/energy_maps/energy_maps.json").is_file()
     assert list((finished / ".resume").iterdir()) == []
+
+
+def test_dvc_shows_what_evaluate_plots_under_a_title(finished: Path, tmp_path: Path) -> None:
+    toy.run(finished, "python", "-m", "dvc", "plots", "show", "-o", str(tmp_path))
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    for title in (
+        "What kd, seed 0, takes the images of each class for (test split)",
+        "Top-1 of the teacher by class, in percent (test split)",
+        "How often vanilla, seed 0, is right when it is so confident (test split)",
+    ):
+        assert title in page
 
 
 def test_what_is_exported_answers_with_probabilities(finished: Path) -> None:
@@ -129,8 +145,9 @@ def test_a_second_run_does_nothing_and_changes_no_byte(project: Path) -> None:
         ("deploy.max_drop", 1.0, {"quantize"}),
         ("quantize.images", 64, {"quantize"}),
         ("benchmark.samples", 71, {"benchmark"}),
-        ("evaluate.ece_bins", 10, {"quantize", "evaluate_teacher", "evaluate@vanilla-0", "evaluate@kd-0"}),
-        ("distill.methods.kd.temperature", 2.0, {"distill@kd-0", "energy_maps"}),
+        ("evaluate.seed", 1, {"evaluate_teacher", "evaluate@vanilla-0", "evaluate@kd-0", "compare"}),
+        # compare and energy_maps read which methods there are.
+        ("distill.methods.kd.temperature", 2.0, {"distill@kd-0", "compare", "energy_maps"}),
         ("distill.train.lr", 0.01, {"distill@vanilla-0", "distill@kd-0"}),
         ("teacher.train.lr", 0.01, {"train_teacher"}),
         ("data.seed", 1, {"prepare"}),

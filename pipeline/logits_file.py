@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.arrays import check_fit, write_header
+from pipeline.data.arrays import header
 from pipeline.errors import DataError
 from pipeline.files import replacing
 
@@ -13,7 +13,8 @@ from pipeline.files import replacing
 def write(path: Path, logits: NDArray[np.float32]) -> None:
     """Write them, whole or not at all."""
     with replacing(path) as scratch, scratch.open("wb") as file:
-        write_header(file, "<f4", logits.shape)
+        file.write(header("<f4", logits.shape))
+        # Not numpy's own writing: it loses why the disk refused.
         file.write(logits.astype("<f4").tobytes())
 
 
@@ -27,5 +28,9 @@ def read(path: Path, images: int, classes: int, stage: str) -> NDArray[np.float3
         logits: NDArray[np.float32] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is not there as a whole .npy file: {error}. {remake}") from error
-    check_fit(path, logits, (images, classes), np.float32, remake)
+    if logits.shape != (images, classes) or logits.dtype != np.float32:
+        raise DataError(
+            f"{path} is not of this test split: expected float32 {(images, classes)}, one row an image and one column "
+            f"a class; came {logits.dtype} {logits.shape}. {remake}"
+        )
     return logits

@@ -214,7 +214,7 @@ def test_teacher_logits_that_are_missing_torn_or_of_another_split_are_refused(pr
     remake = "Stage evaluate_teacher writes it: run `dvc repro --force evaluate_teacher`"
     for content, said in (
         (whole[:-4], "is not there as a whole .npy file"),
-        (np.zeros((31, 4), np.float32), r"expected float32 \(32, 4\), came float32 \(31, 4\)"),
+        (np.zeros((31, 4), np.float32), r"expected float32 \(32, 4\), .*; came float32 \(31, 4\)"),
         (np.zeros((32, 5), np.float32), r"came float32 \(32, 5\)"),
         (np.zeros((32, 4)), r"came float64 \(32, 4\)"),
         (None, "is not there as a whole .npy file: .*No such file"),

@@ -35,9 +35,8 @@ class Feed:
         self.num_views = num_views
         self.normalization = normalization
         self.device = device
-        self.image_px = split.images.shape[1]
         self.labels = torch.from_numpy(np.array(split.labels)).to(device)
-        self._stored_px, self._image_px = split.images.shape[1], split.seen_px
+        self._stored_px, self.image_px = split.images.shape[1], split.seen_px
         self._read = RowReader(split.images)
         resident = stays_on(device, split.images.nbytes)
         self._resident = torch.from_numpy(np.array(split.images)).to(device) if resident else None
@@ -54,11 +53,11 @@ class Feed:
     def views(self, settings: Augment, seed: int, epoch: int, positions: Tensor) -> augment.Views:
         """How the images at `positions` (B,) look in this epoch of a training with this seed."""
         drawn_from = (seed, epoch) if self.num_views is None else (VIEWS_SEED, epoch % self.num_views)
-        return augment.draw(settings, self._stored_px, self._image_px, *drawn_from, positions)
+        return augment.draw(settings, self._stored_px, self.image_px, *drawn_from, positions)
 
     def seen(self, settings: Augment, positions: Tensor, views: augment.Views) -> Tensor:
         """Normalised images (B, 3, image_px, image_px) of the images at `positions` (B,), as `views` show them."""
-        pixels = augment.apply(settings, self._image_px, self.pixels(positions), views)
+        pixels = augment.apply(settings, self.image_px, self.pixels(positions), views)
         return augment.normalize(pixels, self.normalization)
 
     def train_batches(
@@ -82,7 +81,7 @@ class Feed:
         """Images of the whole split in order, from position `first` on, as view number `view` in [0, K) shows them."""
         for start in range(first, len(self), batch_size):
             positions = torch.arange(start, min(start + batch_size, len(self)), device=self.device)
-            views = augment.draw(settings, self._stored_px, self._image_px, VIEWS_SEED, view, positions)
+            views = augment.draw(settings, self._stored_px, self.image_px, VIEWS_SEED, view, positions)
             yield self.seen(settings, positions, views)
 
     def eval_batches(self, batch_size: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -94,7 +93,7 @@ class Feed:
 
     def images(self, positions: Tensor) -> Tensor:
         """Normalised middles (B, 3, image_px, image_px) of the images at `positions` (B,) int64."""
-        middle = centre(self._stored_px, self._image_px)
+        middle = centre(self._stored_px, self.image_px)
         return augment.normalize(self.pixels(positions)[:, middle, middle], self.normalization)
 
 

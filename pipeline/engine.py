@@ -5,6 +5,7 @@ Everything that decides a result is a function of (parameters, data, seed, epoch
 asked to stop in the middle of an epoch, ends in the same bits as one that was not.
 """
 
+import math
 import signal
 import sys
 import time
@@ -64,7 +65,8 @@ def fit(
     `on_epoch` is called with the record of every epoch, those of an earlier, interrupted part of the run first.
 
     Raises ParamsError for batches or a recipe that the objective cannot train on; TrainingError naming the loss term,
-    epoch and step when a loss is no longer finite, the state of the last good epoch being kept; and StoppedError when
+    epoch and step when a loss is no longer finite, or the epoch after which the network's answers are not, the state of
+    the last good epoch being kept; and StoppedError when
     SIGTERM or SIGINT came, with the state of the step that was under way.
     """
     _check_batches(objective, train, settings)
@@ -100,13 +102,18 @@ def fit(
                     number,
                 )
             with average.in_place():
-                logits, labels = metrics.predict(objective.deployed(), val)
+                scores = metrics.classification(*metrics.predict(objective.deployed(), val))
                 seen = observation.observe(objective, len(train), val, settings)
+            if not math.isfinite(scores["nll"]):
+                raise TrainingError(
+                    f"the validation after epoch {epoch + 1} gives answers that are not finite. The state of the epoch "
+                    "before is kept. Lower train.lr, or set train.precision to fp32."
+                )
             record: Record = {
                 "epoch": epoch + 1,
                 "lr": schedule.rates(epoch, schedule.steps_per_epoch - 1).lr,
                 "train": progress.tally.means(),
-                "val": metrics.classification(logits, labels),
+                "val": scores,
                 "seconds": progress.tally.seconds,
                 "images_per_s": progress.tally.images / progress.tally.seconds,
                 **seen,

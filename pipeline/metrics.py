@@ -52,9 +52,10 @@ def classification(logits: Tensor, labels: Tensor) -> Scores:
 
     Among equal logits the lower class number comes first, as it does for argmax.
     """
-    own = logits.gather(1, labels.unsqueeze(1))
-    lower = torch.arange(logits.shape[1], device=logits.device) < labels.unsqueeze(1)
-    before = ((logits > own) | ((logits == own) & lower)).sum(1)
+    classes, own = logits.shape[1], logits.gather(1, labels.unsqueeze(1))
+    higher = torch.arange(classes, device=logits.device) > labels.unsqueeze(1)
+    # Counted from behind: nothing lies behind a logit that is no number, so that it never counts as right.
+    before = classes - 1 - ((logits < own) | ((logits == own) & higher)).sum(1)
     return {
         "top1": 100 * (before < 1).double().mean().item(),
         "top5": 100 * (before < 5).double().mean().item(),

@@ -215,6 +215,22 @@ def test_a_term_that_turns_nan_is_named_and_the_last_good_state_kept(tmp_path: P
     assert all(t.isfinite().all() for t in tensors.values())
 
 
+class _Overflows(Method):
+    """A real method whose losses are fine, and whose network answers with no numbers in the end."""
+
+    needs_teacher = False
+
+    def deployed(self) -> torch.nn.Module:
+        return torch.nn.Sequential(self.student, torch.nn.Threshold(1e9, float("nan")))
+
+
+def test_a_validation_that_is_not_finite_is_no_result(tmp_path: Path) -> None:
+    module = tiny.method("vanilla")
+    method = _Overflows(module.config, module.student, None, tiny.card())
+    with pytest.raises(TrainingError, match=r"the validation after epoch 1 gives answers that are not finite"):
+        fit(method, tmp_path / "state")
+
+
 class _Hungry(Method):
     """A real method that asks for a petabyte in its second epoch."""
 

@@ -33,6 +33,12 @@ def test_among_equal_logits_the_lower_class_comes_first_in_every_score() -> None
     assert scores["top5"] == pytest.approx(500 / 7)
 
 
+def test_an_answer_that_is_no_number_is_never_right() -> None:
+    logits = torch.tensor([[float("nan")] * 6, [0.0, float("nan"), 1, 2, 3, 4], [float("nan"), 5, 1, 2, 3, 4]])
+    scores = metrics.classification(logits, torch.tensor([0, 1, 1]))
+    assert (scores["top1"], scores["top5"]) == (0.0, pytest.approx(100 / 3))
+
+
 def test_large_images_come_in_smaller_batches() -> None:
     assert [metrics.batch_size(px) for px in (8, 32, 128, 224, 1024, 4096)] == [256, 256, 256, 83, 4, 1]
 

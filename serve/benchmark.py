@@ -92,7 +92,8 @@ def side_by_side(
 def decomposition(formats: Sequence[str]) -> list[tuple[str, str]]:
     """What to compare of student and teacher in both runtimes, and of the student in further number formats.
 
-    Smaller model, other runtime and other format one by one, and all of them together.
+    Smaller model, other runtime and other format one by one; what the files come to that a person chooses between,
+    smaller model and format in one runtime; and all of them together.
     """
     others = [f"student_{name}_onnx" for name in formats]
     return [
@@ -100,6 +101,7 @@ def decomposition(formats: Sequence[str]) -> list[tuple[str, str]]:
         ("teacher_torch", "teacher_onnx"),
         ("student_torch", "student_onnx"),
         *(("student_onnx", other) for other in others),
+        *(("teacher_onnx", other) for other in others),
         *(("teacher_torch", last) for last in others or ["student_onnx"]),
     ]
 

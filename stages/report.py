@@ -1,21 +1,51 @@
 """Put what the other stages found on one page, for people and for programs."""
 
+import subprocess
 from pathlib import Path
 
 from pipeline.files import replacing, write_json
-from pipeline.report import markdown, page, wording
-from pipeline.report.collect import collect
+from pipeline.report import markdown, page, verdict
+from pipeline.report.collect import Sources, collect
 from stages import _run
 
 
-def report(params: Path, students: Path, teacher: Path, deploy: Path, data: Path, out: Path) -> None:
+def report(
+    params: Path,
+    students: Path,
+    teacher: Path,
+    deploy: Path,
+    comparison: Path,
+    data: Path,
+    published: Path,
+    out: Path,
+) -> None:
     """Write report.html, RESULTS.md and results.json to `out`, of the methods and seeds that params.yaml lists."""
-    results = collect(params, students, teacher, deploy, data)
+    results = collect(Sources(params, students, teacher, deploy, comparison, data, published), commit())
     write_json(out / "results.json", results.model_dump(mode="json"))
     for name, text in (("report.html", page.render(results)), ("RESULTS.md", markdown.render(results))):
         with replacing(out / name) as scratch:
             scratch.write_text(text, encoding="utf-8")
-    print("".join(text for text, _ in wording.headline(results)))
+    print("".join(text for text, _ in verdict.headline(results)))
+
+
+def commit() -> str | None:
+    """The commit that is checked out, and whether files were edited since; None outside of git.
+
+    dvc.lock does not count: DVC itself writes it while the run goes on.
+    """
+    head = _git("rev-parse", "HEAD")
+    if head is None:
+        return None
+    edited = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    return head + (", with edits that are in no commit" if edited else "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 if __name__ == "__main__":

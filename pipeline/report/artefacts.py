@@ -43,6 +43,8 @@ class Evaluation(Record):
     method: str | None
     seed: int | None
     test: Scores
+    top1_interval: tuple[float, float]
+    """95 % bootstrap over images, in percent."""
     images: Positive
     num_parameters: Positive
     macs: Positive
@@ -112,15 +114,26 @@ class Smaller(Record):
     """Of logits; None without noise."""
 
 
+class Difference(Record):
+    """Of top-1 on the test split, student minus teacher, in points."""
+
+    difference: float
+    interval: tuple[float, float]
+    """95 %, paired bootstrap over images."""
+
+
 class StudentFile(Record):
     """One form of the deployed student, which the gate let pass or did not."""
 
     file: str
+    """Below artifacts/deploy."""
     accepted: bool
     reason: str
     val: Smaller | None
     """None where its logits are no numbers, as test."""
     test: Smaller | None
+    against_teacher: Difference | None
+    """None likewise."""
     size_bytes: int
 
 

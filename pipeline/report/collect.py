@@ -3,139 +3,94 @@
 What is shown is what params.yaml lists; other students that lie in the folder are not looked at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import params as parameters
 from pipeline.data import card as cards
+from pipeline.data.arrays import Split
 from pipeline.files import sha256
 from pipeline.metrics import mean_and_spread
-from pipeline.report.artefacts import Evaluation, History, Parity, Quantization, Record, Scores, read
+from pipeline.report.analysed import Analysis, Comparison
+from pipeline.report.artefacts import Evaluation, History, Parity, Quantization, Scores, read
+from pipeline.report.audited import Audit
 from pipeline.report.measured import Latency
-
-TIE_POINTS = 0.5
-BASELINE = "vanilla"
-
-
-class Spread(Record):
-    """A value over n seeds; std is the sample standard deviation, None (unknown) for one seed."""
-
-    mean: float
-    std: float | None
-    n: int
+from pipeline.report.pictures import examples
+from pipeline.report.published import published
+from pipeline.report.results import BASELINE, TIE_POINTS, Gain, Network, Point, Results, Spread
+from pipeline.report.shipped import shipped
 
 
-class Point(Record):
-    """Validation top-1 in percent after one epoch, over the seeds."""
+@dataclass(frozen=True)
+class Sources:
+    """Where the artefacts of a run are."""
 
-    epoch: int
-    top1: Spread
-
-
-class Gain(Record):
-    """Difference of two mean top-1, in points."""
-
-    points: float
-    tie: bool
-
-
-class Network(Record):
-    """The teacher, or one method over all of its seeds."""
-
-    name: str
-    """The method, or 'teacher'."""
-    arch: str
-    seeds: tuple[int | None, ...]
-    """None: weights that were taken from a file."""
-    test: dict[str, Spread]
-    """By score: top1, top5, top1_agreement in percent, nll and kl_from_teacher in nats, ece in [0, 1]."""
-    val_last: Spread
-    """Validation top-1 in percent after the last epoch; of weights that were taken, theirs."""
-    val_best: Spread | None
-    """Of each seed's best epoch."""
-    gain: Gain | None
-    """Over the method 'vanilla', where that was run."""
-    ties_with_best: bool
-    """It is the best student by mean test top-1, or ties with it."""
-    deployed: bool
-    """One of its seeds is the student that ships."""
-    num_parameters: int
-    macs: int
-    size_bytes: int
-    curve: tuple[Point, ...]
+    params: Path
+    students: Path
+    """Holds METHOD/SEED folders."""
+    teacher: Path
+    deploy: Path
+    comparison: Path
+    """A file, as published."""
+    data: Path
+    published: Path
 
 
-class Results(Record):
-    """All that the page shows."""
-
-    teacher: Network
-    methods: tuple[Network, ...]
-    teacher_evaluation: Evaluation
-    deployed: Evaluation
-    """The very student that ships, not the mean of its method."""
-    latency: Latency
-    parity: Parity
-    quantization: Quantization
-    data: cards.DataCard
-    student_epochs: int
-    select: str
-    """Which epoch of a student ships: last, or best on validation."""
-    seeds: dict[str, tuple[int, ...]]
-    """What drew what: data, teacher, distill, benchmark."""
-    params_sha256: str
-    """Of params.yaml."""
-
-    def networks(self) -> tuple[Network, ...]:
-        """The teacher first, then the methods in the order of params.yaml."""
-        return (self.teacher, *self.methods)
-
-    def untimed(self) -> tuple[Network, ...]:
-        """Methods whose student is another network than the deployed one, so that its latency says nothing of them."""
-        return tuple(network for network in self.methods if not self.shares_latency(network))
-
-    def shares_latency(self, network: Network) -> bool:
-        """Whether `network` computes what the deployed student computes, weights apart."""
-        shipped = self.deployed
-        return (network.arch, network.num_parameters, network.macs) == (
-            shipped.arch,
-            shipped.num_parameters,
-            shipped.macs,
-        )
-
-
-def collect(params: Path, students: Path, teacher: Path, deploy: Path, data: Path) -> Results:
-    """Read a run: METHOD/SEED folders below `students`, the folders of teacher, deployment and prepared data.
+def collect(sources: Sources, commit: str | None = None) -> Results:
+    """Read a run. `commit` says which code is at work.
 
     Raises PupilError naming the first file that is missing or torn, and the stage that writes it.
     """
-    settings = parameters.load(params)
-    distill, shipped = settings.distill, settings.deploy
-    runs = {method: [_student(students, method, seed) for seed in distill.seeds] for method in distill.methods}
+    settings = parameters.load(sources.params)
+    card = cards.load(sources.data)
+    distill, ships = settings.distill, settings.deploy
+    runs = {method: [_student(sources, method, seed) for seed in distill.seeds] for method in distill.methods}
     teacher_run = (
-        read(Evaluation, teacher / "evaluation.json", "evaluate_teacher"),
-        read(History, teacher / "history.json", "train_teacher"),
+        read(Evaluation, sources.teacher / "evaluation.json", "evaluate_teacher"),
+        read(History, sources.teacher / "history.json", "train_teacher"),
     )
+    comparison = read(Comparison, sources.comparison, "compare")
+    figures = published(sources.published, teacher_run[0].arch, settings.student.arch, card.labels)
     top1 = {method: _top1(run) for method, run in runs.items()}
     best = max(top1.values(), key=lambda spread: spread.mean)
     networks = [
         _network(
             method,
             run,
-            gain=gain(top1[method], top1[BASELINE]) if BASELINE in runs and method != BASELINE else None,
+            gain=_gain_over_baseline(method, top1, comparison),
+            published=figures.get(method),
             ties_with_best=gain(top1[method], best).tie,
-            deployed=method == shipped.method,
+            deployed=method == ships.method,
         )
         for method, run in runs.items()
     ]
+    latency = read(Latency, sources.deploy / "latency.json", "benchmark")
+    quantization = read(Quantization, sources.deploy / "quantization.json", "quantize")
+    shipped_from = sources.students / ships.method / str(ships.seed)
+    analysis = read(Analysis, shipped_from / "analysis.json", f"evaluate@{ships.method}-{ships.seed}")
+    test = Split.load(sources.data, "test", card)
     return Results(
-        teacher=_network("teacher", [teacher_run], gain=None, ties_with_best=False, deployed=False),
+        teacher=_network(
+            "teacher",
+            [teacher_run],
+            gain=None,
+            published=figures.get("teacher"),
+            ties_with_best=False,
+            deployed=False,
+        ),
         methods=tuple(networks),
         teacher_evaluation=teacher_run[0],
-        deployed=_student(students, shipped.method, shipped.seed)[0],
-        latency=read(Latency, deploy / "latency.json", "benchmark"),
-        parity=read(Parity, deploy / "parity.json", "export"),
-        quantization=read(Quantization, deploy / "quantization.json", "quantize"),
-        data=cards.load(data),
+        deployed=_student(sources, ships.method, ships.seed)[0],
+        shipped=shipped(latency, quantization),
+        comparison=comparison,
+        analysis=analysis,
+        examples=examples(analysis, test, card.labels, shipped_from / "logits.npy", sources.teacher / "logits.npy"),
+        latency=latency,
+        parity=read(Parity, sources.deploy / "parity.json", "export"),
+        quantization=quantization,
+        data=card,
+        audit=read(Audit, sources.data / "audit.json", "prepare"),
         student_epochs=distill.train.epochs,
         select=distill.train.select,
         seeds={
@@ -144,7 +99,8 @@ def collect(params: Path, students: Path, teacher: Path, deploy: Path, data: Pat
             "distill": distill.seeds,
             "benchmark": (settings.benchmark.seed,),
         },
-        params_sha256=sha256(params),
+        params_sha256=sha256(sources.params),
+        commit=commit,
     )
 
 
@@ -158,14 +114,14 @@ def gain(value: Spread, over: Spread) -> Gain:
     points = value.mean - over.mean
     threshold = max(TIE_POINTS, value.std or 0, over.std or 0)
     # Rounded: 61.7 - 61.2 is a hair below 0.5 in binary.
-    return Gain(points=points, tie=round(abs(points), 9) < threshold)
+    return Gain(points=points, tie=round(abs(points), 9) < threshold, interval=None)
 
 
 Run = tuple[Evaluation, History]
 
 
-def _student(students: Path, method: str, seed: int) -> Run:
-    folder = students / method / str(seed)
+def _student(sources: Sources, method: str, seed: int) -> Run:
+    folder = sources.students / method / str(seed)
     return (
         read(Evaluation, folder / "evaluation.json", f"evaluate@{method}-{seed}"),
         read(History, folder / "history.json", f"distill@{method}-{seed}"),
@@ -176,7 +132,22 @@ def _top1(runs: Sequence[Run]) -> Spread:
     return spread([evaluation.test.top1 for evaluation, _ in runs])
 
 
-def _network(name: str, runs: Sequence[Run], gain: Gain | None, ties_with_best: bool, deployed: bool) -> Network:
+def _gain_over_baseline(method: str, top1: Mapping[str, Spread], comparison: Comparison) -> Gain | None:
+    if BASELINE not in top1 or method == BASELINE:
+        return None
+    compared = comparison.over_seeds(method, BASELINE)
+    interval = None if compared is None else compared.interval
+    return gain(top1[method], top1[BASELINE]).model_copy(update={"interval": interval})
+
+
+def _network(
+    name: str,
+    runs: Sequence[Run],
+    gain: Gain | None,
+    published: float | None,
+    ties_with_best: bool,
+    deployed: bool,
+) -> Network:
     evaluations, histories = zip(*runs, strict=True)
     first: Evaluation = evaluations[0]
     test = {}
@@ -194,6 +165,7 @@ def _network(name: str, runs: Sequence[Run], gain: Gain | None, ties_with_best: 
         val_last=spread([score.val_top1 for score in last]),
         val_best=None if None in best else spread([score.val_top1 for score in best]),
         gain=gain,
+        published=published,
         ties_with_best=ties_with_best,
         deployed=deployed,
         num_parameters=first.num_parameters,

@@ -2,12 +2,13 @@
 
 import math
 
-from pipeline.report.collect import Spread
 from pipeline.report.measured import Ratio
+from pipeline.report.results import Spread
 
 PLUS_MINUS = "\u00b1"
 NONE = "\u2013"
 """Where there is no number."""
+_LEAST = 1e-6
 
 
 def percent(value: float) -> str:
@@ -62,6 +63,21 @@ def ratio(value: Ratio) -> str:
 def interval(value: Ratio) -> str:
     """The 95 % interval of a ratio."""
     return f"[{value.low:.2f}, {value.high:.2f}]"
+
+
+def bounds(values: tuple[float, float]) -> str:
+    """The 95 % interval of a difference, in points."""
+    return f"[{points(values[0])}, {points(values[1])}]"
+
+
+def span(values: tuple[float, float]) -> str:
+    """The 95 % interval of a percentage."""
+    return f"[{percent(values[0])}, {percent(values[1])}]"
+
+
+def probability(value: float) -> str:
+    """What follows the letter p: two digits, or the bound that it lies below."""
+    return f"< {_LEAST:f}" if value < _LEAST else f"= {value:.1e}" if value < 0.001 else f"= {value:.2g}"
 
 
 def tiny(value: float) -> str:

@@ -2,43 +2,50 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
+from pipeline.report import findings, verdict
 from pipeline.report import formats as f
 from pipeline.report import timings as t
 from pipeline.report import wording as w
-from pipeline.report.collect import Network, Results
+from pipeline.report.results import Network, Results
 
 _NAMED_CLASSES = 20
+_END = 5
 
 
 def render(results: Results) -> str:
     """The whole file."""
-    headline = "".join(f"**{escape(text)}**" if strong else escape(text) for text, strong in w.headline(results))
+    headline = "".join(f"**{escape(text)}**" if strong else escape(text) for text, strong in verdict.headline(results))
     sections = [
         "# Results",
         headline,
-        f"Timed in ONNX Runtime on {escape(w.machine(results))}.",
+        f"The file that ships is {escape(results.shipped.file)}. Both were timed in ONNX Runtime on "
+        f"{escape(w.machine(results))}. Brackets are 95 % intervals.",
+        escape(verdict.distillation(results)),
         "## Methods",
         _methods(results),
         "\n".join(f"- {escape(note)}" for note in w.notes(results)),
-        _sizes(results),
+        _table(w.SIZE_TITLES, w.sizes(results), words=2),
+        "## Classes",
+        *_classes(results),
         "## Latency",
-        _ratios(results),
+        _table(["", "time ratio [95 % interval]", *_batches(results)], t.ratios(results), words=2),
         "Milliseconds per call:",
-        _timings(results),
+        _table(t.CALLS, chain(*t.calls(results))),
         f"{f.NONE}: too few samples for that percentile.",
         *_alone(results),
         "## Parity of the export",
         "The ONNX file against the trained network, on real test images, both in float32.",
-        _parity(results),
+        _table(w.PARITY_TITLES, chain(*w.parity(results))),
         "## The student in fewer bits",
         "Validation top-1 alone decides what is accepted. Agreement and SQNR (of logits) are on validation too.",
-        table(w.STUDENT_FILE_TITLES, ([*map(escape, row)] for row in w.student_files(results)), words=2),
+        _table(w.STUDENT_FILE_TITLES, w.student_files(results), words=2),
         *(escape(refusal) for refusal in w.refusals(results)),
         "## Data",
         _data(results),
         "## Provenance",
-        "To make this file again, check out the same code and parameters and run `dvc repro`.",
+        "To make this file again: " + ", then ".join(f"`{command}`" for command in w.commands(results)) + ".",
         "\n".join(f"- {escape(label)}: {escape(value)}" for label, value in w.provenance(results)),
     ]
     return "\n\n".join(sections) + "\n"
@@ -55,88 +62,65 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) 
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    return table(titles, ([*map(escape, row)] for row in rows), words)
+
+
 def _methods(results: Results) -> str:
-    columns = w.columns(results)
+    shows_published = w.has_published(results)
 
     def row(network: Network) -> list[str]:
         top1 = f.with_spread(network.test["top1"])
-        scores = [
-            column.number(network.test[column.key].mean) if column.key in network.test else f.NONE for column in columns
-        ]
         return [
             escape(network.name) + (" (ships)" if network.deployed else ""),
             str(len(network.seeds)),
             f"**{top1}**" if network.ties_with_best else top1,
-            w.gain(network),
+            escape(w.gain(network)),
+            *([w.published(network)] if shows_published else []),
             f.percent(network.val_last.mean),
             f.NONE if network.val_best is None else f.percent(network.val_best.mean),
-            *scores,
+            *w.scores(results, network),
         ]
 
-    titles = ["", "n", "test top-1 %", "over vanilla", "val last epoch %", "val best epoch %"]
-    return table([*titles, *(column.title for column in columns)], map(row, results.networks()))
+    return table(w.method_titles(results), map(row, results.networks()))
 
 
-def _sizes(results: Results) -> str:
-    rows = [[escape(who), escape(arch), *numbers] for who, arch, *numbers in w.sizes(results)]
-    return table(["", "network", "parameters", "multiplications per image", "weights file"], rows, words=2)
-
-
-def _ratios(results: Results) -> str:
-    batches = results.latency.batches
-    rows = [
-        [
-            *map(escape, t.contrast(name)),
-            *(f.ratio(batch.ratios[name]) if name in batch.ratios else f.NONE for batch in batches),
-        ]
-        for name in batches[0].ratios
+def _classes(results: Results) -> list[str]:
+    """The ends of the ranking, the largest confusions, and what student and teacher get right."""
+    ranked = sorted(results.analysis.classes, key=lambda it: -it.top1)
+    ends = ranked if len(ranked) <= 2 * _END else [*ranked[:_END], *ranked[-_END:]]
+    confusions = findings.confusions(results)[: 2 * _END]
+    against = findings.against_teacher(results)
+    return [
+        "Best and worst, of the student that ships in float32:",
+        _table(findings.CLASSES, map(findings.class_row, ends)),
+        *(["Largest confusions:", _table(findings.CONFUSIONS, confusions, words=2)] if confusions else []),
+        *([against] if against else []),
     ]
-    titles = ["", "time ratio [95 % interval]", *(f"batch {batch.batch_size}" for batch in batches)]
-    return table(titles, rows, words=2)
 
 
-def _timings(results: Results) -> str:
-    rows = [
-        [
-            escape(t.candidate(name)),
-            str(batch.batch_size),
-            *map(f.milliseconds, (timing.p50_ms, timing.p90_ms, timing.p99_ms)),
-            f.count(timing.n),
-        ]
-        for batch in results.latency.batches
-        for name, timing in batch.candidates.items()
-    ]
-    return table(["", "batch", "p50", "p90", "p99", "n"], rows)
+def _batches(results: Results) -> list[str]:
+    return [f"batch {batch.batch_size}" for batch in results.latency.batches]
 
 
 def _alone(results: Results) -> list[str]:
     """Threads, fresh processes and LoadGen, each with its note, as far as they were measured."""
-    sizes = [f"batch {batch.batch_size}" for batch in results.latency.batches]
     parts: list[str] = []
     for heading, note, titles, rows, words in (
-        ("Milliseconds per call (p50) by number of threads:", "", ["", "threads", *sizes], t.threads(results), 1),
+        (
+            "Milliseconds per call (p50) by number of threads:",
+            "",
+            ["", "threads", *_batches(results)],
+            t.threads(results),
+            1,
+        ),
         ("In a process of its own:", t.starts_note(results), ["", *t.STARTS], t.starts(results), 1),
         ("MLPerf's scenarios:", t.scenarios_note(results), ["", *t.SCENARIOS], t.scenarios(results), 3),
     ):
         if rows:
-            parts += [heading, table(titles, [list(map(escape, row)) for row in rows], words), escape(note)]
+            parts += [heading, _table(titles, rows, words), escape(note)]
     parts += [escape(f"Not timed: {why}.") for why in results.latency.left_out.values()]
     return list(filter(None, parts))
-
-
-def _parity(results: Results) -> str:
-    rows = [
-        [
-            name,
-            str(record.batch_size),
-            f.tiny(record.max_probability_error),
-            f.tiny(record.max_logit_error),
-            "yes" if record.top1_equal else "no",
-        ]
-        for name, records in (("student", results.parity.student), ("teacher", results.parity.teacher))
-        for record in records
-    ]
-    return table(["", "batch", "largest error of a probability", "of a logit", "top-1 equal"], rows)
 
 
 def _data(results: Results) -> str:
@@ -144,16 +128,13 @@ def _data(results: Results) -> str:
     named = ", ".join(map(escape, card.labels[:_NAMED_CLASSES]))
     more = card.num_classes - _NAMED_CLASSES
     mean, std = f.channels(card.normalization.mean), f.channels(card.normalization.std)
-    splits = table(
-        ["", "images", "per class"],
-        [[escape(split), f.count(number), w.class_range(results, split)] for split, number in card.counts.items()],
-    )
     return "\n\n".join(
         [
             f"{escape(card.source)}, {card.image_px} x {card.image_px} px, "
             f"licence: {escape(card.licence or 'not stated')}. "
             f"{f.count(card.num_classes)} classes: {named}{f', and {f.count(more)} more' if more > 0 else ''}.",
-            splits,
+            _table(findings.SPLITS, findings.splits(results)),
+            escape(findings.found(results)),
             f"Of train, pixels in \\[0, 1\\]: mean {mean}; std {std}.",
         ]
     )

@@ -6,8 +6,15 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.report.artefacts import Record
 
-SMALLER_MODEL = "teacher_onnx / student_onnx"
-"""The ratio of latencies that the report answers with: two networks in one runtime."""
+TEACHER = "teacher_onnx"
+"""The candidate that the student is held against: the teacher in the runtime that serves."""
+
+
+def parts(candidate: str) -> tuple[str, str, str]:
+    """Network, number format and runtime: student_int8_onnx -> student, int8, onnx; student_onnx is in fp32."""
+    who, _, runtime = candidate.rpartition("_")
+    network, _, number_format = who.partition("_")
+    return network, number_format or "fp32", runtime
 
 
 class Timing(Record):
@@ -40,9 +47,16 @@ class Batch(Record):
 
     @model_validator(mode="after")
     def _holds_the_answer(self) -> "Batch":
-        if SMALLER_MODEL not in self.ratios or not {"student_onnx", "teacher_onnx"} <= self.candidates.keys():
-            raise ValueError(f"student_onnx, teacher_onnx and the ratio '{SMALLER_MODEL}' are needed")
+        for name in self.candidates:
+            if parts(name)[::2] == ("student", "onnx") and f"{TEACHER} / {name}" not in self.ratios:
+                raise ValueError(f"the ratio '{TEACHER} / {name}' is needed")
+        if not {"student_onnx", TEACHER} <= self.candidates.keys():
+            raise ValueError(f"student_onnx and {TEACHER} are needed")
         return self
+
+    def teacher_over(self, candidate: str) -> Ratio:
+        """How many times as long the teacher takes as a student, both in ONNX Runtime."""
+        return self.ratios[f"{TEACHER} / {candidate}"]
 
 
 class Memory(Record):
@@ -137,6 +151,8 @@ class Latency(Record):
     load_average: Annotated[tuple[float, ...], Field(min_length=1), BeforeValidator(_in_a_list)]
     """Before the measurement, over the last minute, and where known over the last 5 and 15."""
     threads: int
+    device: str
+    """cpu or cuda."""
     batches: Annotated[tuple[Batch, ...], Field(min_length=1)]
     candidates: tuple[Alone, ...]
     left_out: dict[str, str]
@@ -144,6 +160,6 @@ class Latency(Record):
     size_bytes: dict[str, int]
     """Of the exported files."""
 
-    def alone(self, name: str) -> Alone | None:
-        """What was measured of one candidate by itself."""
-        return next((candidate for candidate in self.candidates if candidate.name == name), None)
+    def smallest_batch(self) -> Batch:
+        """The smallest batch size that was timed: 1 unless params.yaml leaves it out."""
+        return min(self.batches, key=lambda batch: batch.batch_size)

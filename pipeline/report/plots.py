@@ -8,10 +8,10 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, ScalarFormatter
 
 from pipeline.report import svg
-from pipeline.report.collect import BASELINE, Network, Results
 from pipeline.report.labels import beside
-from pipeline.report.timings import candidate, number_format
-from pipeline.report.wording import smallest_batch
+from pipeline.report.measured import parts
+from pipeline.report.results import BASELINE, Network, Results
+from pipeline.report.timings import candidate
 
 _WIDE, _HALF = (5.6, 3.5), (4.2, 3.4)
 """Width and height in inches; the page shows two of the half ones beside each other."""
@@ -51,7 +51,7 @@ def learning_curves(results: Results) -> str:
 
 def accuracy_against_latency(results: Results) -> str:
     """Test top-1 in percent against p50 in ms at the smallest batch; hollow where the student's latency is borrowed."""
-    batch = smallest_batch(results)
+    batch = results.latency.smallest_batch()
     at = {who: batch.candidates[f"{who}_onnx"].p50_ms for who in ("student", "teacher")}
     points = [(network, at["student"], network.deployed) for network in results.methods]
     shown = [point for point in points if results.shares_latency(point[0])]
@@ -62,16 +62,16 @@ def accuracy_against_latency(results: Results) -> str:
         f"ms per answer, batch {batch.batch_size} (p50)",
         "Test top-1 in percent against latency, for the teacher and each method",
         formats=[
-            (f"{results.deployed.method} {number_format(it.name)}", batch.candidates[it.name].p50_ms, it.top1)
+            (f"{results.deployed.method} {parts(it.name)[1]}", batch.candidates[it.name].p50_ms, it.top1)
             for it in results.latency.candidates
-            if it.top1 is not None and number_format(it.name) != "fp32"
+            if it.top1 is not None and parts(it.name)[1] != "fp32"
         ],
     )
 
 
 def latency_distribution(results: Results) -> str:
     """p1, p2, ... p99 of every candidate in ms, on a logarithmic scale, at the smallest batch."""
-    candidates = smallest_batch(results).candidates
+    candidates = results.latency.smallest_batch().candidates
     with svg.figure("latency-distribution", _WIDE, _CANDIDATES_INCHES) as (figure, axes):
         ends = []
         for (name, timing), color in zip(candidates.items(), _candidate_colors(candidates), strict=True):

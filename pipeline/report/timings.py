@@ -1,10 +1,13 @@
 """Rows and sentences about latency, for the page and for RESULTS.md alike."""
 
-from pipeline.report.collect import Results
-from pipeline.report.formats import NONE, count, milliseconds, size, tiny
+from pipeline.report.formats import NONE, count, milliseconds, ratio, size, tiny
+from pipeline.report.measured import parts
+from pipeline.report.results import Results
 
 STARTS = ("file", "import ms", "open ms", "first call ms", "peak of memory", "J per image")
 """Titles of `starts`, behind the candidate."""
+CALLS = ("", "batch", "p50", "p90", "p99", "n")
+"""Titles of `calls`."""
 SCENARIOS = ("scenario", "verdict", "images", "p50 ms", "p99 ms", "p90 bound", "p99 bound", "images/s")
 """Titles of `scenarios`, likewise."""
 
@@ -21,8 +24,11 @@ def candidate(name: str) -> str:
 def contrast(name: str) -> tuple[str, str]:
     """A ratio's name -> what makes the difference, and what was compared."""
     a, _, b = name.partition(" / ")
-    (network_a, format_a, runtime_a), (network_b, format_b, runtime_b) = _parts(a), _parts(b)
+    (network_a, format_a, runtime_a), (network_b, format_b, runtime_b) = parts(a), parts(b)
     differences = (network_a != network_b, format_a != format_b, runtime_a != runtime_b)
+    if differences == (True, True, False) and runtime_a in _RUNTIMES:
+        formats = f"{network_a} {format_a} / {network_b} {format_b}"
+        return "smaller model, fewer bits", f"{formats}, both in {_RUNTIMES[runtime_a]}"
     if sum(differences) != 1 or not {runtime_a, runtime_b} <= _RUNTIMES.keys():
         return "all together", f"{candidate(a)} / {candidate(b)}"
     if network_a != network_b:
@@ -32,16 +38,29 @@ def contrast(name: str) -> tuple[str, str]:
     return "other runtime", f"{_RUNTIMES[runtime_a]} / {_RUNTIMES[runtime_b]}, {network_a}"
 
 
-def number_format(name: str) -> str:
-    """student_int8_onnx -> int8, student_onnx -> fp32."""
-    return _parts(name)[1]
+def ratios(results: Results) -> list[tuple[str, ...]]:
+    """Rows of what makes the difference, what was compared, ratio and interval by batch size."""
+    batches = results.latency.batches
+    return [
+        (*contrast(name), *(ratio(batch.ratios[name]) if name in batch.ratios else NONE for batch in batches))
+        for name in batches[0].ratios
+    ]
 
 
-def _parts(name: str) -> tuple[str, str, str]:
-    """A candidate's network, number format and runtime."""
-    who, _, runtime = name.rpartition("_")
-    network, _, format_ = who.partition("_")
-    return network, format_ or "fp32", runtime
+def calls(results: Results) -> list[list[tuple[str, ...]]]:
+    """By batch size, rows of candidate, batch size, p50, p90 and p99 in ms, number of calls."""
+    return [
+        [
+            (
+                candidate(name),
+                str(batch.batch_size),
+                *map(milliseconds, (timing.p50_ms, timing.p90_ms, timing.p99_ms)),
+                count(timing.n),
+            )
+            for name, timing in batch.candidates.items()
+        ]
+        for batch in results.latency.batches
+    ]
 
 
 def starts(results: Results) -> list[tuple[str, ...]]:

@@ -1,23 +1,26 @@
 """Sentences and headings of the report, for the page and for RESULTS.md alike."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.report.collect import TIE_POINTS, Network, Results
 from pipeline.report.formats import (
     NONE,
     PLUS_MINUS,
+    bounds,
     count,
     decimal,
-    interval,
     percent,
     points,
     scaled,
-    share,
     size,
+    tiny,
 )
-from pipeline.report.measured import SMALLER_MODEL, Batch, Ratio
+from pipeline.report.results import TIE_POINTS, Network, Results
+
+PUBLISHED = (
+    "Published: test top-1 on CIFAR-100 of the same two networks, as the README of github.com/CRGuan/SAKD prints it. "
+    "Those are full schedules, other recipes and, from row to row, other protocols."
+)
 
 
 @dataclass(frozen=True)
@@ -39,32 +42,29 @@ def columns(results: Results) -> tuple[Column, ...]:
     )
 
 
-def headline(results: Results) -> list[tuple[str, bool]]:
-    """The answer in one sentence, as pieces of text; True where a piece is one of its numbers."""
-    student, teacher, batch = results.deployed, results.teacher_evaluation, smallest_batch(results)
-    difference = student.test.top1 - teacher.test.top1
-    more = "less" if difference < 0 else "more"
-    accuracy = [("is ", False), (f"{percent(abs(difference))} points {more}", True), (" accurate", False)]
-    if round(abs(difference), 9) < TIE_POINTS:
-        accuracy = [("is ", False), ("as accurate", True), (f", within {TIE_POINTS} points,", False)]
+def method_titles(results: Results) -> list[str]:
+    """Of the columns of the table of methods."""
+    others = ["published %"] if has_published(results) else []
+    last = [column.title for column in columns(results)]
+    return ["", "n", "test top-1 %", "over vanilla", *others, "val, last epoch %", "val, best epoch %", *last]
+
+
+def scores(results: Results, network: Network) -> list[str]:
+    """The cells of `columns`, means over the seeds."""
     return [
-        (f"The student ({student.arch}, {student.method}) has ", False),
-        (share(student.num_parameters / teacher.num_parameters), True),
-        (f" of the parameters of its teacher ({teacher.arch}), ", False),
-        *_speed(batch.ratios[SMALLER_MODEL]),
-        (f" at batch {batch.batch_size}, and ", False),
-        *accuracy,
-        (
-            f" on the test split ({percent(student.test.top1)} against {percent(teacher.test.top1)} %, "
-            f"{count(student.images)} images).",
-            False,
-        ),
+        column.number(network.test[column.key].mean) if column.key in network.test else NONE
+        for column in columns(results)
     ]
 
 
-def smallest_batch(results: Results) -> Batch:
-    """The smallest batch size that was timed: 1 unless params.yaml leaves it out."""
-    return min(results.latency.batches, key=lambda batch: batch.batch_size)
+def has_published(results: Results) -> bool:
+    """Whether figures of others stand beside any of ours."""
+    return any(network.published is not None for network in results.networks())
+
+
+def published(network: Network) -> str:
+    """What others printed."""
+    return NONE if network.published is None else percent(network.published)
 
 
 def machine(results: Results) -> str:
@@ -79,8 +79,7 @@ def machine(results: Results) -> str:
 def notes(results: Results) -> list[str]:
     """How to read the table of methods, one sentence each."""
     test = results.deployed
-    accuracy = test.test.top1 / 100
-    standard_error = 100 * math.sqrt(accuracy * (1 - accuracy) / test.images)
+    low, high = test.top1_interval
     chosen = {"last": "last epoch", "best": "epoch that is best on validation"}[results.select]
     if len(results.seeds["distill"]) == 1:
         spreads = [f"n = 1: the spread between seeds is unknown ({PLUS_MINUS} ?), and any difference may be chance."]
@@ -92,11 +91,13 @@ def notes(results: Results) -> list[str]:
     return [
         *spreads,
         f"A difference below {TIE_POINTS} points, or below the larger spread of the two, is a tie. "
-        "The best student is set in bold, and so is whatever ties with it.",
-        f"The choice of {count(test.images)} test images alone gives {percent(test.test.top1)} % a standard error of "
-        f"{percent(standard_error)} points.",
+        "The best student is set in bold, and so is whatever ties with it. Brackets are 95 % intervals, by paired "
+        "bootstrap over test images.",
+        f"The choice of {count(test.images)} test images alone leaves {percent(test.test.top1)} % of {test.method} "
+        f"anywhere from {percent(low)} to {percent(high)} % (95 %, bootstrap over images).",
         "The other columns are means over the seeds; their spread is in results.json.",
         f"Students trained for {results.student_epochs} epochs; the {chosen} is the one tested.",
+        *([PUBLISHED] if has_published(results) else []),
     ]
 
 
@@ -110,6 +111,10 @@ def sizes(results: Results) -> list[tuple[str, str, str, str, str]]:
         who = "every student" if len(groups) == 1 else ", ".join(network.name for network in members)
         rows.append((who, members[0]))
     return [(who, n.arch, count(n.num_parameters), scaled(n.macs), size(n.size_bytes)) for who, n in rows]
+
+
+SIZE_TITLES = ("", "network", "parameters", "multiplications per image", "weights file")
+"""Of the columns of `sizes`."""
 
 
 def student_files(results: Results) -> list[tuple[str, ...]]:
@@ -142,15 +147,39 @@ def refusals(results: Results) -> list[str]:
 
 
 def gain(network: Network) -> str:
-    """Gain over the baseline, with the word where it is a tie."""
-    return NONE if network.gain is None else points(network.gain.points) + (" tie" if network.gain.tie else "")
+    """Gain over the baseline with its interval, and the word where it is a tie."""
+    it = network.gain
+    if it is None:
+        return NONE
+    interval = "" if it.interval is None else f" {bounds(it.interval)}"
+    return f"{points(it.points)}{interval}{' tie' if it.tie else ''}"
 
 
-def class_range(results: Results, split: str) -> str:
-    """Images per class of a split: 45, or 40 to 52."""
-    counts = results.data.class_counts[split]
-    low, high = count(min(counts)), count(max(counts))
-    return low if low == high else f"{low} to {high}"
+def parity(results: Results) -> list[list[tuple[str, ...]]]:
+    """Of student and of teacher, rows of who, batch, largest error of a probability and of a logit, top-1 equal."""
+    return [
+        [
+            (
+                who,
+                str(it.batch_size),
+                tiny(it.max_probability_error),
+                tiny(it.max_logit_error),
+                "yes" if it.top1_equal else "no",
+            )
+            for it in records
+        ]
+        for who, records in (("student", results.parity.student), ("teacher", results.parity.teacher))
+    ]
+
+
+PARITY_TITLES = ("", "batch", "largest error of a probability", "largest error of a logit", "top-1 equal")
+"""Of the columns of `parity`."""
+
+
+def commands(results: Results) -> list[str]:
+    """What to type to make the page again."""
+    checkout = [] if results.commit is None else [f"git checkout {results.commit.split()[0]}"]
+    return [*checkout, "dvc repro"]
 
 
 def provenance(results: Results) -> list[tuple[str, str]]:
@@ -159,6 +188,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
     packages = [f"Python {it.python}", *(f"{name} {version}" for name, version in sorted(it.packages.items()))]
     seeds = [f"{who} {', '.join(map(str, drawn))}" for who, drawn in results.seeds.items()]
     facts = [
+        ("Code", "no git here to ask" if results.commit is None else f"commit {results.commit}"),
         ("params.yaml", f"sha256 {results.params_sha256}"),
         *((f"data, {name}", f"sha256 {digest}") for name, digest in sorted(results.data.sha256.items())),
         ("Seeds", "; ".join(seeds)),
@@ -170,11 +200,3 @@ def provenance(results: Results) -> list[tuple[str, str]]:
     if it.gpus:
         facts.append(("GPUs", ", ".join(it.gpus)))
     return facts
-
-
-def _speed(value: Ratio) -> list[tuple[str, bool]]:
-    verb, end = "answers ", "as fast"
-    if value.median < 1:
-        value = Ratio(median=1 / value.median, low=1 / value.high, high=1 / value.low)
-        verb, end = "takes ", "as long"
-    return [(verb, False), (f"{value.median:.2f} times", True), (f" {interval(value)} {end}", False)]

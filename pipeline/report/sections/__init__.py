@@ -1,0 +1,1 @@
+"""The sections of the page: each a view of the results and, beside it, the template that it fills."""

@@ -1,0 +1,41 @@
+"""Where the student is right and wrong: by class, by pair of classes, and by how sure it is."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from pipeline.report import class_plots, findings, formats, pictures
+from pipeline.report.analysed import ClassScores
+from pipeline.report.results import Results
+from pipeline.report.templates import Section, fill
+
+NAMED = 8
+"""Classes at either end."""
+ALL = 400
+"""Most classes that the page lists; analysis.json has all."""
+CONFUSED = 10
+
+
+def section(results: Results) -> Section:
+    """Of the student that ships, in float32."""
+    analysis = results.analysis
+    ranked = sorted(analysis.classes, key=lambda it: it.top1)
+    few = len(ranked) <= 2 * NAMED
+    html = fill(
+        "classes.html.jinja",
+        r=results,
+        titles=findings.CLASSES,
+        ends=[_rows(ranked[::-1])] if few else [_rows(ranked[: -NAMED - 1 : -1]), _rows(ranked[NAMED - 1 :: -1])],
+        everyone=[] if few or len(ranked) > ALL else _rows(analysis.classes),
+        top1=Markup(class_plots.top1_by_class(results)),
+        confusions=findings.confusions(results)[:CONFUSED],
+        confusion_titles=findings.CONFUSIONS,
+        matrix=pictures.matrix(analysis.confusion),
+        reliability=Markup(class_plots.reliability(results)),
+        ece=formats.decimal(results.deployed.test.ece),
+    )
+    return Section("classes", "Classes and confidence", html)
+
+
+def _rows(classes: Sequence[ClassScores]) -> list[list[str]]:
+    return [findings.class_row(it) for it in classes]

@@ -1,0 +1,79 @@
+"""The answer that the report begins with, for the page and for RESULTS.md alike."""
+
+import math
+
+from pipeline.report.artefacts import Difference
+from pipeline.report.formats import bounds, count, interval, percent, probability, share, size
+from pipeline.report.measured import Ratio
+from pipeline.report.results import BASELINE, Results
+
+_RAREST = 6
+"""Powers of ten: beyond once in a million, a test's assumptions fail before chance does."""
+
+
+def headline(results: Results) -> list[tuple[str, bool]]:
+    """The answer in one sentence, as pieces of text; True where a piece is one of its numbers."""
+    student, teacher, ships = results.deployed, results.teacher_evaluation, results.shipped
+    batch = results.latency.smallest_batch()
+    return [
+        (f"The student ({student.arch}, {student.method}, {ships.number_format}) has ", False),
+        (f"{share(ships.size_bytes / ships.teacher_size_bytes)} of the size", True),
+        (
+            f" of its teacher ({teacher.arch}), {size(ships.size_bytes)} against {size(ships.teacher_size_bytes)}, ",
+            False,
+        ),
+        *_speed(results.speed(batch)),
+        (f" at batch {batch.batch_size}, and is ", False),
+        *_accuracy(ships.against_teacher),
+        (
+            f" on the test split ({percent(ships.top1)} against {percent(teacher.test.top1)} %, "
+            f"{count(student.images)} images).",
+            False,
+        ),
+    ]
+
+
+def distillation(results: Results) -> str:
+    """What the teacher was worth: the student that ships against the same network trained without one."""
+    it = results.deployed
+    if it.method == BASELINE:
+        return f"This student was trained without its teacher ({BASELINE}), so nothing here comes from distillation."
+    pair = results.comparison.pair(str(it.method), it.seed or 0, BASELINE)
+    if pair is None:
+        return (
+            f"What distillation added is not known: {BASELINE}, the student trained without its teacher, is not there."
+        )
+    gained = f"{percent(abs(pair.difference))} points {'more' if pair.difference >= 0 else 'fewer'}"
+    return (
+        f"Trained without its teacher ({BASELINE}, same seed), the student scores "
+        f"{percent(it.test.top1 - pair.difference)} %; distilled by {it.method}, {gained} {bounds(pair.interval)}. "
+        f"{count(pair.only_this)} test images only the distilled one gets right, {count(pair.only_other)} only the "
+        f"other; were both equally good, so uneven a split would come up {_chance(pair.mcnemar_p)} (McNemar's test, "
+        f"p {probability(pair.mcnemar_p)})."
+    )
+
+
+def _accuracy(value: Difference) -> list[tuple[str, bool]]:
+    low, high = value.interval
+    rounded = percent(abs(value.difference))
+    said = f"{rounded} points {'less' if value.difference < 0 else 'more'} accurate"
+    if float(rounded) == 0:
+        said = "as accurate"
+    doubt = ", which may be chance," if low <= 0 <= high else ""
+    return [(said, True), (f" {bounds(value.interval)}{doubt}", False)]
+
+
+def _chance(p: float) -> str:
+    """A probability in words: 12 times in 100; less than once in 10,000."""
+    if p >= 0.01:
+        return f"{100 * p:.0f} times in 100"
+    power = _RAREST if p == 0 else min(_RAREST, math.floor(-math.log10(p)))
+    return f"less than once in {count(10**power)}"
+
+
+def _speed(value: Ratio) -> list[tuple[str, bool]]:
+    verb, end = "answers ", "as fast"
+    if value.median < 1:
+        value = Ratio(median=1 / value.median, low=1 / value.high, high=1 / value.low)
+        verb, end = "takes ", "as long"
+    return [(verb, False), (f"{value.median:.2f} times", True), (f" {interval(value)} {end}", False)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.files import replacing, write_json
 from pipeline.report import markdown, page, verdict
 from pipeline.report.collect import Sources, collect
+from pipeline.report.results import Commit
 from stages import _run
 
 
@@ -15,29 +16,30 @@ def report(
     teacher: Path,
     deploy: Path,
     comparison: Path,
+    energy_maps: Path,
     data: Path,
     published: Path,
     out: Path,
 ) -> None:
     """Write report.html, RESULTS.md and results.json to `out`, of the methods and seeds that params.yaml lists."""
-    results = collect(Sources(params, students, teacher, deploy, comparison, data, published), commit())
+    results = collect(Sources(params, students, teacher, deploy, comparison, energy_maps, data, published), commit())
     write_json(out / "results.json", results.model_dump(mode="json"))
     for name, text in (("report.html", page.render(results)), ("RESULTS.md", markdown.render(results))):
         with replacing(out / name) as scratch:
             scratch.write_text(text, encoding="utf-8")
-    print("".join(text for text, _ in verdict.headline(results)))
+    print("".join(text for text, _ in verdict.headline(results)), verdict.details(results))
 
 
-def commit() -> str | None:
+def commit() -> Commit | None:
     """The commit that is checked out, and whether files were edited since; None outside of git.
 
     dvc.lock does not count: DVC itself writes it while the run goes on.
     """
-    head = _git("rev-parse", "HEAD")
-    if head is None:
+    sha = _git("rev-parse", "HEAD")
+    if sha is None:
         return None
     edited = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
-    return head + (", with edits that are in no commit" if edited else "")
+    return Commit(sha=sha, edited=bool(edited))
 
 
 def _git(*arguments: str) -> str | None:

@@ -21,6 +21,14 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
+class Spread(Record):
+    """A value over n seeds; std is the sample standard deviation, None (unknown) for one seed."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
 class Scores(Record):
     """One network on the test split."""
 

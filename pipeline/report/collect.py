@@ -12,13 +12,14 @@ from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.files import sha256
 from pipeline.metrics import mean_and_spread
+from pipeline.report import attention
 from pipeline.report.analysed import Analysis, Comparison
-from pipeline.report.artefacts import Evaluation, History, Parity, Quantization, Scores, read
+from pipeline.report.artefacts import Evaluation, History, Parity, Quantization, Scores, Spread, read
 from pipeline.report.audited import Audit
 from pipeline.report.measured import Latency
 from pipeline.report.pictures import examples
 from pipeline.report.published import published
-from pipeline.report.results import BASELINE, TIE_POINTS, Gain, Network, Point, Results, Spread
+from pipeline.report.results import BASELINE, TIE_POINTS, Commit, Gain, Network, Point, Results
 from pipeline.report.shipped import shipped
 
 
@@ -32,12 +33,13 @@ class Sources:
     teacher: Path
     deploy: Path
     comparison: Path
-    """A file, as published."""
+    """A file, as energy_maps and published."""
+    energy_maps: Path
     data: Path
     published: Path
 
 
-def collect(sources: Sources, commit: str | None = None) -> Results:
+def collect(sources: Sources, commit: Commit | None = None) -> Results:
     """Read a run. `commit` says which code is at work.
 
     Raises PupilError naming the first file that is missing or torn, and the stage that writes it.
@@ -86,6 +88,7 @@ def collect(sources: Sources, commit: str | None = None) -> Results:
         comparison=comparison,
         analysis=analysis,
         examples=examples(analysis, test, card.labels, shipped_from / "logits.npy", sources.teacher / "logits.npy"),
+        attention=attention.collect(sources.students, list(distill.methods), ships.seed, sources.energy_maps),
         latency=latency,
         parity=read(Parity, sources.deploy / "parity.json", "export"),
         quantization=quantization,

@@ -2,8 +2,8 @@
 
 import math
 
+from pipeline.report.artefacts import Spread
 from pipeline.report.measured import Ratio
-from pipeline.report.results import Spread
 
 PLUS_MINUS = "\u00b1"
 NONE = "\u2013"
@@ -51,8 +51,8 @@ def milliseconds(value: float | None) -> str:
 
 
 def share(value: float) -> str:
-    """A fraction of 1 as percent, with a sign."""
-    return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %"
+    """A fraction of 1 as percent, with a sign; finer below a tenth, and near the whole."""
+    return f"{100 * value:.1f} %" if value < 0.1 or 0.95 <= value < 1.05 else f"{100 * value:.0f} %"
 
 
 def ratio(value: Ratio) -> str:

@@ -20,8 +20,9 @@ def render(results: Results) -> str:
     sections = [
         "# Results",
         headline,
+        escape(verdict.details(results)),
         f"The file that ships is {escape(results.shipped.file)}. Both were timed in ONNX Runtime on "
-        f"{escape(w.machine(results))}. Brackets are 95 % intervals.",
+        f"{escape(w.machine(results))}.",
         escape(verdict.distillation(results)),
         "## Methods",
         _methods(results),

@@ -5,9 +5,11 @@ from pathlib import Path
 from markupsafe import Markup
 
 from pipeline.report import formats
+from pipeline.report.attention import style as attention_style
 from pipeline.report.results import Results
 from pipeline.report.sections import (
     answer,
+    attention,
     classes,
     cost,
     curves,
@@ -20,7 +22,7 @@ from pipeline.report.sections import (
 )
 from pipeline.report.templates import fill
 
-_SECTIONS = (data, curves, methods, cost, classes, examples, latency, files, provenance)
+_SECTIONS = (data, curves, methods, cost, classes, attention, examples, latency, files, provenance)
 """In the order of the page, behind the answer."""
 _STYLE = "page.css"
 _PAGE = "page.html.jinja"
@@ -31,7 +33,7 @@ def render(results: Results) -> str:
     html = fill(
         _PAGE,
         title=f"{results.deployed.arch} from {results.teacher.arch} on {results.data.source}: Pupil",
-        style=Markup(Path(__file__).with_name(_STYLE).read_text(encoding="utf-8")),
+        style=Markup(Path(__file__).with_name(_STYLE).read_text(encoding="utf-8")) + attention_style(),
         answer=answer.render(results),
         sections=[module.section(results) for module in _SECTIONS],
     )

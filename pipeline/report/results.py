@@ -4,21 +4,14 @@ from pydantic import Field
 
 from pipeline.data.card import DataCard
 from pipeline.report.analysed import Analysis, Comparison, Interval
-from pipeline.report.artefacts import Difference, Evaluation, Parity, Quantization, Record
+from pipeline.report.artefacts import Difference, Evaluation, Parity, Quantization, Record, Spread
+from pipeline.report.attention import Shown
 from pipeline.report.audited import Audit, Png
 from pipeline.report.measured import Batch, Latency, Ratio
 
 BASELINE = "vanilla"
 TIE_POINTS = 0.5
 """Differences of top-1 below this are ties, whatever their interval: two seeds of a method often differ by as much."""
-
-
-class Spread(Record):
-    """A value over n seeds; std is the sample standard deviation, None (unknown) for one seed."""
-
-    mean: float
-    std: float | None
-    n: int
 
 
 class Point(Record):
@@ -104,6 +97,14 @@ class Examples(Record):
     """Where the student is wrong with most confidence."""
 
 
+class Commit(Record):
+    """The code that made the page."""
+
+    sha: str
+    edited: bool
+    """Files that git knows were edited since."""
+
+
 class Results(Record):
     """All that the page shows."""
 
@@ -117,6 +118,7 @@ class Results(Record):
     analysis: Analysis
     """Of the student that ships, in float32."""
     examples: Examples = Field(exclude=True)
+    attention: Shown = Field(exclude=True)
     latency: Latency
     parity: Parity
     quantization: Quantization
@@ -129,8 +131,8 @@ class Results(Record):
     """What drew what: data, teacher, distill, benchmark."""
     params_sha256: str
     """Of params.yaml."""
-    commit: str | None
-    """Of the code that made the page, and whether it was edited since; None where git does not tell."""
+    commit: Commit | None
+    """None where git does not tell."""
 
     def networks(self) -> tuple[Network, ...]:
         """The teacher first, then the methods in the order of params.yaml."""

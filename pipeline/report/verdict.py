@@ -3,8 +3,8 @@
 import math
 
 from pipeline.report.artefacts import Difference
-from pipeline.report.formats import bounds, count, interval, percent, probability, share, size
-from pipeline.report.measured import Ratio
+from pipeline.report.formats import bounds, count, interval, milliseconds, percent, probability, share, size
+from pipeline.report.measured import TEACHER, Ratio
 from pipeline.report.results import BASELINE, Results
 
 _RAREST = 6
@@ -13,24 +13,30 @@ _RAREST = 6
 
 def headline(results: Results) -> list[tuple[str, bool]]:
     """The answer in one sentence, as pieces of text; True where a piece is one of its numbers."""
-    student, teacher, ships = results.deployed, results.teacher_evaluation, results.shipped
-    batch = results.latency.smallest_batch()
+    student, ships = results.deployed, results.shipped
     return [
-        (f"The student ({student.arch}, {student.method}, {ships.number_format}) has ", False),
-        (f"{share(ships.size_bytes / ships.teacher_size_bytes)} of the size", True),
-        (
-            f" of its teacher ({teacher.arch}), {size(ships.size_bytes)} against {size(ships.teacher_size_bytes)}, ",
-            False,
-        ),
-        *_speed(results.speed(batch)),
-        (f" at batch {batch.batch_size}, and is ", False),
+        (f"The student ({student.arch} by {student.method}, {ships.number_format}) is ", False),
+        (f"{share(ships.size_bytes / ships.teacher_size_bytes)} the size", True),
+        (f" of its teacher ({results.teacher.arch}), ", False),
+        *_speed(results.speed(results.latency.smallest_batch())),
+        (", and is ", False),
         *_accuracy(ships.against_teacher),
-        (
-            f" on the test split ({percent(ships.top1)} against {percent(teacher.test.top1)} %, "
-            f"{count(student.images)} images).",
-            False,
-        ),
+        (".", False),
     ]
+
+
+def details(results: Results) -> str:
+    """What the ratios of the headline were made of."""
+    ships, batch = results.shipped, results.latency.smallest_batch()
+    student, teacher = (batch.candidates[name].p50_ms for name in (ships.candidate, TEACHER))
+    low, high = ships.against_teacher.interval
+    doubt = ", a difference that may be chance" if low <= 0 <= high else ""
+    return (
+        f"{size(ships.size_bytes)} against {size(ships.teacher_size_bytes)}; {milliseconds(student)} against "
+        f"{milliseconds(teacher)} ms a call at batch {batch.batch_size} (p50); {percent(ships.top1)} against "
+        f"{percent(results.teacher_evaluation.test.top1)} % of {count(results.deployed.images)} test images{doubt}. "
+        "Brackets are 95 % intervals."
+    )
 
 
 def distillation(results: Results) -> str:
@@ -54,13 +60,11 @@ def distillation(results: Results) -> str:
 
 
 def _accuracy(value: Difference) -> list[tuple[str, bool]]:
-    low, high = value.interval
     rounded = percent(abs(value.difference))
     said = f"{rounded} points {'less' if value.difference < 0 else 'more'} accurate"
     if float(rounded) == 0:
         said = "as accurate"
-    doubt = ", which may be chance," if low <= 0 <= high else ""
-    return [(said, True), (f" {bounds(value.interval)}{doubt}", False)]
+    return [(said, True), (f" {bounds(value.interval)}", False)]
 
 
 def _chance(p: float) -> str:
@@ -72,8 +76,8 @@ def _chance(p: float) -> str:
 
 
 def _speed(value: Ratio) -> list[tuple[str, bool]]:
-    verb, end = "answers ", "as fast"
+    verb, said = "answers ", "as fast"
     if value.median < 1:
         value = Ratio(median=1 / value.median, low=1 / value.high, high=1 / value.low)
-        verb, end = "takes ", "as long"
-    return [(verb, False), (f"{value.median:.2f} times", True), (f" {interval(value)} {end}", False)]
+        verb, said = "takes ", "as long"
+    return [(verb, False), (f"{value.median:.2f} times {said}", True), (f" {interval(value)}", False)]

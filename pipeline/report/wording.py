@@ -15,7 +15,7 @@ from pipeline.report.formats import (
     size,
     tiny,
 )
-from pipeline.report.results import TIE_POINTS, Network, Results
+from pipeline.report.results import TIE_POINTS, Commit, Network, Results
 
 PUBLISHED = (
     "Published: test top-1 on CIFAR-100 of the same two networks, as the README of github.com/CRGuan/SAKD prints it. "
@@ -177,9 +177,8 @@ PARITY_TITLES = ("", "batch", "largest error of a probability", "largest error o
 
 
 def commands(results: Results) -> list[str]:
-    """What to type to make the page again."""
-    checkout = [] if results.commit is None else [f"git checkout {results.commit.split()[0]}"]
-    return [*checkout, "dvc repro"]
+    """What to type to make the page again; it installs the pinned packages too."""
+    return [*([] if results.commit is None else [f"git checkout {results.commit.sha}"]), "make repro"]
 
 
 def provenance(results: Results) -> list[tuple[str, str]]:
@@ -188,7 +187,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
     packages = [f"Python {it.python}", *(f"{name} {version}" for name, version in sorted(it.packages.items()))]
     seeds = [f"{who} {', '.join(map(str, drawn))}" for who, drawn in results.seeds.items()]
     facts = [
-        ("Code", "no git here to ask" if results.commit is None else f"commit {results.commit}"),
+        ("Code", _code(results.commit)),
         ("params.yaml", f"sha256 {results.params_sha256}"),
         *((f"data, {name}", f"sha256 {digest}") for name, digest in sorted(results.data.sha256.items())),
         ("Seeds", "; ".join(seeds)),
@@ -200,3 +199,9 @@ def provenance(results: Results) -> list[tuple[str, str]]:
     if it.gpus:
         facts.append(("GPUs", ", ".join(it.gpus)))
     return facts
+
+
+def _code(commit: Commit | None) -> str:
+    if commit is None:
+        return "no git here to ask"
+    return f"commit {commit.sha}" + (", with edits that are in no commit" if commit.edited else "")

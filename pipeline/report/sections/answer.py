@@ -14,6 +14,7 @@ def render(results: Results) -> Markup:
         r=results,
         headline=verdict.headline(results),
         distillation=verdict.distillation(results),
+        details=verdict.details(results),
         machine=wording.machine(results),
         shares=shares(results),
     )

@@ -9,7 +9,7 @@ from pipeline.report.analysed import ClassScores
 from pipeline.report.results import Results
 from pipeline.report.templates import Section, fill
 
-NAMED = 8
+NAMED = 5
 """Classes at either end."""
 ALL = 400
 """Most classes that the page lists; analysis.json has all."""
@@ -25,7 +25,7 @@ def section(results: Results) -> Section:
         "classes.html.jinja",
         r=results,
         titles=findings.CLASSES,
-        ends=[_rows(ranked[::-1])] if few else [_rows(ranked[: -NAMED - 1 : -1]), _rows(ranked[NAMED - 1 :: -1])],
+        ends=[_rows(ranked)] if few else [_rows(ranked[:NAMED]), _rows(ranked[-NAMED:])],
         everyone=[] if few or len(ranked) > ALL else _rows(analysis.classes),
         top1=Markup(class_plots.top1_by_class(results)),
         confusions=findings.confusions(results)[:CONFUSED],

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 CODE = ("pipeline", "stages", "serve")
-FILES = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore")
+FILES = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "results/published_top1.yaml")
 OUTPUTS = ("artifacts", "data", "report")
 
 SMALL = {
@@ -56,6 +56,7 @@ def make(folder: Path) -> Path:
     """The project's own code and DAG with small numbers, in a new git and DVC repository of one commit."""
     for name in CODE:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "results").mkdir()
     for name in FILES:
         shutil.copy2(ROOT / name, folder / name)
     edit(folder, SMALL)

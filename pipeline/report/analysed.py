@@ -11,12 +11,12 @@ Interval = tuple[float, float]
 
 
 class ClassScores(Record):
-    """One class of the test split; top-1 and agreement in percent."""
+    """One class of the test split; top-1 and agreement in percent, None where it has no images there."""
 
     label: str
     images: int
-    top1: float
-    interval: Interval
+    top1: float | None
+    interval: Interval | None
     """Wilson's."""
     teacher_top1: float | None = None
     agreement: float | None = None
@@ -68,12 +68,16 @@ class Analysis(Record):
     """analysis.json of one network."""
 
     classes: Annotated[tuple[ClassScores, ...], Field(min_length=1, exclude=True)]
-    confusion: tuple[tuple[int, ...], ...] = Field(exclude=True)
-    """(K, K) images, true classes in rows, predicted ones in columns."""
+    confusion: tuple[tuple[int, ...], ...] | None = Field(exclude=True)
+    """(K, K) images, true classes in rows, predicted ones in columns; None where classes are too many for a matrix."""
     largest_confusions: tuple[Confusion, ...]
     reliability: tuple[ReliabilityBin, ...]
     against_teacher: AgainstTeacher | None = None
     mistakes: tuple[Mistake, ...] = Field(exclude=True)
+
+    def ranked(self) -> list[tuple[float, ClassScores]]:
+        """Top-1 and class, the lowest first, of the classes that have images."""
+        return sorted(((it.top1, it) for it in self.classes if it.top1 is not None), key=lambda pair: pair[0])
 
 
 class Pair(Record):

@@ -25,16 +25,14 @@ def balance(results: Results) -> str:
 
 def top1_by_class(results: Results) -> str:
     """Test top-1 in percent of student (line) and teacher (points), classes in the order of the student's."""
-    ranked = sorted(results.analysis.classes, key=lambda it: -it.top1)
+    ranked = results.analysis.ranked()[::-1]
     ranks = _thinned(len(ranked))
     shown = [ranked[rank] for rank in ranks]
     with svg.figure("top1-by-class", _WIDE, 0.1) as (figure, axes):
-        teacher = [
-            (rank, it.teacher_top1) for rank, it in zip(ranks, shown, strict=True) if it.teacher_top1 is not None
-        ]
+        teacher = [(r, it.teacher_top1) for r, (_, it) in zip(ranks, shown, strict=True) if it.teacher_top1 is not None]
         if teacher:
             axes.plot(*zip(*teacher, strict=True), color=svg.MUTED, linestyle="", marker="o", markersize=3)
-        axes.plot(ranks, [it.top1 for it in shown], color=svg.ACCENT, linewidth=2, drawstyle="steps-mid")
+        axes.plot(ranks, [top1 for top1, _ in shown], color=svg.ACCENT, linewidth=2, drawstyle="steps-mid")
         axes.set_xticks([])
         axes.set_xlabel("classes")
         axes.margins(x=0.01)

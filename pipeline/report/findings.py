@@ -58,8 +58,10 @@ def found(results: Results) -> str:
 
 def class_row(it: ClassScores) -> list[str]:
     """Of one class: name, images, top-1 and interval, the teacher's top-1, agreement."""
-    other = [NONE if value is None else percent(value) for value in (it.teacher_top1, it.agreement)]
-    return [it.label, count(it.images), percent(it.top1), span(it.interval), *other]
+    top1, teacher, agreement = (
+        NONE if value is None else percent(value) for value in (it.top1, it.teacher_top1, it.agreement)
+    )
+    return [it.label, count(it.images), top1, NONE if it.interval is None else span(it.interval), teacher, agreement]
 
 
 def confusions(results: Results) -> list[tuple[str, ...]]:

@@ -88,12 +88,12 @@ def _methods(results: Results) -> str:
 
 def _classes(results: Results) -> list[str]:
     """The ends of the ranking, the largest confusions, and what student and teacher get right."""
-    ranked = sorted(results.analysis.classes, key=lambda it: -it.top1)
+    ranked = [it for _, it in results.analysis.ranked()]
     ends = ranked if len(ranked) <= 2 * _END else [*ranked[:_END], *ranked[-_END:]]
     confusions = findings.confusions(results)[: 2 * _END]
     against = findings.against_teacher(results)
     return [
-        "Best and worst, of the student that ships in float32:",
+        "Worst and best, of the student that ships in float32:",
         _table(findings.CLASSES, map(findings.class_row, ends)),
         *(["Largest confusions:", _table(findings.CONFUSIONS, confusions, words=2)] if confusions else []),
         *([against] if against else []),

@@ -38,4 +38,4 @@ def render(results: Results) -> str:
         sections=[module.section(results) for module in _SECTIONS],
     )
     # Lines do not break between a number and its sign.
-    return html.replace(" %", "\u00a0%").replace(f"{formats.PLUS_MINUS} ", f"{formats.PLUS_MINUS}\u00a0")
+    return str(html).replace(" %", "\u00a0%").replace(f"{formats.PLUS_MINUS} ", f"{formats.PLUS_MINUS}\u00a0")

@@ -28,10 +28,19 @@ def png(pixels: NDArray[np.uint8]) -> str:
     return _encoded(image)
 
 
+def smaller(picture: str, longest_px: int) -> str:
+    """A PNG in base64, its longest side at most `longest_px`; one that already is comes back as it was."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture, validate=True)))
+    if max(image.size) <= longest_px:
+        return picture
+    image.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
+    return _encoded(image)
+
+
 def matrix(confusion: Sequence[Sequence[int]]) -> str:
     """A confusion matrix (K, K) as PNG in base64, which stands on light and on dark.
 
-    A pixel is one cell, or several added up where K is above _MATRIX_PX. Opacity is the square root of the share of
+    A pixel is one cell, or several added up where K is above _MATRIX_PX. Opacity is the cube root of the share of
     the true class, so that small confusions show.
     """
     counts = np.array(confusion, dtype=np.float64)
@@ -41,7 +50,7 @@ def matrix(confusion: Sequence[Sequence[int]]) -> str:
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     cells = np.empty((*shares.shape, 4), np.uint8)
     cells[..., :3] = np.where(np.eye(len(shares), dtype=bool)[..., None], _RIGHT, _WRONG)
-    cells[..., 3] = np.round(255 * np.sqrt(shares))
+    cells[..., 3] = np.round(255 * np.cbrt(shares))
     return _encoded(Image.fromarray(cells))
 
 

@@ -19,7 +19,7 @@ CONFUSED = 10
 def section(results: Results) -> Section:
     """Of the student that ships, in float32."""
     analysis = results.analysis
-    ranked = sorted(analysis.classes, key=lambda it: it.top1)
+    ranked = [it for _, it in analysis.ranked()]
     few = len(ranked) <= 2 * NAMED
     html = fill(
         "classes.html.jinja",
@@ -30,7 +30,7 @@ def section(results: Results) -> Section:
         top1=Markup(class_plots.top1_by_class(results)),
         confusions=findings.confusions(results)[:CONFUSED],
         confusion_titles=findings.CONFUSIONS,
-        matrix=pictures.matrix(analysis.confusion),
+        matrix=None if analysis.confusion is None else pictures.matrix(analysis.confusion),
         reliability=Markup(class_plots.reliability(results)),
         ece=formats.decimal(results.deployed.test.ece),
     )

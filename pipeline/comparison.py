@@ -50,6 +50,10 @@ class Bootstrap:
         low, high = np.quantile(100 * (means * weights).sum(1), (tails, 1 - tails))
         return [float(low), float(high)]
 
+    def against(self, said: NDArray[np.int64], other: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
+        """Difference of top-1 and its interval, in points, of two networks' answers (N,) to images of `labels` (N,)."""
+        return _difference([(said == labels).astype(np.int8) - (other == labels)], self)
+
     def accuracy(self, right: Right) -> list[float]:
         """[low, high] of the accuracy in percent."""
         return self.interval(right[:, None].astype(np.int8))

@@ -21,10 +21,12 @@ from onnxruntime import quantization  # type: ignore[import-untyped]
 from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
 
 from pipeline import integer_graph
+from pipeline.data.arrays import Split
 from pipeline.errors import ParamsError
 from pipeline.params import Quantize
 from pipeline.registry import nearest
 
+_CALIBRATION_BATCH = 32
 _COMPUTES = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul")
 # Those that pass on bytes as well as floats: in float they would stand between two that do not.
 _PASSES_ON = ("AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "MaxPool", "Relu", "Reshape", "Squeeze")
@@ -33,6 +35,15 @@ _METHODS = {
     "entropy": quantization.CalibrationMethod.Entropy,
     "percentile": quantization.CalibrationMethod.Percentile,
 }
+
+
+def calibration(train: Split, settings: Quantize) -> Iterator[NDArray[np.uint8]]:
+    """Images of train to calibrate on, drawn by the settings' seed, a few at a time: uint8 (B, H, W, 3)."""
+    generator = np.random.default_rng(settings.seed)
+    positions = generator.choice(len(train), min(settings.images, len(train)), replace=False)
+    read = train.central_reader()
+    for start in range(0, len(positions), _CALIBRATION_BATCH):
+        yield read(np.sort(positions[start : start + _CALIBRATION_BATCH]))
 
 
 class Quantizer:

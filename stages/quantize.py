@@ -1,6 +1,5 @@
 """Make the exported student smaller: in 8-bit integers and in half precision, accepted only where it is as accurate."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +7,24 @@ import numpy as np
 import onnx
 import torch
 
-from pipeline import gate, metrics, onnx_file
+from pipeline import gate, logits_file, metrics, onnx_file
 from pipeline import params as parameters
 from pipeline import quantize as quantizing
+from pipeline.comparison import Bootstrap
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.scratch import replacing_folder
 from pipeline.files import write_json
 from stages import _run
 
-CALIBRATION_BATCH = 32
+_UNMEASURED = dict.fromkeys(("val", "test", "against_teacher"))
 
 
-def quantize(params: Path, student: Path, data: Path, out: Path, record: Path) -> None:
-    """Write the students into the folder `out`, with .refused in the name of each that is, and why to `record`."""
+def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, record: Path) -> None:
+    """Write the students into the folder `out`, with .refused in the name of each that is, and why to `record`.
+
+    `teacher` is its logits.npy, to say how far each student lies from it on the test split.
+    """
     everything = parameters.load(params)
     settings, max_drop = everything.quantize, everything.deploy.max_drop
     data_card = cards.load(data)
@@ -29,15 +32,18 @@ def quantize(params: Path, student: Path, data: Path, out: Path, record: Path) -
     train, *splits = (Split.load(data, name, data_card) for name in ("train", "val", "test"))
     model, card = onnx_file.read(student)
     labels = [torch.from_numpy(np.array(split.labels)) for split in splits]
+    taught = logits_file.read(teacher, len(splits[1]), data_card.num_classes, "evaluate_teacher").argmax(1)
+    bootstrap = Bootstrap(everything.evaluate.resamples, everything.evaluate.seed)
     float32 = [gate.predict(model, split, batch_size) for split in splits]
 
     def scored(logits: list[torch.Tensor]) -> dict[str, Any]:
         each = zip(("val", "test"), logits, float32, labels, strict=True)
-        return {name: gate.scores(z, expected, y) for name, z, expected, y in each}
+        against = bootstrap.against(logits[1].argmax(1).numpy(), taught, splits[1].labels)
+        return {name: gate.scores(z, expected, y) for name, z, expected, y in each} | {"against_teacher": against}
 
-    quantizers = {"int8": quantizing.Quantizer(model, _batches(train, settings.images, settings.seed), settings)}
+    quantizers = {"int8": quantizing.Quantizer(model, quantizing.calibration(train, settings), settings)}
     if settings.tensorrt:
-        batches = _batches(train, settings.images, settings.seed)
+        batches = quantizing.calibration(train, settings)
         quantizers["int8_signed"] = quantizing.Quantizer(model, batches, settings, signed=True)
     made: dict[str, onnx.ModelProto] = {name: quantizer.model() for name, quantizer in quantizers.items()}
     made["fp16"] = quantizing.half(model)
@@ -61,7 +67,9 @@ def quantize(params: Path, student: Path, data: Path, out: Path, record: Path) -
                 nodes = gate.damage(quantizers[name], float32[0], splits[0], batch_size)
                 reason = f"{reason}; {gate.name_worst(nodes)}"
             print(f"student.{name}: {reason}")
-            results = scored(logits) if verdict.drop_points is not None else {"val": None, "test": None}
+            results = (
+                scored(logits) if verdict.drop_points is not None else dict.fromkeys(("val", "test", "against_teacher"))
+            )
             file = folder / f"student.{name}{'' if verdict.accepted else '.refused'}.onnx"
             own = {"name": f"student_{name}", "precision": name, "metrics": _measured(results["test"])}
             onnx_file.write(smaller, card | own, file)
@@ -77,14 +85,6 @@ def quantize(params: Path, student: Path, data: Path, out: Path, record: Path) -
     deployed = students["int8"]["file"] if students["int8"]["accepted"] else student.name
     print(f"deployed on CPUs: {deployed}")
     write_json(record, {"max_drop": max_drop, "deployed": deployed, "students": students})
-
-
-def _batches(train: Split, images: int, seed: int) -> Iterator[Any]:
-    """Calibration images, a few at a time."""
-    positions = np.random.default_rng(seed).choice(len(train), min(images, len(train)), replace=False)
-    read = train.central_reader()
-    for start in range(0, len(positions), CALIBRATION_BATCH):
-        yield read(np.sort(positions[start : start + CALIBRATION_BATCH]))
 
 
 def _measured(scores: dict[str, float | None] | None) -> dict[str, float]:

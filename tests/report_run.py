@@ -158,7 +158,7 @@ def png(seed: int, px: int = PX) -> str:
 def audit() -> dict[str, Any]:
     def split(images: int) -> dict[str, Any]:
         pixels = {"min": 12, "median": 20.5, "max": 40}
-        facts = {"images": images + 1, "kept": images, "bad": 1, "duplicates": 2}
+        facts = {"images": images + 1, "kept": images, "bad": 1, "dropped": 3, "duplicates": 2}
         return facts | {"class_images": {"min": 6, "median": 7.0, "max": 9}, "width_px": pixels, "height_px": pixels}
 
     def finding(kind: str, name: str, **more: Any) -> dict[str, Any]:
@@ -169,10 +169,13 @@ def audit() -> dict[str, Any]:
         "on_bad": "skip",
         "leaks": "report",
         "splits": {"train": split(100), "val": split(20), "test": split(2000)},
+        "source_splits": {"leaks": 4, "repeats": 1},
         "counts": {"truncated": 1, "leak": 1, "tiny": 0},
         "findings": [
-            finding("leak", "K\u00fcche/<img src=x>.png", twin="test row 3 (<i>)", thumbnail=png(0), later=1),
-            finding("truncated", "half.jpg", twin=None, thumbnail=None),
+            finding(
+                "leak", "K\u00fcche/<img src=x>.png", reason="the pixels of test row 3 (<i>)", thumbnail=png(0), later=1
+            ),
+            finding("truncated", "half.jpg", thumbnail=None),
         ],
     }
 

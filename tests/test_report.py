@@ -151,8 +151,20 @@ def test_what_the_audit_found_is_counted_and_what_it_did_not_is_named(run: Run) 
     assert "Found: 1 truncated, 1 in two splits. Looked for and not found: tiny." in said
     assert "(data.on_bad: skip)" in said
     assert "(data.leaks: report)" in said
-    assert findings.splits(run.results())[0] == ("train", "100", "30 to 40", "101", "1", "2", "12 to 40", "12 to 40")
+    assert "before val was drawn from train, 4 images are in two splits and 1 stand a second time" in said
+    assert findings.splits(run.results())[0] == (
+        "train",
+        "100",
+        "30 to 40",
+        "101",
+        "1",
+        "3",
+        "2",
+        "12 to 40",
+        "12 to 40",
+    )
     nothing = {"counts": {"leak": 0, "tiny": 0}, "findings": [], "on_bad": "fail"}
+    nothing["source_splits"] = {"leaks": 0, "repeats": 0}
     run.edit("data/audit.json", **nothing)
     assert findings.found(run.results()) == "Every image was opened before anything trained. Found: nothing."
 

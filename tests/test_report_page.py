@@ -168,7 +168,7 @@ def test_a_persons_own_matplotlib_style_changes_nothing(complete: Results) -> No
 def test_parts_that_are_absent_are_left_out_with_a_sentence(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.edit("comparison.json", baseline=None, pairs=[], methods=[])
-    run.edit("data/audit.json", findings=[], counts={"leak": 0})
+    run.edit("data/audit.json", findings=[], counts={"leak": 0}, source_splits={"leaks": 0, "repeats": 0})
     run.edit(
         "students/sakd/0/analysis.json",
         against_teacher=None,

@@ -27,11 +27,12 @@ class AuditedSplit(Record):
     """Of them, in the prepared data."""
     bad: int
     """Of them, not usable."""
+    dropped: int
+    """Of them, usable and left out because they stand in another split."""
     duplicates: int
-    class_images: Extent
-    """Images per class."""
-    width_px: Extent
-    height_px: Extent
+    width_px: Extent | None
+    """As in the source; None where no image is usable."""
+    height_px: Extent | None
 
 
 class Finding(Record):
@@ -42,10 +43,17 @@ class Finding(Record):
     name: str
     label: str
     reason: str
-    twin: str | None = None
-    """The other image of a pair."""
     thumbnail: Png | None = None
     """Longest side at most 64 px."""
+
+
+class SourceSplits(Record):
+    """Same pixels in the splits as the source has them, before val was drawn from train."""
+
+    leaks: int
+    """Images that stand in another split too."""
+    repeats: int
+    """Images that stand a second time in their split."""
 
 
 class Audit(Record):
@@ -56,6 +64,7 @@ class Audit(Record):
     leaks: str
     """data.leaks: report or drop."""
     splits: dict[str, AuditedSplit]
+    source_splits: SourceSplits
     counts: dict[str, int]
     """Findings by kind; kinds that were looked for and not found are there with 0."""
     findings: tuple[Finding, ...] = Field(exclude=True)

@@ -1,11 +1,11 @@
 """Rows and sentences about data and classes, for the page and for RESULTS.md alike."""
 
 from pipeline.report.analysed import ClassScores
-from pipeline.report.audited import Extent
+from pipeline.report.audited import Audit, Extent
 from pipeline.report.formats import NONE, count, percent, span
 from pipeline.report.results import Results
 
-SPLITS = ("", "images", "per class", "looked at", "not usable", "duplicates", "width px", "height px")
+SPLITS = ("", "images", "per class", "looked at", "not usable", "dropped", "duplicates", "width px", "height px")
 """Titles of `splits`."""
 CLASSES = ("", "images", "top-1 %", "95 % interval", "teacher %", "agrees with teacher %")
 """Titles of `class_row`."""
@@ -22,9 +22,13 @@ def splits(results: Results) -> list[tuple[str, ...]]:
         row = [split, count(number), class_range(results, split)]
         it = results.audit.splits.get(split)
         if it is None:
-            row += [NONE] * 5
+            row += [NONE] * 6
         else:
-            row += [*map(count, (it.images, it.bad, it.duplicates)), _extent(it.width_px), _extent(it.height_px)]
+            row += [
+                *map(count, (it.images, it.bad, it.dropped, it.duplicates)),
+                _extent(it.width_px),
+                _extent(it.height_px),
+            ]
         rows.append(tuple(row))
     return rows
 
@@ -53,7 +57,18 @@ def found(results: Results) -> str:
         "drop": " Images that are in two splits were dropped from one (data.leaks: drop).",
         "report": " Images that are in two splits stay (data.leaks: report).",
     }
-    return looked + skips + (drops.get(audit.leaks, "") if audit.counts.get("leak") else "")
+    return looked + skips + (drops.get(audit.leaks, "") if audit.counts.get("leak") else "") + _in_source(audit)
+
+
+def _in_source(audit: Audit) -> str:
+    """What the source's own splits share, where that differs from what the prepared ones do."""
+    it = audit.source_splits
+    if (it.leaks, it.repeats) == (audit.counts.get("leak", 0), audit.counts.get("duplicate", 0)):
+        return ""
+    return (
+        f" In the source's own splits, before val was drawn from train, {count(it.leaks)} images are in two splits and "
+        f"{count(it.repeats)} stand a second time in theirs."
+    )
 
 
 def class_row(it: ClassScores) -> list[str]:
@@ -81,8 +96,8 @@ def against_teacher(results: Results) -> str | None:
     )
 
 
-def _extent(it: Extent) -> str:
-    return _range(it.min, it.max)
+def _extent(it: Extent | None) -> str:
+    return NONE if it is None else _range(it.min, it.max)
 
 
 def _range(low: int, high: int) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline import logits_file
 from pipeline.data.arrays import RowReader, Split
 from pipeline.errors import PupilError
 from pipeline.report.analysed import Analysis
@@ -57,19 +58,19 @@ def matrix(confusion: Sequence[Sequence[int]]) -> str:
 def examples(analysis: Analysis, split: Split, labels: Sequence[str], student: Path, teacher: Path) -> Examples:
     """The images that an analysis of the test split points at, with what both networks say of them.
 
-    student, teacher: files of logits (N, K), rows in the order of the split. Raises PupilError naming the one that is
-    missing or does not fit, and the stage that writes it.
+    student, teacher: logits.npy of both. Raises PupilError naming the file that is missing or does not fit.
     """
-    known = _Known(split, labels, _logits(student, split, labels), _logits(teacher, split, labels))
+    logits = [
+        logits_file.read(path, len(split), len(labels), stage)
+        for path, stage in ((student, "evaluate"), (teacher, "evaluate_teacher"))
+    ]
+    known = _Known(split, labels, *logits)
     against = analysis.against_teacher
     return Examples(
         only_student=known.examples(against.only_student_positions if against else ()),
         only_teacher=known.examples(against.only_teacher_positions if against else ()),
         mistakes=known.examples([it.position for it in analysis.mistakes], [it.confidence for it in analysis.mistakes]),
     )
-
-
-_AGAIN = "Run `dvc repro evaluate evaluate_teacher`."
 
 
 class _Known:
@@ -82,7 +83,7 @@ class _Known:
 
     def examples(self, positions: Sequence[int], confidences: Sequence[float] = ()) -> tuple[Example, ...]:
         if (last := max(positions, default=0)) >= len(self._split):
-            raise PupilError(f"analysis.json names test image {last} of {len(self._split)}. {_AGAIN}")
+            raise PupilError(f"analysis.json names test image {last} of {len(self._split)}. Run `dvc repro evaluate`.")
         read = RowReader(self._split.images)
         return tuple(
             Example(
@@ -95,19 +96,6 @@ class _Known:
             )
             for rank, position in enumerate(positions[:SHOWN])
         )
-
-
-def _logits(path: Path, split: Split, labels: Sequence[str]) -> NDArray[np.float32]:
-    try:
-        logits: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise PupilError(f"{path} is not a whole .npy file: {error}. {_AGAIN}") from error
-    expected = (len(split), len(labels))
-    if logits.shape != expected or logits.dtype != np.float32:
-        raise PupilError(
-            f"{path} does not fit: expected float32 {expected}, came {logits.dtype} {logits.shape}. {_AGAIN}"
-        )
-    return logits
 
 
 def _encoded(image: Image.Image) -> str:

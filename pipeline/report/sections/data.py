@@ -26,6 +26,7 @@ def section(results: Results) -> Section:
         splits=findings.splits(results),
         found=findings.found(results),
         pictured=pictured,
+        kind=findings.kind,
         others=[_row(it) for it in others[:ROWS]],
         more=len(others) - len(others[:ROWS]),
         balance=Markup(class_plots.balance(results)) if min(counts) != max(counts) else None,
@@ -36,5 +37,4 @@ def section(results: Results) -> Section:
 
 
 def _row(finding: Finding) -> list[str]:
-    twin = f"; its twin: {finding.twin}" if finding.twin else ""
-    return [finding.name, finding.split, findings.kind(finding.kind), finding.label, f"{finding.reason}{twin}"]
+    return [finding.name, finding.split, findings.kind(finding.kind), finding.label, finding.reason]

@@ -33,7 +33,8 @@ def report(
 def commit() -> Commit | None:
     """The commit that is checked out, and whether files were edited since; None outside of git.
 
-    dvc.lock does not count: DVC itself writes it while the run goes on.
+    Nothing depends on the page, so it may carry a commit: that which made it, and a later one that changes nothing of
+    what the page shows does not make it anew. dvc.lock does not count as edited: DVC writes it while the run goes on.
     """
     sha = _git("rev-parse", "HEAD")
     if sha is None:

@@ -22,8 +22,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path, text in (("pairs/tiny.yaml", PAIR), ("protocols/tiny.yaml", PROTOCOL)):
         (folder / "presets" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "presets" / path).write_text(text)
-    (folder / "results").mkdir()
-    shutil.copy2(toy.ROOT / "results" / "published_top1.yaml", folder / "results")
     return folder
 
 

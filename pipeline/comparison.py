@@ -50,9 +50,9 @@ class Bootstrap:
         low, high = np.quantile(100 * (means * weights).sum(1), (tails, 1 - tails))
         return [float(low), float(high)]
 
-    def against(self, said: NDArray[np.int64], other: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
-        """Difference of top-1 and its interval, in points, of two networks' answers (N,) to images of `labels` (N,)."""
-        return _difference([(said == labels).astype(np.int8) - (other == labels)], self)
+    def difference(self, right: Right, other: Right) -> dict[str, Any]:
+        """How far one network's accuracy lies above another's on the same images, and [low, high], in points."""
+        return _difference([right.astype(np.int8) - other], self)
 
     def accuracy(self, right: Right) -> list[float]:
         """[low, high] of the accuracy in percent."""

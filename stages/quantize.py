@@ -32,13 +32,14 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     train, *splits = (Split.load(data, name, data_card) for name in ("train", "val", "test"))
     model, card = onnx_file.read(student)
     labels = [torch.from_numpy(np.array(split.labels)) for split in splits]
-    taught = logits_file.read(teacher, len(splits[1]), data_card.num_classes, "evaluate_teacher").argmax(1)
+    said = logits_file.read(teacher, len(splits[1]), data_card.num_classes, "evaluate_teacher")
+    taught = said.argmax(1) == splits[1].labels
     bootstrap = Bootstrap(everything.evaluate.resamples, everything.evaluate.seed)
     float32 = [gate.predict(model, split, batch_size) for split in splits]
 
     def scored(logits: list[torch.Tensor]) -> dict[str, Any]:
         each = zip(("val", "test"), logits, float32, labels, strict=True)
-        against = bootstrap.against(logits[1].argmax(1).numpy(), taught, splits[1].labels)
+        against = bootstrap.difference(logits[1].argmax(1).numpy() == splits[1].labels, taught)
         return {name: gate.scores(z, expected, y) for name, z, expected, y in each} | {"against_teacher": against}
 
     quantizers = {"int8": quantizing.Quantizer(model, quantizing.calibration(train, settings), settings)}

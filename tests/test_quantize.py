@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from benchmarks import quantized
-from pipeline import export, gate, integer_graph, onnx_file, params, quantize
+from pipeline import export, gate, integer_graph, logits_file, onnx_file, params, quantize
 from pipeline.data.arrays import Split
 from pipeline.errors import ParamsError, PupilError
 from pipeline.models.base import Classifier
@@ -242,8 +242,11 @@ def run(folder: Path, source: onnx.ModelProto, settings: str = "", seeds: tuple[
     card = export.make_card("student", tiny.network("wrn_10_1"), header("wrn_10_1"), {"top1": 1.0})
     onnx_file.write(source, card, folder / "student.onnx")
     (folder / "params.yaml").write_text(settings or "{}")
+    # The teacher is right on every other image.
+    taught = np.eye(tiny.CLASSES, dtype=np.float32)[(answers + np.arange(64) % 2) % tiny.CLASSES]
+    logits_file.write(folder / "logits.npy", taught)
     out, record = folder / "quantized", folder / "quantization.json"
-    stage(folder / "params.yaml", folder / "student.onnx", data, out, record)
+    stage(folder / "params.yaml", folder / "student.onnx", folder / "logits.npy", data, out, record)
     return json.loads(record.read_text(encoding="utf-8"))
 
 
@@ -263,6 +266,9 @@ def test_an_accepted_student_is_deployed(model: onnx.ModelProto, tmp_path: Path)
     card = OnnxClassifier(path, providers=("CPUExecutionProvider",)).card
     assert (card.name, card.precision) == ("student_int8", "int8")
     assert card.metrics["top1"] == int8["test"]["top1"]
+    against = int8["against_teacher"]
+    assert against["difference"] == pytest.approx(int8["test"]["top1"] - 50)
+    assert against["interval"][0] < against["difference"] < against["interval"][1]
     assert sorted(p.name for p in path.parent.iterdir()) == ["student.fp16.onnx", "student.int8.onnx"]
 
 

@@ -87,7 +87,7 @@ def test_every_part_shows_what_it_read(html: str) -> None:
         "Trained without its teacher (vanilla, same seed)",
         "Found: 1 truncated, 1 in two splits.",
         "test row 3 (&lt;i&gt;)",
-        "1 more without a picture",
+        "1 without a picture",
         "afd would",
         "student: dog, 98.7 %",
         "the student alone 60",
@@ -208,7 +208,7 @@ def test_thousands_of_classes_and_findings_do_not_explode_the_page(tmp_path: Pat
     html = page.render(results)
     assert len(html.encode()) < MOST_BYTES
     assert len(results.model_dump_json()) < MOST_BYTES / 4
-    assert "4,924 more are in audit.json" in html
+    assert "4,930 more are in audit.json" in html
     assert "Images per class in train" in html
 
 

@@ -1,5 +1,7 @@
 """The data: splits, what the audit found, and how the classes are filled."""
 
+from collections.abc import Sequence
+
 from markupsafe import Markup
 
 from pipeline.report import class_plots, findings, formats
@@ -7,17 +9,19 @@ from pipeline.report.audited import Finding
 from pipeline.report.results import Results
 from pipeline.report.templates import Section, fill
 
-PICTURES = 24
-"""Of offenders. At 64 px they are 0.4 MB at worst, as noise."""
+PICTURES = 18
+"""Of one kind of finding."""
+AT_ONCE = 6
+"""Of them, not folded away."""
+PICTURE_CHARACTERS = 400_000
+"""Of all pictures in base64, so that the page stays small."""
 ROWS = 100
-"""Of offenders without a picture; audit.json has all."""
+"""Of findings without a picture; audit.json has all."""
 
 
 def section(results: Results) -> Section:
     """Tables, pictures of what is wrong, and a plot where classes differ in size."""
-    listed = results.audit.findings
-    pictured = [it for it in listed if it.thumbnail is not None][:PICTURES]
-    others = [it for it in listed if it not in pictured]
+    kinds, others = pictured(results.audit.findings)
     counts = results.data.class_counts["train"]
     html = fill(
         "data.html.jinja",
@@ -25,10 +29,10 @@ def section(results: Results) -> Section:
         titles=findings.SPLITS,
         splits=findings.splits(results),
         found=findings.found(results),
-        pictured=pictured,
-        kind=findings.kind,
-        others=[_row(it) for it in others[:ROWS]],
-        more=len(others) - len(others[:ROWS]),
+        at_once=AT_ONCE,
+        kinds={findings.kind(name): listed for name, listed in kinds.items()},
+        others=[(it.name, it.split, findings.kind(it.kind), it.label, it.reason) for it in others[:ROWS]],
+        more=max(0, len(others) - ROWS),
         balance=Markup(class_plots.balance(results)) if min(counts) != max(counts) else None,
         mean=formats.channels(results.data.normalization.mean),
         std=formats.channels(results.data.normalization.std),
@@ -36,5 +40,15 @@ def section(results: Results) -> Section:
     return Section("data", "Data", html)
 
 
-def _row(finding: Finding) -> list[str]:
-    return [finding.name, finding.split, findings.kind(finding.kind), finding.label, finding.reason]
+def pictured(listed: Sequence[Finding]) -> tuple[dict[str, list[Finding]], list[Finding]]:
+    """Findings to show as pictures, by kind, and all others."""
+    kinds: dict[str, list[Finding]] = {}
+    others, left = [], PICTURE_CHARACTERS
+    for it in listed:
+        size = len(it.thumbnail or "")
+        if not 0 < size <= left or len(kinds.get(it.kind, ())) == PICTURES:
+            others.append(it)
+            continue
+        kinds.setdefault(it.kind, []).append(it)
+        left -= size
+    return kinds, others

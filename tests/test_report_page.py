@@ -10,6 +10,7 @@ import matplotlib
 import pytest
 from playwright.sync_api import Browser
 
+from pipeline.errors import PupilError
 from pipeline.report import page, plots
 from pipeline.report.results import Results
 from tests.demo_page import CHROMIUM, browser
@@ -124,7 +125,7 @@ def test_a_thumbnail_that_is_no_base64_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path)
     finding = {"kind": "tiny", "split": "train", "name": "a", "label": "cat", "reason": "", "thumbnail": '"><script>'}
     run.edit("data/audit.json", findings=[finding])
-    with pytest.raises(Exception, match="thumbnail"):
+    with pytest.raises(PupilError, match=r"findings\.0\.thumbnail"):
         run.results()
 
 

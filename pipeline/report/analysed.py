@@ -116,7 +116,7 @@ class Comparison(Record):
     pairs: tuple[Pair, ...]
     methods: tuple[OverSeeds, ...]
 
-    def pair(self, method: str, seed: int, against: str) -> Pair | None:
+    def pair(self, method: str | None, seed: int | None, against: str) -> Pair | None:
         """Of one student; None where it was not compared."""
         wanted = (method, seed, against)
         return next((it for it in self.pairs if (it.method, it.seed, it.against) == wanted), None)

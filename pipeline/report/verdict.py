@@ -44,7 +44,7 @@ def distillation(results: Results) -> str:
     it = results.deployed
     if it.method == BASELINE:
         return f"This student was trained without its teacher ({BASELINE}), so nothing here comes from distillation."
-    pair = results.comparison.pair(str(it.method), it.seed or 0, BASELINE)
+    pair = results.comparison.pair(it.method, it.seed, BASELINE)
     if pair is None:
         return (
             f"What distillation added is not known: {BASELINE}, the student trained without its teacher, is not there."

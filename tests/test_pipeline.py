@@ -145,7 +145,7 @@ def test_a_second_run_does_nothing_and_changes_no_byte(project: Path) -> None:
         ("deploy.max_drop", 1.0, {"quantize"}),
         ("quantize.images", 64, {"quantize"}),
         ("benchmark.samples", 71, {"benchmark"}),
-        ("evaluate.seed", 1, {"evaluate_teacher", "evaluate@vanilla-0", "evaluate@kd-0", "compare"}),
+        ("evaluate.seed", 1, {"evaluate_teacher", "evaluate@vanilla-0", "evaluate@kd-0", "compare", "quantize"}),
         # compare and energy_maps read which methods there are.
         ("distill.methods.kd.temperature", 2.0, {"distill@kd-0", "compare", "energy_maps"}),
         ("distill.train.lr", 0.01, {"distill@vanilla-0", "distill@kd-0"}),

@@ -66,8 +66,8 @@ def fit(
 
     Raises ParamsError for batches or a recipe that the objective cannot train on; TrainingError naming the loss term,
     epoch and step when a loss is no longer finite, or the epoch after which the network's answers are not, the state of
-    the last good epoch being kept; and StoppedError when
-    SIGTERM or SIGINT came, with the state of the step that was under way.
+    the last good epoch being kept; and StoppedError when SIGTERM or SIGINT came, with the state of the step that was
+    under way.
     """
     _check_batches(objective, train, settings)
     objective.check_recipe(settings)

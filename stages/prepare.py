@@ -8,13 +8,16 @@ from pipeline.files import sha256
 from stages import _run
 
 
-def prepare(params: Path, source: Path, out: Path, resume: Path) -> None:
+def prepare(params: Path, out: Path, source: Path | None = None, resume: Path | None = None) -> None:
     """Write train, val and test splits, audit.json and card.json of the data set that `data` in params.yaml names.
 
     `source` is the fingerprint of its files, by preflight; `resume` a folder where a pass over the images that was
-    interrupted goes on from.
+    interrupted goes on from. Without either it begins anew.
     """
-    card = preparation.prepare(parameters.load(params).data, out, resume=resume, fingerprint=sha256(source))
+    if source is None or resume is None:
+        card = preparation.prepare(parameters.load(params).data, out)
+    else:
+        card = preparation.prepare(parameters.load(params).data, out, resume=resume, fingerprint=sha256(source))
     counts = ", ".join(f"{count} {name}" for name, count in card.counts.items())
     print(f"{card.source}: {counts} images of {card.num_classes} classes, {card.image_px} px")
 

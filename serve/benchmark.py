@@ -190,6 +190,16 @@ def _median_start(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"n": len(starts), **medians, "memory": starts[0]["memory"]}
 
 
+def headline(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Of one batch size, the few numbers that runs are compared by: p50 of each file in ms, teacher / student."""
+    files = {name.removesuffix("_onnx"): timing for name, timing in batch["candidates"].items() if "_onnx" in name}
+    return {
+        "batch_size": batch["batch_size"],
+        "p50_ms": {name: timing["p50_ms"] for name, timing in files.items()},
+        "times_as_fast": batch["ratios"]["teacher_onnx / student_onnx"],
+    }
+
+
 def sample_rows(raw: Samples) -> list[list[object]]:
     """The raw samples as rows of a table with a header: candidate, batch_size, round, ms, and percent.
 

@@ -26,6 +26,7 @@ def recorder(out: Path) -> Iterator[Recorder]:
     with Live(str(out), dvcyaml=None, save_dvc_exp=False, report=None) as live:
 
         def record_epoch(record: Record) -> None:
+            live.step = record["epoch"]
             for part in ("train", "val"):
                 for name, value in record.get(part, {}).items():
                     live.log_metric(f"{part}/{name}", value)

@@ -35,10 +35,11 @@ def benchmark(
     data: Path,
     machine: Path,
     out: Path,
+    metrics: Path,
     plots: Path,
     quantized: Path | None = None,
 ) -> None:
-    """Write what every candidate takes to the JSON file `out`, and raw samples to the folder `plots`.
+    """Write what every candidate takes to the JSON file `out`, its headline to `metrics`, raw samples below `plots`.
 
     `quantized` holds the student in further number formats, as student.int8.onnx.
     """
@@ -89,6 +90,7 @@ def benchmark(
             "size_bytes": {path.name: path.stat().st_size for path in exported.values()},
         },
     )
+    write_json(metrics, bench.headline(batches[0]) | {"file_bytes": {n: p.stat().st_size for n, p in exported.items()}})
     shown = (tables.side_by_side(batches), tables.ratios(batches), tables.one_by_one(records))
     print("\n\n".join(filter(None, [*shown, *(f"Left out: {why}." for why in left_out.values())])))
 

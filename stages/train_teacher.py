@@ -49,7 +49,7 @@ def _take(teacher: parameters.Teacher, data: Path, out: Path) -> None:
     header = make_header(model, card, normalization, None, None, {"weights_sha256": sha256(path)})
     checkpoint.save(model, header, out / "model.safetensors")
     with recorder(out) as record:
-        record({"val": scores})
+        record({"epoch": 0, "val": scores})
     write_json(out / "history.json", {"taken": {"val_top1": scores["top1"]}, "epochs": []})
     print(f"{teacher.arch} taken from {path}: validation top-1 {scores['top1']:.2f} %")
 

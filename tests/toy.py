@@ -14,7 +14,10 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 CODE = ("pipeline", "stages", "serve")
-FILES = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "results/published_top1.yaml")
+FILES = (
+    *("dvc.yaml", "dvc.lock", "params.yaml", ".gitignore", ".dvcignore"),
+    *(".dvc/plots/by_candidate.json", "results/published_top1.yaml"),
+)
 OUTPUTS = ("artifacts", "data", "report")
 
 SMALL = {
@@ -52,18 +55,18 @@ def environment() -> dict[str, str]:
     }
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path, changes: Mapping[str, Any] = SMALL) -> Path:
     """The project's own code and DAG with small numbers, in a new git and DVC repository of one commit."""
     for name in CODE:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "results").mkdir()
-    for name in FILES:
-        shutil.copy2(ROOT / name, folder / name)
-    edit(folder, SMALL)
     run(folder, "git", "init", "-q")
     run(folder, "python", "-m", "dvc", "init", "-q")
-    # What DVC remembers of a repository outside of it goes with the folder too.
-    (folder / ".dvc/config").write_text("[core]\n    site_cache_dir = .dvc/tmp/site\n")
+    for name in FILES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    edit(folder, changes)
+    # What DVC remembers of a repository outside of it goes with the folder too; whole, for experiments run elsewhere.
+    (folder / ".dvc/config").write_text(f"[core]\n    site_cache_dir = {folder}/.dvc/tmp/site\n")
     run(folder, "git", "add", "-A")
     run(folder, "git", "-c", "user.name=Toy", "-c", "user.email=toy@example.org", "commit", "-q", "-m", "Toy")
     return folder

@@ -4,7 +4,8 @@
 #   make check   lint and types alone (seconds)
 #   make table   methods against pairs of networks, with seeds (see below)
 #   make serve   the demo page and the server of student and teacher, on 127.0.0.1:8000
-#   make lock    resolve both locks anew    make schema  write params.schema.json from the models
+#   make docs    write anew what is made from the code: params.schema.json, docs/params.md, docs/methods.md
+#   make lock    resolve both locks anew
 #   make clean   remove what the pipeline made (not .venv)
 
 SHELL := /bin/bash
@@ -16,7 +17,7 @@ export UV_SYSTEM_CERTS := 1
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check table serve lock schema clean
+.PHONY: repro test check table serve docs lock clean
 
 # dvc.lock changes with every run. Until somebody commits one of their own, a run leaves the checkout as clean as it was;
 # to start recording runs in git: git update-index --no-skip-worktree dvc.lock && git add dvc.lock
@@ -43,8 +44,8 @@ table: .venv/installed
 serve: .venv/installed
 	python -m serve run artifacts/deploy/student.onnx artifacts/deploy/teacher.onnx --samples data/prepared/test
 
-schema: .venv/installed
-	python -m stages.preflight --params params.yaml --out artifacts/preflight --schema params.schema.json
+docs: .venv/installed
+	python -m stages.reference
 
 lock: .venv/uv/bin/uv
 	.venv/uv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \

@@ -33,7 +33,9 @@ class Normalization(Section):
     """Per-channel statistics, of pixels scaled to [0, 1]: images = (pixels / 255 - mean) / std."""
 
     mean: Channels
+    """Of red, green and blue."""
     std: Channels
+    """Of red, green and blue; above 0."""
 
     @model_validator(mode="after")
     def _std_is_positive(self) -> "Normalization":
@@ -110,11 +112,15 @@ class Train(Section):
     """How a network is trained: SGD, and a learning rate that drops at milestones; docs/recipes.md has the rest."""
 
     epochs: Positive = 240
+    """Passes over the training images."""
     batch_size: Positive = 64
+    """Images of one step, over all processes."""
     lr: Annotated[float, Field(gt=0)] = 0.05
     """The highest of the schedule."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD: share of the last step that is taken again."""
     nesterov: bool = False
+    """Look ahead along the momentum (Nesterov); needs some."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """On all parameters, those of BN and biases too, as in the published recipes."""
     schedule: Literal["milestones", "cosine", "one_cycle"] = "milestones"
@@ -126,6 +132,7 @@ class Train(Section):
     milestones: tuple[Annotated[float, Field(gt=0)], ...] = (150, 180, 210)
     """After this many epochs the learning rate is multiplied by `decay`. Below 1: a fraction of `epochs`."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """What the learning rate is multiplied by at each milestone."""
     reset_momentum: bool = False
     """Forget the momentum at each milestone, as codes do that build a new optimiser there."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -192,6 +199,7 @@ class Teacher(Section):
     normalization: Normalization | None = None
     """What `weights` was trained with, where the file does not say so itself; null: that of the data card."""
     seed: Seed = 0
+    """Draws the first weights and the order and views of the images."""
     train: Train = Train()
 
     @model_validator(mode="after")
@@ -229,6 +237,7 @@ class Distill(Section):
     """From teacher to student: every method of `methods` with every seed of `seeds` (stage distill)."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Each draws the first weights and the order and views of the images; several tell a difference from luck."""
     train: Train = Train()
     methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"vanilla": {}}
     """Settings of each method by its name; what is listed is trained."""
@@ -247,8 +256,11 @@ class Deploy(Section):
     """Which student is exported, how exactly the ONNX file must agree with it, and what a smaller file may cost."""
 
     method: str = "vanilla"
+    """One of `distill.methods`."""
     seed: Seed = 0
+    """One of `distill.seeds`."""
     opset: Annotated[int, Field(ge=18, le=23)] = 20
+    """Version of ONNX's operators that the files use."""
     max_probability_error: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """Largest difference in any probability between torch and ONNX Runtime, both in float32 (stage export)."""
     max_drop: Annotated[float, Field(ge=0, le=100)] = 0.5
@@ -287,6 +299,7 @@ class Benchmark(Section):
     """Latency of the deployed student beside its teacher (stage benchmark)."""
 
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 8, 32)
+    """Images of one call; the first one is what the report answers with."""
     samples: Annotated[int, Field(ge=20)] = 700
     """Timed calls of each candidate at batch 1; larger batches take fewer, never below 70. p99 needs 662, p90 64."""
     warmup: Annotated[int, Field(ge=1)] = 20
@@ -425,13 +438,24 @@ def json_schema() -> dict[str, Any]:
     ):
         properties: dict[str, Any] = {}
         for name in registry.names(package):
-            config = registry.find(package, name, key).Config.model_json_schema(ref_template="#/$defs/{model}")
+            model = registry.find(package, name, key).Config
+            config = model.model_json_schema(ref_template="#/$defs/{model}")
             definitions.update(config.pop("$defs", {}))
+            for setting, text in _inherited(model).items():
+                config["properties"][setting].setdefault("description", text)
             properties[name] = {**config, "title": name}
         target = definitions[section]["properties"][key]
         target["properties"] = properties
         target["additionalProperties"] = False
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _inherited(model: type[BaseModel]) -> dict[str, str]:
+    """What the classes above say of settings: one that sets another default says nothing anew."""
+    found: dict[str, str] = {}
+    for kind in reversed([base for base in model.__mro__ if issubclass(base, BaseModel)]):
+        found |= {name: field.description for name, field in kind.model_fields.items() if field.description}
+    return {name: text for name, text in found.items() if name in model.model_fields}
 
 
 def _explain(model: type[BaseModel], item: Any, prefix: str) -> str:

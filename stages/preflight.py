@@ -22,10 +22,8 @@ from serve import machine
 from stages import _run
 
 
-def preflight(params: Path, out: Path, schema: Path | None = None) -> None:
-    """Check params.yaml and fingerprint what lies outside DVC's sight; with --schema, write its JSON schema too."""
-    if schema is not None:
-        write_json(schema, parameters.json_schema())
+def preflight(params: Path, out: Path) -> None:
+    """Check params.yaml and fingerprint what lies outside DVC's sight."""
     settings = parameters.load(params)
     parameters.check_complete(settings)
     parameters.check_all(settings)

@@ -6,7 +6,6 @@ the line of dvc.yaml.
 
 import ast
 import itertools
-import json
 import re
 from functools import cache
 from pathlib import Path
@@ -224,10 +223,3 @@ def test_params_yaml_is_valid_with_every_method_and_source_it_names() -> None:
     settings = parameters.load(ROOT / "params.yaml")
     parameters.check_all(settings)
     assert set(settings.model_dump()) == set(PARAMS), "params.yaml shows every section"
-
-
-def test_the_schema_that_editors_read_is_that_of_the_code() -> None:
-    path = ROOT / "params.schema.json"
-    assert path.is_file(), "run `make schema`"
-    expected = json.loads(json.dumps(parameters.json_schema()))
-    assert json.loads(path.read_text(encoding="utf-8")) == expected, "run `make schema`"

@@ -1,9 +1,9 @@
-"""docs/params.md and docs/methods.md as text, made from the models behind params.yaml and the headers of the methods."""
+"""docs/params.md and docs/methods.md as text, from the models behind params.yaml and the headers of the methods."""
 
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import registry
@@ -45,10 +45,10 @@ def methods_page(schema: Schema, published: Mapping[str, Mapping[str, float]], p
         MADE,
         "# The methods",
         "One card for each file of `pipeline/distillation/`. A loss is a sum of weighted terms; CE is the "
-        "cross-entropy with the labels, KL_T the softened divergence of Hinton's KD at temperature T, and `s` and `t` are student "
-        "and teacher. Published figures are test top-1 in percent on CIFAR-100, the student alone in brackets, as "
-        "[results/published_top1.yaml](../results/published_top1.yaml) has them with their sources and caveats; the "
-        f"pairs: {listed}.",
+        "cross-entropy with the labels, KL_T the softened divergence of Hinton's KD at temperature T, and `s` and `t` "
+        "are student and teacher. Published figures are test top-1 in percent on CIFAR-100, the student alone in "
+        "brackets, as [results/published_top1.yaml](../results/published_top1.yaml) has them with their sources and "
+        f"caveats; the pairs: {listed}.",
     ]
     properties = schema["$defs"]["Distill"]["properties"]["methods"]["properties"]
     for name in registry.names("pipeline.distillation"):

@@ -7,27 +7,18 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from benchmarks.serving import ROOT
 from serve import metrics
-from tests import tiny_onnx
+from tests import pages, tiny_onnx
 
 PAGE = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
-RUN, LOAD = "python -m serve run", "python -m serve load"
-
-
-def commands() -> list[tuple[str, str]]:
-    """("sh", line) or ("python", program), in the order of the page; the installation is test_serve_alone's."""
-    found = []
-    for kind, text in BLOCKS:
-        found += [(kind, line) for line in text.splitlines()] if kind == "sh" else [(kind, text)]
-    return [(kind, text) for kind, text in found if "serve-env" not in text]
+LOAD = "python -m serve load"
+# The installation is test_serve_alone's.
+LINES = [(kind, text) for kind, text in pages.blocks(PAGE) if kind in ("sh", "python") and "serve-env" not in text]
 
 
 @pytest.fixture(scope="module")
@@ -47,37 +38,6 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PUPIL_
 }
 
 
-@contextmanager
-def serving(command: str, project: Path) -> Iterator[tuple[str, int]]:
-    """The server that a line starts, on a free port: host:port and process id."""
-    with subprocess.Popen(
-        [*shlex.split(command), "--port", "0"],
-        cwd=project,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as server:
-        try:
-            assert server.stdout is not None
-            said = server.stdout.readline()
-            address = re.search(r"http://(127\.0\.0\.1:\d+)", said)
-            assert address, f"{command} said: {said}"
-            yield address[1], server.pid
-        finally:
-            server.terminate()
-            server.communicate(timeout=60)
-        assert server.returncode == 0
-
-
-def run(text: str, kind: str, project: Path) -> str:
-    """What a command or program prints; it must succeed."""
-    command = ["bash", "-euo", "pipefail", "-c", text] if kind == "sh" else ["python", "-W", "error", "-c", text]
-    done = subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
 def begun(text: str, project: Path) -> str:
     """What a search prints until its first rate was tried, and that it can be interrupted: it would take minutes."""
     with subprocess.Popen(
@@ -93,25 +53,21 @@ def begun(text: str, project: Path) -> str:
 
 @pytest.mark.slow
 def test_the_page_can_be_followed_from_top_to_end(project: Path) -> None:
-    lines = commands()
-    starts = [place for place, (_, text) in enumerate(lines) if text.startswith(RUN)]
-    assert starts[0] == 0, "the page uses a server before it starts one"
-    said: dict[str, str] = {}
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        with serving(lines[start][1], project) as (address, pid):
-            for kind, text in lines[start + 1 : end]:
-                command = text.replace("127.0.0.1:8000", address)
-                if text.startswith(LOAD) and "--rate" not in text:
-                    said[text] = begun(command, project)
-                    continue
-                if text.startswith(LOAD):  # ten minutes, and an idle machine, are too much to ask of a test
-                    command = re.sub(r"--duration \d+", "--duration 4 --bound-ms 20000", command)
-                    command = re.sub(r"\$\(pgrep [^)]*\)", str(pid), command)
-                said[text] = run(command, kind, project)
-    in_json, in_binary = (said[text] for _, text in lines if "/infer" in text and "curl" in text)
+    def shorter(text: str, pid: int) -> str | None:
+        if not text.startswith(LOAD):
+            return None
+        if "--rate" not in text:
+            return begun(text, project)
+        # Ten minutes, and an idle machine, are too much to ask of a test.
+        text = re.sub(r"--duration \d+", "--duration 4 --bound-ms 20000", text)
+        return pages.run(re.sub(r"\$\(pgrep [^)]*\)", str(pid), text), project, ENVIRONMENT)
+
+    assert LINES[0][1].startswith(pages.SERVE), "the page uses a server before it starts one"
+    said = pages.follow(LINES, project, ENVIRONMENT, shorter)
+    in_json, in_binary = (said[text] for _, text in LINES if "/infer" in text and "curl" in text)
     assert '"probabilities"' in in_json
     assert '"probabilities"' in in_binary
-    (program,) = [text for kind, text in lines if kind == "python"]
+    (program,) = [text for kind, text in LINES if kind == "python"]
     assert len(set(said[program].splitlines())) == 1, "JSON and binary tensors answer differently"
     assert len(said[program].splitlines()) == 2
     loads = [said[text] for text in said if text.startswith(LOAD)]

@@ -85,19 +85,22 @@ def _card(name: str, header: str, method: Any) -> list[str]:
     if method.compares_logits:
         needs.append("a teacher of the same classes")
     block = "\n\n".join(rest[start:end])
-    prose = [_prose(part) for part in (*rest[:start], *rest[end:])]
-    shown = ["```text\n" + block + "\n```"] if block else []
-    return [f"## {name}", _prose(title), *shown, *prose, f"Needs: {'; '.join(needs)}."]
+    return [
+        f"## {name}",
+        *map(_prose, (title, *rest[:start])),
+        *([f"```text\n{block}\n```"] if block else []),
+        *map(_prose, rest[end:]),
+        f"Needs: {'; '.join(needs)}.",
+    ]
 
 
 def _prose(text: str) -> str:
-    # One line: what is laid out for a screen of code is not for a page. A star or underscore would set type.
+    """A paragraph as one line of Markdown, with links for what it cites. A star or underscore would set type."""
     parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
-    escaped = [part if part.startswith("`") else re.sub(r"([*_<])", r"\\\1", part) for part in parts]
-    joined = "".join(escaped)
+    prose = "".join(part if part.startswith("`") else re.sub(r"([*_<])", r"\\\1", part) for part in parts)
     for pattern, link in LINKS:
-        joined = re.sub(pattern, link, joined)
-    return joined
+        prose = re.sub(pattern, link, prose)
+    return prose
 
 
 def _section(key: str, section: Schema, schema: Schema, shared: set[str], level: str) -> list[str]:

@@ -29,8 +29,11 @@ class Config(params.Section):
     """Which columns and splits of the data set to take."""
 
     image_column: Name = "image"
+    """Of encoded images, or of paths to them."""
     label_column: Name = "label"
+    """Of class names, or of their numbers."""
     train_split: Name = "train"
+    """The data set's own name of it."""
     test_split: Name | None = "test"
     """null: drawn from train, by test_fraction."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from tests.toy import ROOT
 
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+TEXTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+"""Every page, by its path from the project's root."""
 SERVE = "python -m serve run"
 
 Block = tuple[str, str]

@@ -14,7 +14,7 @@ from tests.toy import ROOT
 
 MADE = ("docs/params.md", "docs/methods.md", "params.schema.json")
 CODE = ("pipeline", "stages", "serve", "tests", "benchmarks", "presets", "results", "docs")
-OUTPUTS = ("artifacts/", "data/prepared", "report/")
+OUTPUTS = ("artifacts/", "data/prepared/", "report/")
 SCHEMA = params.json_schema()
 
 

@@ -63,13 +63,10 @@ def benchmark(
     test = Split.load(data, "test", cards.load(data))
     positions = np.random.default_rng(settings.seed).choice(len(test), min(_IMAGES, len(test)), replace=False)
     pixels = test.central_reader()(np.sort(positions))
-    in_onnx = [
-        Candidate(f"{name}_onnx", path, pixels, open_onnx, settings.threads, device) for name, path in exported.items()
-    ]
-    in_torch = [
-        Candidate(f"{name}_torch", path, pixels, open_torch, settings.threads, device)
-        for name, path in (("student", student), ("teacher", teacher))
-    ]
+    where = (settings.threads, device)
+    in_onnx = [Candidate(f"{name}_onnx", path, pixels, open_onnx, *where) for name, path in exported.items()]
+    trained = {"student": student, "teacher": teacher}
+    in_torch = [Candidate(f"{name}_torch", path, pixels, open_torch, *where) for name, path in trained.items()]
     load = load_average()
     batches, raw = bench.side_by_side([*in_onnx, *in_torch], bench.decomposition(list(more)), plan)
     alone = [*in_onnx, *in_torch] if settings.torch_alone else in_onnx
@@ -90,7 +87,8 @@ def benchmark(
             "size_bytes": {path.name: path.stat().st_size for path in exported.values()},
         },
     )
-    write_json(metrics, bench.headline(batches[0]) | {"file_bytes": {n: p.stat().st_size for n, p in exported.items()}})
+    file_bytes = {name: path.stat().st_size for name, path in exported.items()}
+    write_json(metrics, bench.headline(batches[0]) | {"file_bytes": file_bytes})
     shown = (tables.side_by_side(batches), tables.ratios(batches), tables.one_by_one(records))
     print("\n\n".join(filter(None, [*shown, *(f"Left out: {why}." for why in left_out.values())])))
 

@@ -101,6 +101,10 @@ def test_the_benchmark_measures_both_files_by_every_means(finished: Path) -> Non
         [*names, "student_torch", "teacher_torch"]
     ] * 2
     assert [it["name"] for it in latency["candidates"]] == names
+    metrics = json.loads((finished / "artifacts/deploy/metrics.json").read_text())
+    assert metrics["batch_size"] == 1
+    assert [f"{name}_onnx" for name in metrics["p50_ms"]] == [f"{name}_onnx" for name in metrics["file_bytes"]] == names
+    assert metrics["p50_ms"]["student"] == latency["batches"][0]["candidates"]["student_onnx"]["p50_ms"]
     for it in latency["candidates"]:
         assert 0 <= it["top1"] <= 100
         assert it["cold_start"]["n"] == 1

@@ -174,7 +174,10 @@ def test_experiments_run_compare_and_travel(said: dict[str, dict[str, str]], pro
     )
     assert "Running stage 'distill@afd-0'" in heavier
     assert "Running stage 'train_teacher'" not in heavier
-    assert "attention_weight  200.0   400" in page["dvc params diff"]
+    assert re.findall(r"^params.yaml +(\S+) +200.0 +400$", page["dvc params diff"], re.M) == [
+        "distill.methods.afd.attention_weight"
+    ]
+    assert len(page["dvc params diff"].splitlines()) == 2
     assert "val.nll" in page["dvc metrics diff"]
     assert page["dvc queue status"].count("Success") == 1
     assert "distill@afd-0" in page["dvc queue logs lighter"]

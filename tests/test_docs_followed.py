@@ -200,6 +200,9 @@ def test_plots_have_the_titles_that_dvc_yaml_gives_them(project: Path) -> None:
     # Of the state after the tutorial: experiments draw before there is a benchmark.
     toy.run(project, "python", "-m", "dvc", "plots", "show")
     drawn = (project / "dvc_plots/index.html").read_text(encoding="utf-8")
-    titles = re.findall(r"^(?:  - \"| +title: )([^\"\n]+)", (project / "dvc.yaml").read_text(encoding="utf-8"), re.M)
+    text = (
+        (project / "dvc.yaml").read_text(encoding="utf-8").replace("${item.method}", "afd").replace("${item.seed}", "0")
+    )
+    titles = re.findall(r"^(?:  - \"| +title: )([^\"\n]+)", text, re.MULTILINE)
     assert len(titles) >= 5
     assert [title for title in titles if title not in drawn] == []

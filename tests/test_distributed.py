@@ -17,7 +17,6 @@ from pipeline.resume import Resume
 from tests import tiny
 
 METHODS = registry.names("pipeline.distillation")
-pytestmark = pytest.mark.xdist_group("distributed")  # all read what one group of processes computes
 
 STEEP = ("dist", "pkt", "sakd_sparse", "semckd", "sp")
 """At a learning rate of 2e-4 every step of theirs multiplies the rounding of the step before; 1e-5 holds them."""

@@ -12,8 +12,8 @@ from pipeline.params import Normalization
 
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 CLASSES = 4
-IMAGE_PX = 32
-"""Of `card`, `batch` and `method`; a test may set another."""
+IMAGE_PX = 16
+"""Of `card`, `split`, `batch` and `method`; a test may set another."""
 CPU = torch.device("cpu")
 SETTINGS: dict[str, dict[str, object]] = {"crd": {"num_negatives": 16}, "semckd": {"batch_size": 8}}
 """What a method needs to fit 64 images and `batch()`, where its defaults do not."""
@@ -34,8 +34,9 @@ def card(train: int = 64, classes: int = CLASSES, image_px: int | None = None) -
     )
 
 
-def split(images: int = 64, image_px: int = 32, seed: int = 0) -> Split:
+def split(images: int = 64, image_px: int | None = None, seed: int = 0) -> Split:
     """Noise with a bright quarter that tells the class: learnable in a few steps."""
+    image_px = image_px or IMAGE_PX
     generator = np.random.default_rng(seed)
     labels = np.arange(images, dtype=np.int64) % CLASSES
     pixels = generator.integers(0, 128, (images, image_px, image_px, 3), dtype=np.uint8)

@@ -26,7 +26,7 @@ repro: .venv/installed
 	dvc repro
 
 test: check
-	python -m pytest -n auto --dist loadgroup
+	python -m pytest -n auto
 
 check: .venv/installed
 	ruff check .

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+LONGEST = ("pipeline", "table", "cluster", "engine", "stage_errors", "processes", "distributed")
+"""Files that take longest, longest first: what is left at the end is short, and no core waits long for another."""
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_per_worker() -> None:
@@ -10,14 +13,7 @@ def _one_thread_per_worker() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks for the groups in this hook too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, and let one worker have all slow tests of a file, which share a project.
-
-    Those that start Ray take turns: a second one would wait for the cores that the first one holds.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        if item.get_closest_marker("slow") is not None:
-            group = "ray" if item.path.stem in ("test_table", "test_cluster") else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
+    """Begin with what takes longest. One worker has all tests of a file, which share its fixtures (pyproject.toml)."""
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))

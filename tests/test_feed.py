@@ -37,7 +37,7 @@ def test_crop_and_flip_equal_pad_slice_and_mirror() -> None:
     came = augment.apply(PADDED, 32, pixels, views)
     for i in range(6):
         padded = functional.pad(pixels[i].permute(2, 0, 1), (4, 4, 4, 4)).permute(1, 2, 0)
-        cut = padded[views.top[i] : views.top[i] + 32, views.left[i] : views.left[i] + 32]
+        cut = padded[views.top[i] : views.top[i] + tiny.IMAGE_PX, views.left[i] : views.left[i] + tiny.IMAGE_PX]
         assert torch.equal(came[i], cut.flip(1) if views.flip[i] else cut)
 
 
@@ -58,7 +58,7 @@ def test_normalised_images_have_the_stated_statistics() -> None:
     scaled = pixels.double().div(255).flatten(0, 2)
     n = Normalization(mean=tuple(scaled.mean(0).tolist()), std=tuple(scaled.std(0, correction=0).tolist()))
     images = augment.normalize(pixels, n)
-    assert images.shape == (64, 3, 32, 32)
+    assert images.shape == (64, 3, tiny.IMAGE_PX, tiny.IMAGE_PX)
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(images.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
 

@@ -1,12 +1,15 @@
 """What a person can get wrong, at the command line of a stage: one paragraph that says what to do, and nothing lost."""
 
+import contextlib
+import io
 import os
 import re
 import resource
+import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,13 +70,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused(
-    project: Path, stage: str, *arguments: str | Path, before: Callable[[], None] | None = None, touched: str = ""
-) -> str:
-    """The paragraph with which a stage refuses; all files of the project stay as they were, but those below `touched`.
-
-    Some stages share arguments; those of `python -m stages.X` that do not matter to a case are filled in here.
-    """
+def options(stage: str, *arguments: str | Path) -> list[str]:
+    """The arguments of a stage: some share them; those that do not matter to a case are filled in."""
     known = {
         "prepare": ["--source", "params.yaml", "--out", "data/prepared", "--resume", ".resume/prepare"],
         "preflight": ["--out", "artifacts/preflight"],
@@ -81,21 +79,51 @@ def refused(
         "distill": ["--out", "artifacts/student", "--resume", ".resume/student.safetensors", "--seed", "0"],
         "export": ["--out", "artifacts/deploy"],
     }
-    command = [sys.executable, "-m", f"stages.{stage}", "--params", "params.yaml", *known[stage], *map(str, arguments)]
-    # No bytecode: where room is short Python would leave torn files beside its own modules.
-    environment = toy.environment() | {"PYTHONPATH": str(toy.ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    untouched = contents(project)
+    return ["--params", "params.yaml", *known[stage], *map(str, arguments)]
+
+
+def by_process(project: Path, stage: str, *arguments: str | Path) -> tuple[int, str]:
+    """Exit status of a process of its own, and what it said to stderr."""
     run = subprocess.run(
-        command, cwd=project, env=environment, capture_output=True, text=True, check=False, preexec_fn=before
+        [sys.executable, "-m", f"stages.{stage}", *options(stage, *arguments)],
+        cwd=project,
+        env=toy.environment() | {"PYTHONPATH": str(toy.ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert run.returncode == 1, run.stdout + run.stderr
-    assert run.stderr.startswith("error: "), run.stderr
-    assert "Traceback" not in run.stderr
-    assert len(re.findall("^error: ", run.stderr, re.MULTILINE)) == 1, run.stderr
-    assert "\n\n" not in run.stderr.strip(), run.stderr
+    return run.returncode, run.stderr
+
+
+def in_process(project: Path, stage: str, *arguments: str | Path) -> tuple[int, str]:
+    """The same without a new interpreter, which would spend seconds on importing torch: an error would come through."""
+    file, said = toy.ROOT / f"stages/{stage}.py", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+        patch.chdir(project)
+        patch.setattr("sys.argv", [str(file), *options(stage, *arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(file), run_name="__main__")
+    return int(ended.value.code or 0), said.getvalue()
+
+
+def refused(
+    project: Path,
+    stage: str,
+    *arguments: str | Path,
+    run: Callable[..., tuple[int, str]] = in_process,
+    touched: str = "",
+) -> str:
+    """The paragraph with which a stage refuses; no file of the project changes but those below `touched`."""
+    untouched = contents(project)
+    status, said = run(project, stage, *arguments)
+    assert status == 1, said
+    assert said.startswith("error: "), said
+    assert "Traceback" not in said
+    assert len(re.findall("^error: ", said, re.MULTILINE)) == 1, said
+    assert "\n\n" not in said.strip(), said
     after = contents(project)
     assert {k: v for k, v in after.items() if k in untouched or not (touched and k.startswith(touched))} == untouched
-    return run.stderr
+    return said
 
 
 @pytest.mark.parametrize(
@@ -117,12 +145,12 @@ def refused(
 )
 def test_a_bad_value_in_params_yaml_is_named(text: str, said: str, project: Path) -> None:
     (project / "params.yaml").write_text(text, encoding="latin-1")
-    assert said in refused(project, "prepare")
+    assert said in refused(project, "prepare", run=by_process)
 
 
 def test_a_missing_params_yaml_is_named(project: Path) -> None:
     (project / "params.yaml").unlink()
-    assert "params.yaml: expected a readable YAML file (No such file" in refused(project, "prepare")
+    assert "params.yaml: expected a readable YAML file (No such file" in refused(project, "prepare", run=by_process)
 
 
 def test_an_unknown_method_is_named_before_anything_runs(project: Path) -> None:
@@ -141,7 +169,6 @@ def test_missing_teacher_weights_are_named_before_anything_runs(project: Path) -
     assert "teacher.weights is 'weights/none.safetensors', and there is no such file" in said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "seed", "said"),
     [
@@ -180,7 +207,6 @@ def pickled(path: Path) -> None:
     torch.save({"state_dict": Trap()}, path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -201,30 +227,37 @@ def test_unfit_teacher_weights_are_refused(
     assert not (project / "sprung").exists()
 
 
-@pytest.mark.slow
 def test_a_prepared_folder_without_its_card_is_named(project: Path) -> None:
     (project / "data/prepared/card.json").unlink()
-    said = refused(project, "train_teacher", "--data", "data/prepared")
+    said = refused(project, "train_teacher", "--data", "data/prepared", run=by_process)
     assert "data/prepared holds no prepared data: data/prepared/card.json is missing. Run `dvc repro prepare`." in said
 
 
-def no_room() -> None:
-    """In the new process: no file may grow beyond 100 kB, which is enough for small files and not for weights."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """No file may grow beyond 100 kB, which is enough for small files and not for weights."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.MonkeyPatch.context() as patch:
+        # Where room is short Python would leave torn files beside its own modules.
+        patch.setattr("sys.dont_write_bytecode", True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.slow
 def test_a_full_disk_in_training_leaves_the_earlier_model(project: Path, prepared: Path) -> None:
     toy.edit(project, {"teacher.train.milestones": []})
-    said = refused(
-        project, "train_teacher", "--data", prepared, before=no_room, touched="artifacts/teacher/"
-    )  # DVCLive's own files
+    with no_room():
+        said = refused(
+            project, "train_teacher", "--data", prepared, touched="artifacts/teacher/"
+        )  # DVCLive's own files
     assert ".resume/teacher.safetensors could not be written" in said
     assert "File too large" in said
     assert "MiB free" in said
 
 
-@pytest.mark.slow
 def test_a_teacher_of_other_classes_is_refused_where_predictions_are_compared_and_serves_elsewhere(
     project: Path, prepared: Path
 ) -> None:
@@ -250,14 +283,13 @@ def trained(project: Path, prepared: Path) -> list[str | Path]:
     return [*student, *teacher, "--teacher-scores", scores, "--data", prepared]
 
 
-@pytest.mark.slow
 def test_a_full_disk_in_export_leaves_the_earlier_file(project: Path, trained: list[str | Path]) -> None:
-    said = refused(project, "export", *trained, before=no_room)
+    with no_room():
+        said = refused(project, "export", *trained)
     assert ".onnx could not be written" in said
     assert "File too large" in said
 
 
-@pytest.mark.slow
 def test_an_export_that_computes_something_else_leaves_the_earlier_file(
     project: Path, trained: list[str | Path]
 ) -> None:

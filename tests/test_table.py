@@ -1,72 +1,117 @@
-"""`python -m stages.table` in the toy project: it trains what is missing, and only that."""
+"""`python -m stages.table` in the toy project: it trains what is missing, and only that, though a node is lost."""
 
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from tests import toy
 
 pytestmark = pytest.mark.slow
 
-PAIR = "teacher: {arch: resnet14}\nstudent: {arch: resnet8}\n"
-PROTOCOL = "teacher: {train: {epochs: 1}}\ndistill: {train: {epochs: 1}}\n"
+NETWORKS = "teacher: {arch: resnet14}\nstudent: {arch: resnet8}\n"
+PRESETS = {
+    "pairs/tiny.yaml": NETWORKS,
+    "pairs/hopeless.yaml": NETWORKS + "distill: {methods: {kd: {kl_weight: 1.0e+38}}}\n",
+    "protocols/tiny.yaml": "teacher: {train: {epochs: 1}}\ndistill: {train: {epochs: 1}}\n",
+}
+METHODS = "vanilla,norm,at"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = toy.make(tmp_path_factory.mktemp("table"))
-    for path, text in (("pairs/tiny.yaml", PAIR), ("protocols/tiny.yaml", PROTOCOL)):
+    for path, text in PRESETS.items():
         (folder / "presets" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "presets" / path).write_text(text)
     return folder
 
 
-def command(methods: str) -> list[str]:
-    return ["python", "-m", "stages.table", "--pairs", "tiny", "--methods", methods, "--protocol", "tiny"]
+def command(methods: str, pair: str = "tiny", out: str = "artifacts/table") -> list[str]:
+    options = {"pairs": pair, "methods": methods, "protocol": "tiny", "out": out, "cpus": "2"}
+    return ["python", "-u", "-m", "stages.table", *(part for k, v in options.items() for part in (f"--{k}", v))]
 
 
-def table(project: Path, methods: str) -> str:
-    return toy.run(project, *command(methods))
+def numbers(out: Path) -> Any:
+    """What the table says, but for the machine and the time."""
+    return json.loads((out / "tiny/results.json").read_text())["pairs"]
 
 
-def test_a_table_is_filled_and_only_what_is_missing_is_trained(project: Path) -> None:
-    assert "1 runs, 1 of them missing" in table(project, "vanilla")
+@pytest.fixture(scope="module")
+def table(project: Path) -> Path:
+    """The folder of a table that was filled in two steps."""
+    assert "1 runs, 1 of them missing" in toy.run(project, *command("vanilla"))
     out = project / "artifacts" / "table"
     trained = next(out.rglob("vanilla/0/model.safetensors"))
     before = trained.stat().st_mtime_ns
 
-    said = table(project, "vanilla,norm")
-    assert "2 runs, 1 of them missing" in said
-    assert "[1/1] tiny norm seed 0" in said
+    said = toy.run(project, *command(METHODS))
+    assert "3 runs, 2 of them missing" in said
+    assert re.search(r"^\[1/2\] tiny (norm|at) seed 0", said, re.MULTILINE), said
     assert trained.stat().st_mtime_ns == before
     assert len(list(out.glob("teachers/*/model.safetensors"))) == 1
-
-    results = json.loads((out / "tiny" / "results.json").read_text())
-    assert set(results["pairs"]["tiny"]) == {"vanilla", "norm"}
-    assert results["pairs"]["tiny"]["norm"]["num_parameters"] == results["pairs"]["tiny"]["vanilla"]["num_parameters"]
-    assert "| norm | **" in (out / "tiny" / "RESULTS.md").read_text()
-    assert "0 of them missing" in table(project, "vanilla,norm")
+    return out
 
 
-def test_a_run_that_fails_and_one_that_cannot_be_do_not_hold_up_the_others(project: Path) -> None:
-    hopeless = "teacher: {arch: resnet14}\nstudent: {arch: resnet8}\ndistill: {methods: {kd: {kl_weight: 1.0e+38}}}\n"
-    (project / "presets/pairs/tiny.yaml").write_text(hopeless)
+def test_a_table_is_filled_and_only_what_is_missing_is_trained(project: Path, table: Path) -> None:
+    results = numbers(table)
+    assert set(results["tiny"]) == {"vanilla", "norm", "at"}
+    assert results["tiny"]["norm"]["num_parameters"] == results["tiny"]["vanilla"]["num_parameters"]
+    assert "| norm | **" in (table / "tiny" / "RESULTS.md").read_text()
+    assert "0 of them missing" in toy.run(project, *command(METHODS))
+
+
+def test_a_table_is_complete_and_the_same_though_a_node_is_lost(
+    project: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The nodes are started from here, and numbers are the same on as many threads.
+    for name, value in toy.environment().items():
+        monkeypatch.setenv(name, value)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        second = nodes.add_node(num_cpus=2)
+        environment = toy.environment() | {"RAY_ADDRESS": nodes.address}
+        with subprocess.Popen(
+            command(METHODS, out="lossy"), cwd=project, env=environment, stdout=subprocess.PIPE, text=True
+        ) as run:
+            assert run.stdout is not None
+            said = [next(line for line in run.stdout if line.startswith("[1/3]"))]
+            # Two runs are left, one on each node.
+            nodes.remove_node(second, allow_graceful=False)
+            said.append(run.stdout.read())
+        assert run.returncode == 0, said
+    finally:
+        nodes.shutdown()
+    assert "[3/3]" in said[-1]
+    assert numbers(project / "lossy") == numbers(table)
+
+
+def test_a_run_that_fails_and_one_that_cannot_be_do_not_hold_up_the_others(
+    project: Path, table: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(project, tmp_path / "project")
     # Weights from outside go along to the node that takes them.
-    table(project, "vanilla")
-    shutil.copy2(next((project / "artifacts/table/teachers").glob("*/model.safetensors")), project / "artifacts")
-    toy.edit(project, {"distill.train.batch_size": 21, "teacher.weights": "artifacts/model.safetensors"})
+    shutil.copy2(next((table / "teachers").glob("*/model.safetensors")), copy / "artifacts")
+    toy.edit(copy, {"distill.train.batch_size": 21, "teacher.weights": "artifacts/model.safetensors"})
     run = subprocess.run(
-        command("semckd,kd,vanilla"), cwd=project, env=toy.environment(), capture_output=True, text=True, check=False
+        command("semckd,kd,vanilla", "hopeless"),
+        cwd=copy,
+        env=toy.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 1
-    assert re.search(r"^\[\d/3\] tiny vanilla seed 0: done; about \d+ min left$", run.stdout, re.MULTILINE), run.stdout
+    done = re.search(r"^\[\d/3\] hopeless vanilla seed 0: done; about \d+ min left$", run.stdout, re.MULTILINE)
+    assert done, run.stdout
     assert run.stderr.strip().splitlines()[-1] == "error: 2 of 3 runs failed and 0 were left out, as said above."
-    text = (project / "artifacts/table/tiny/RESULTS.md").read_text()
+    text = (copy / "artifacts/table/tiny/RESULTS.md").read_text()
     assert "1 of 3 runs are finished." in text
-    assert "tiny kd seed 0 failed: distill: the loss term" in text
-    assert "tiny semckd seed 0 failed: distill: semckd compares the images of a batch" in text
+    assert "hopeless kd seed 0 failed: distill: the loss term" in text
+    assert "hopeless semckd seed 0 failed: distill: semckd compares the images of a batch" in text
     assert "| vanilla | **" in text

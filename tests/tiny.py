@@ -1,5 +1,8 @@
 """A data set of 64 images and networks that train on it in a second."""
 
+import copy
+import functools
+
 import numpy as np
 import torch
 
@@ -12,8 +15,8 @@ from pipeline.params import Normalization
 
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 CLASSES = 4
-IMAGE_PX = 32
-"""Of `card`, `batch` and `method`; a test may set another."""
+IMAGE_PX = 16
+"""Of `card`, `split`, `batch` and `method`; a test may set another."""
 CPU = torch.device("cpu")
 SETTINGS: dict[str, dict[str, object]] = {"crd": {"num_negatives": 16}, "semckd": {"batch_size": 8}}
 """What a method needs to fit 64 images and `batch()`, where its defaults do not."""
@@ -34,8 +37,9 @@ def card(train: int = 64, classes: int = CLASSES, image_px: int | None = None) -
     )
 
 
-def split(images: int = 64, image_px: int = 32, seed: int = 0) -> Split:
+def split(images: int = 64, image_px: int | None = None, seed: int = 0) -> Split:
     """Noise with a bright quarter that tells the class: learnable in a few steps."""
+    image_px = image_px or IMAGE_PX
     generator = np.random.default_rng(seed)
     labels = np.arange(images, dtype=np.int64) % CLASSES
     pixels = generator.integers(0, 128, (images, image_px, image_px, 3), dtype=np.uint8)
@@ -51,19 +55,33 @@ def feed(images: int = 64, seed: int = 0) -> Feed:
 
 
 def network(arch: str = "resnet8", classes: int = CLASSES, seed: int = 0) -> Classifier:
+    """The same weights for the same arguments, and the same random numbers after it, whether it was made or copied."""
+    return _copy(arch, classes, seed, None)
+
+
+def _copy(arch: str, classes: int, seed: int, seen_px: int | None) -> Classifier:
+    model, state = _made(arch, classes, seed, seen_px)
+    torch.set_rng_state(state)
+    return copy.deepcopy(model)
+
+
+@functools.lru_cache(maxsize=16)
+def _made(arch: str, classes: int, seed: int, seen_px: int | None) -> tuple[Classifier, torch.Tensor]:
+    """A network that has seen a batch of images of that size, if any, and the state of the generator behind it."""
     torch.manual_seed(seed)
-    return build({"arch": arch, "num_classes": classes})
+    model = build({"arch": arch, "num_classes": classes})
+    if seen_px is not None:
+        model.train()(torch.randn(16, 3, seen_px, seen_px))
+    return model, torch.get_rng_state()
 
 
 def method(name: str, student: str = "resnet8", teacher: str = "resnet14", **config: object) -> Method:
     """A method on fresh networks; the teacher has seen a batch, so that its BN statistics are not the initial ones."""
-    module = find(name)
-    taught = network(teacher, seed=1)
-    taught.train()(torch.randn(16, 3, IMAGE_PX, IMAGE_PX))
+    module, taught = find(name), _copy(teacher, CLASSES, 1, IMAGE_PX).eval()
     made: Method = module.Method(
         module.Config(**(SETTINGS.get(name, {}) | config)),
         network(student, seed=2),
-        Teacher(taught.eval(), NORMALIZATION),
+        Teacher(taught, NORMALIZATION),
         card(),
     )
     return made

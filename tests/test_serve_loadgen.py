@@ -104,6 +104,15 @@ class Judge:
         return {"valid": rate <= self._limits[seconds], "p50_ms": 1.0, "p99_ms": 2.0, "samples_per_s": rate}
 
 
+def test_queries_of_many_images_that_would_take_minutes_are_not_run() -> None:
+    # 662 queries for p99, of 100 ms each.
+    found = scenarios.multi_stream(Judge(0.5, {}), 100_000_000)  # type: ignore[arg-type]
+    assert (found["valid"], found["queries"], found["p99_ms"]) == (False, 0, None)
+    assert found["reasons"] == [
+        "not run: p99 needs 662 queries of 8 images, which take at least 66 s; give it that many seconds"
+    ]
+
+
 def test_the_search_ends_at_the_highest_rate_that_holds() -> None:
     # One call takes 0.5 ms: no more than 2000 a second. Six halvings leave 2000 / 64.
     judge = Judge(0.5, {0.5: 1234.0})

@@ -53,8 +53,8 @@ def distillation(results: Results) -> str:
     return (
         f"Trained without its teacher ({BASELINE}, same seed), the student scores "
         f"{percent(it.test.top1 - pair.difference)} %; distilled by {it.method}, {gained} {bounds(pair.interval)}. "
-        f"{count(pair.only_this)} test images only the distilled one gets right, {count(pair.only_other)} only the "
-        f"other; were both equally good, so uneven a split would come up {_chance(pair.mcnemar_p)} (McNemar's test, "
+        f"Of the test images, {count(pair.only_this)} only the distilled one gets right, {count(pair.only_other)} only "
+        f"the other; were both equally good, so uneven a split would come up {_chance(pair.mcnemar_p)} (McNemar's test, "
         f"p {probability(pair.mcnemar_p)})."
     )
 

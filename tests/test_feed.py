@@ -33,11 +33,12 @@ def test_offsets_and_flips_are_uniform_and_independent() -> None:
 
 def test_crop_and_flip_equal_pad_slice_and_mirror() -> None:
     pixels = torch.from_numpy(tiny.split(6).images)
-    views = augment.draw(PADDED, 32, 32, 3, 1, torch.arange(6))
-    came = augment.apply(PADDED, 32, pixels, views)
+    px = tiny.IMAGE_PX
+    views = augment.draw(PADDED, px, px, 3, 1, torch.arange(6))
+    came = augment.apply(PADDED, px, pixels, views)
     for i in range(6):
         padded = functional.pad(pixels[i].permute(2, 0, 1), (4, 4, 4, 4)).permute(1, 2, 0)
-        cut = padded[views.top[i] : views.top[i] + tiny.IMAGE_PX, views.left[i] : views.left[i] + tiny.IMAGE_PX]
+        cut = padded[views.top[i] : views.top[i] + px, views.left[i] : views.left[i] + px]
         assert torch.equal(came[i], cut.flip(1) if views.flip[i] else cut)
 
 
@@ -50,7 +51,8 @@ def test_reflection_equals_torch_reflect_padding() -> None:
 def test_without_padding_and_flip_pixels_stay() -> None:
     off = Augment(crop_padding_px=0, flip=False)
     pixels = torch.from_numpy(tiny.split(3).images)
-    assert torch.equal(augment.apply(off, 32, pixels, augment.draw(off, 32, 32, 0, 0, torch.arange(3))), pixels)
+    px = tiny.IMAGE_PX
+    assert torch.equal(augment.apply(off, px, pixels, augment.draw(off, px, px, 0, 0, torch.arange(3))), pixels)
 
 
 def test_normalised_images_have_the_stated_statistics() -> None:

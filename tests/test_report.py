@@ -91,7 +91,7 @@ def test_what_distillation_added_is_said_in_words(run: Run) -> None:
     said = verdict.distillation(run.results())
     assert "Trained without its teacher (vanilla, same seed), the student scores 60.00 %" in said
     assert "distilled by sakd, 3.00 points more [+2.00, +4.00]" in said
-    assert "150 test images only the distilled one gets right, 90 only the other" in said
+    assert "150 only the distilled one gets right, 90 only the other" in said
     assert "would come up less than once in 1,000 (McNemar's test, p = 1.3e-04)" in said
     run.edit("comparison.json", baseline=None, pairs=[], methods=[])
     assert verdict.distillation(run.results()).startswith("What distillation added is not known: vanilla")

@@ -53,9 +53,9 @@ def distillation(results: Results) -> str:
     return (
         f"Trained without its teacher ({BASELINE}, same seed), the student scores "
         f"{percent(it.test.top1 - pair.difference)} %; distilled by {it.method}, {gained} {bounds(pair.interval)}. "
-        f"Of the test images, {count(pair.only_this)} only the distilled one gets right, {count(pair.only_other)} only "
-        f"the other; were both equally good, so uneven a split would come up {_chance(pair.mcnemar_p)} (McNemar's test, "
-        f"p {probability(pair.mcnemar_p)})."
+        f"Of the test images, {count(pair.only_this)} only the distilled one gets right, {count(pair.only_other)} "
+        f"only the other; were both equally good, so uneven a split would come up {_chance(pair.mcnemar_p)} "
+        f"(McNemar's test, p {probability(pair.mcnemar_p)})."
     )
 
 

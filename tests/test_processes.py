@@ -36,7 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and a teacher."""
     folder = tmp_path_factory.mktemp("project")
     write(folder, PARAMS)
-    prepare(folder / "params.yaml", folder / "params.yaml", folder / "data", folder / "pass")
+    prepare(folder / "params.yaml", folder / "data")
     train_teacher(folder / "params.yaml", folder / "data", folder / "teacher", folder / "teacher.state")
     return folder
 

@@ -15,19 +15,21 @@ _NEAR = 0.22
 def beside(axes: Axes, points: Sequence[tuple[float, float, str, str]], column: bool) -> None:
     """Write a name beside each point (x, y, name, color), moved up or down where names would overlap.
 
-    With `column` all names stand right of the plot. Else names stand right of their point, or left of it where
-    another x is near and there is room; only names of the same x make way for each other.
+    With `column` all names stand right of the plot. Else names stand right of their point; where another x is near,
+    left of it if there is room, and else among the names of that x. Names of one place make way for each other.
     """
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     axes.set_ylim(low, high)
     offset = _OFFSET_PT * (right - left) / _points(axes, axes.bbox.width)
     gap = _LABEL_PT * (high - low) / _points(axes, axes.bbox.height)
     near = _NEAR * (right - left)
-    groups: dict[float, list[tuple[float, float, str, str]]] = {}
+    groups: dict[tuple[float, bool], list[tuple[float, float, str, str]]] = {}
     for point in points:
-        groups.setdefault(right if column else point[0], []).append(point)
-    for at, group in groups.items():
-        before = any(at < other < at + near for other in groups) and at - left > near
+        at = right if column else point[0]
+        later = [] if column else [x for x, _, _, _ in points if at < x < at + near]
+        before = bool(later) and at - left > near
+        groups.setdefault((at if before else max([at, *later]), before), []).append(point)
+    for (at, before), group in groups.items():
         label_x = at - offset if before else at + offset
         moved = apart([y for _, y, _, _ in group], gap, low + gap / 2, high - gap / 2)
         for (x, y, name, color), label_y in zip(group, moved, strict=True):

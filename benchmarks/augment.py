@@ -8,10 +8,8 @@ its default; both draw by themselves. All take turns in one process. Our crop wi
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 from torchvision import transforms
 
+from benchmarks import provenance
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
 from pipeline.files import write_json
@@ -48,10 +47,7 @@ def main() -> None:
     write_json(
         arguments.out,
         {
-            "command": "python -m benchmarks.augment " + " ".join(sys.argv[1:]),
-            "machine": machine.describe(),
-            "load_average": {"before": load, "after": machine.load_average()},
-            "versions": {name: version(name) for name in ("torch", "torchvision", "numpy")},
+            **provenance.head("augment", load, "torch", "torchvision", "numpy", after=True),
             "seed": SEED,
             "storage_px": arguments.storage_px,
             "image_px": arguments.image_px,

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from benchmarks import wrn_onnx
+from benchmarks import provenance, wrn_onnx
 from benchmarks.serving import served
 from pipeline.files import write_json
 from serve import machine
@@ -78,10 +77,7 @@ def main() -> int:
             status = server.stop()
             log = server.errors()
     report = {
-        "command": "python -m benchmarks.fuzz_server " + " ".join(sys.argv[1:]),
-        "machine": machine.describe(),
-        "load_average": {"before": load_before, "after": machine.load_average()},
-        "versions": {name: version(name) for name in ("schemathesis", "hypothesis", "uvicorn", "starlette")},
+        **provenance.head("fuzz_server", load_before, "schemathesis", "hypothesis", "uvicorn", "starlette", after=True),
         "seed": arguments.seed,
         "explored": {"requests": explored.total(), "statuses": dict(sorted(explored.items()))},
         "malformed": {"bodies": statuses.total(), "statuses": dict(sorted(statuses.items()))},

@@ -22,12 +22,12 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from benchmarks import provenance
 from pipeline.files import write_json
 from serve import machine
 
@@ -55,10 +55,7 @@ def main() -> None:
     write_json(
         arguments.out,
         {
-            "command": "python -m benchmarks.memory " + " ".join(sys.argv[1:]),
-            "machine": machine.describe(),
-            "load_average_before": load,
-            "versions": {name: version(name) for name in ("torch", "numpy", "pillow")},
+            **provenance.head("memory", load, "torch", "numpy", "pillow"),
             "seed": arguments.seed,
             "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
             "image_px": arguments.image_px,

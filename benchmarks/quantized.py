@@ -10,12 +10,10 @@ operators come from ONNX Runtime's profiler, in a run of its own, since it slows
 import argparse
 import json
 import logging
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import onnx
 import onnxruntime  # type: ignore[import-untyped]
 import torch
 
+from benchmarks import provenance
 from benchmarks.pair import CLASSES, IMAGE_PX, NORMALIZATION
 from pipeline import export, onnx_file, quantize
 from pipeline.files import write_json
@@ -58,10 +57,7 @@ def main() -> None:
     write_json(
         arguments.out,
         {
-            "command": "python -m benchmarks.quantized " + " ".join(sys.argv[1:]),
-            "machine": machine.describe(),
-            "load_average_before": load,
-            "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime-gpu")},
+            **provenance.head("quantized", load, "torch", "onnx", "onnxruntime-gpu"),
             "seed": 0,
             "threads": arguments.threads,
             "image_px": IMAGE_PX,

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import http_load, wrn_onnx
+from benchmarks import http_load, provenance, wrn_onnx
 from benchmarks.http_load import Target
 from benchmarks.serving import ROOT
 from pipeline.files import write_json
@@ -97,12 +97,10 @@ def main() -> None:
         _check(servers, classifier, pixels)
         in_process = _measure(servers, partial(classifier, pixels), arguments)
     rows = [row for server in servers for row in _rows(server)]
-    report = {
-        "command": "python -m benchmarks.server " + " ".join(sys.argv[1:]),
-        "machine": machine.describe(),
-        "load_average": {"before": load_before, "after": machine.load_average()},
-        "versions": {name: version(name) for name in ("onnxruntime-gpu", "uvicorn", "starlette", "uvloop", "httptools")}
-        | {name: pin for name, pin in OTHERS.items() if any(server.name == name for server in servers)},
+    report: dict[str, Any] = {
+        **provenance.head(
+            "server", load_before, "onnxruntime-gpu", "uvicorn", "starlette", "uvloop", "httptools", after=True
+        ),
         "seed": arguments.seed,
         "model": "wrn_16_2, 32 px, 100 classes, fp32, random weights",
         "clients": arguments.clients,
@@ -115,6 +113,7 @@ def main() -> None:
         "could_not_be_set_up": could_not,
         "goals": _goals(rows, float(np.median(in_process)) / 1e6),
     }
+    report["versions"] |= {name: pin for name, pin in OTHERS.items() if any(server.name == name for server in servers)}
     write_json(arguments.out, report)
     _print(report)
 

@@ -7,15 +7,14 @@ is left of the wall time: Python itself, and dispatch. The profiler costs time t
 """
 
 import argparse
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import provenance
 from benchmarks.pair import SETTINGS, flops_per_image, make_step
 from pipeline.files import write_json
 from serve import machine
@@ -52,10 +51,7 @@ def main() -> None:
     write_json(
         arguments.out,
         {
-            "command": "python -m benchmarks.step_profile " + " ".join(sys.argv[1:]),
-            "machine": machine.describe(),
-            "load_average_before": load,
-            "versions": {"torch": version("torch")},
+            **provenance.head("step_profile", load, "torch"),
             "seed": 0,
             "threads": arguments.threads,
             "results": results,

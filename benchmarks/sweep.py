@@ -13,13 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ray.cluster_utils import Cluster
 from ruamel.yaml import YAML
 
+from benchmarks import provenance
 from pipeline.files import write_json
 from serve import machine
 
@@ -57,10 +57,7 @@ def main() -> None:
         raise SystemExit("the tables differ")
     runs = len(arguments.methods.split(",")) * len(arguments.seeds.split(","))
     result = {
-        "command": "python -m benchmarks.sweep " + " ".join(sys.argv[1:]),
-        "machine": machine.describe(),
-        "load_average_before": load,
-        "versions": {name: version(name) for name in ("torch", "ray")},
+        **provenance.head("sweep", load, "torch", "ray"),
         "runs": runs,
         "params": PARAMS,
         "presets": PRESETS,

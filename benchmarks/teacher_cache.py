@@ -7,10 +7,8 @@ them. The rows of the cache are read at random from a file that was just written
 """
 
 import argparse
-import sys
 import tempfile
 import time
-from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import provenance
 from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_card, make_method
 from pipeline import engine
 from pipeline.data.arrays import Split
@@ -57,10 +56,7 @@ def main() -> None:
     write_json(
         arguments.out,
         {
-            "command": "python -m benchmarks.teacher_cache " + " ".join(sys.argv[1:]),
-            "machine": machine.describe(),
-            "load_average": {"before": load_before, "after": machine.load_average()},
-            "versions": {name: version(name) for name in ("torch", "numpy")},
+            **provenance.head("teacher_cache", load_before, "torch", "numpy", after=True),
             "seed": 0,
             "threads": arguments.threads,
             "precision": _precision(),

@@ -11,11 +11,9 @@ processor's peak is that of a large matrix product in bf16 (float32 where it has
 import argparse
 import multiprocessing
 import resource
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import provenance
 from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, flops_per_image, make_method
 from benchmarks.plain import Images, PlainLoop
 from pipeline import engine, interruption
@@ -61,10 +60,7 @@ def main() -> None:
     write_json(
         arguments.out,
         {
-            "command": "python -m benchmarks.train_step " + " ".join(sys.argv[1:]),
-            "machine": machine.describe(),
-            "load_average_before": load,
-            "versions": {name: version(name) for name in ("torch", "torchvision")},
+            **provenance.head("train_step", load, "torch", "torchvision"),
             "seed": 0,
             "threads": arguments.threads,
             "batch_size": SETTINGS.batch_size,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-LONGEST = ("docs_followed", "pipeline", "table", "cluster", "engine", "stage_errors", "processes", "distributed")
+LONGEST = ("docs_followed", "pipeline", "table", "serve_load", "processes", "distributed", "timm", "methods")
 """Files that take longest, longest first: what is left at the end is short, and no core waits long for another."""
 
 

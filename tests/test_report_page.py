@@ -186,8 +186,8 @@ def test_parts_that_are_absent_are_left_out_with_a_sentence(tmp_path: Path) -> N
         "Found: nothing.",
         "The student was not held against its teacher image by image.",
         "No class was taken for another.",
-        "The teacher was not trained here; the dashed line is its level, which says little where it was trained on images "
-        "that are set aside here.",
+        "The teacher was not trained here; the dashed line is its level, which says little where it was trained on "
+        "images that are set aside here.",
         "No method of this run has an attention",
     ):
         assert said in text

@@ -1,5 +1,7 @@
 """Settings of the whole suite."""
 
+import signal
+
 import pytest
 import torch
 
@@ -11,6 +13,12 @@ LONGEST = ("docs_followed", "pipeline", "table", "serve_load", "processes", "dis
 def _one_thread_per_worker() -> None:
     # Toy tensors are slower on many threads, and pytest-xdist already fills the cores.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard() -> None:
+    # A shell has what it starts in the background ignore Ctrl-C, and so would every process that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

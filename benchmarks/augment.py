@@ -21,10 +21,11 @@ from torchvision import transforms
 from benchmarks import provenance
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
-from pipeline.files import write_json
-from pipeline.memory import keep_freed_memory
-from pipeline.params import Augment, Normalization
-from serve import latency, machine
+from pipeline.devices.memory import keep_freed_memory
+from pipeline.settings.data import Augment, Normalization
+from pipeline.system.files import write_json
+from serve import machine
+from serve.timing import latency
 
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 SEED = 0

@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline import engine
-from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
+from pipeline.devices.memory import keep_freed_memory
 from pipeline.distillation import vanilla
-from pipeline.memory import keep_freed_memory
 from pipeline.models.base import Classifier, Tap
-from pipeline.resume import Resume
-from pipeline.run_key import run_key
-from pipeline.training_state import Record
+from pipeline.settings import params as parameters
+from pipeline.system.run_key import run_key
+from pipeline.training import engine
+from pipeline.training.resume import Resume
+from pipeline.training.state import Record
 
 PATCH_PX, CHANNELS = 16, 8
 

@@ -36,9 +36,9 @@ from schemathesis.specs.openapi.checks import (
 
 from benchmarks import provenance, wrn_onnx
 from benchmarks.serving import served
-from pipeline.files import write_json
+from pipeline.system.files import write_json
 from serve import machine
-from serve.binary_tensors import HEADER
+from serve.http.binary_tensors import HEADER
 
 CHECKS = [
     not_a_server_error,

@@ -28,7 +28,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.files import sha256, write_json
+from pipeline.system.files import sha256, write_json
 from serve import machine
 
 EPOCHS = 8

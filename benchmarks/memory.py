@@ -28,7 +28,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks import provenance
-from pipeline.files import write_json
+from pipeline.system.files import write_json
 from serve import machine
 
 GIGABYTE = 10**9

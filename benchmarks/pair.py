@@ -5,12 +5,13 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.plain import PADDING_PX
-from pipeline import engine
 from pipeline.data.card import DataCard
+from pipeline.devices.memory import keep_freed_memory
 from pipeline.distillation.base import Batch, Method, Output, Teacher, find
-from pipeline.memory import keep_freed_memory
 from pipeline.models.base import build, count_macs
-from pipeline.params import Augment, Normalization, Train
+from pipeline.settings.data import Augment, Normalization
+from pipeline.settings.training import Train
+from pipeline.training import engine
 
 CLASSES, IMAGE_PX = 100, 32
 NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -19,7 +19,7 @@ from pipeline.distillation import afd
 from pipeline.distillation.base import Batch, Method
 from pipeline.distillation.blocks import embedding, thin
 from pipeline.models.base import MapShape, shapes
-from pipeline.params import Normalization
+from pipeline.settings.data import Normalization
 
 PADDING_PX = 4
 

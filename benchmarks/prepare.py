@@ -29,10 +29,12 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmarks.memory import watch
-from pipeline import params, registry
-from pipeline.data.divide import divide
-from pipeline.data.reading import WORKERS, Reader
-from pipeline.files import write_json
+from pipeline.preparation.divide import divide
+from pipeline.preparation.reading import WORKERS, Reader
+from pipeline.settings import params
+from pipeline.settings.data import Data
+from pipeline.system import registry
+from pipeline.system.files import write_json
 from serve import machine
 
 CIFAR_COLUMNS = {"image_column": "img", "label_column": "fine_label"}
@@ -100,9 +102,9 @@ def measure(
     data: dict[str, Any], images: Callable[[], Iterator[Image.Image]], scratch: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """What preparing one set takes, by the stage and by the plain loop, as plain data."""
-    settings = params.Data.model_validate(data)
+    settings = Data.model_validate(data)
     rounds = [_stage(data, scratch) for _ in range(arguments.rounds)]
-    source = registry.find("pipeline.data.sources", settings.source, "data.source").open_source(
+    source = registry.find("pipeline.sources", settings.source, "data.source").open_source(
         params.source_config(settings), settings
     )
     parts = divide(source, settings)

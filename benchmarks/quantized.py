@@ -3,8 +3,8 @@
     python -m benchmarks.quantized --archs wrn_16_2,wrn_40_2,resnet20 --batch-sizes 1,32 --out FILE
 
 Weights are random and BN statistics those of random images: neither changes what is computed. "int8" is what stage
-quantize makes; "int8_plain" is quantised without rewriting the graph first (pipeline/integer_graph.py). Shares of
-operators come from ONNX Runtime's profiler, in a run of its own, since it slows every call.
+quantize makes; "int8_plain" is quantised without rewriting the graph first (pipeline/deployment/integer_graph.py).
+Shares of operators come from ONNX Runtime's profiler, in a run of its own, since it slows every call.
 """
 
 import argparse
@@ -24,12 +24,13 @@ import torch
 
 from benchmarks import provenance
 from benchmarks.pair import CLASSES, IMAGE_PX, NORMALIZATION
-from pipeline import export, onnx_file, quantize
-from pipeline.files import write_json
-from pipeline.gate import sqnr_db
+from pipeline.deployment import export, onnx_file, quantize
+from pipeline.deployment.gate import sqnr_db
 from pipeline.models.base import build
-from pipeline.params import Quantize
-from serve import latency, machine
+from pipeline.settings.deployment import Quantize
+from pipeline.system.files import write_json
+from serve import machine
+from serve.timing import latency
 
 CALIBRATION_IMAGES = 64
 CONTRASTS = (("float32", "int8"), ("float32", "int8_plain"), ("int8_plain", "int8"))

@@ -37,10 +37,11 @@ import numpy.typing as npt
 from benchmarks import http_load, provenance, wrn_onnx
 from benchmarks.http_load import Target
 from benchmarks.serving import ROOT
-from pipeline.files import write_json
-from serve import latency, machine
-from serve.binary_tensors import HEADER
-from serve.model import OnnxClassifier
+from pipeline.system.files import write_json
+from serve import machine
+from serve.http.binary_tensors import HEADER
+from serve.model.classifier import OnnxClassifier
+from serve.timing import latency
 
 OTHERS = {"kserve": "0.21.0", "mlserver": "1.7.1", "litserve": "0.2.19"}
 GOAL_MS, GOAL_TIMES = 0.7, 4.0

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import provenance
 from benchmarks.pair import SETTINGS, flops_per_image, make_step
-from pipeline.files import write_json
+from pipeline.system.files import write_json
 from serve import machine
 
 # The first kind whose part is found in an operation's name takes it.

@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from ruamel.yaml import YAML
 
 from benchmarks import provenance
-from pipeline.files import write_json
+from pipeline.system.files import write_json
 from serve import machine
 
 TRAIN = {"epochs": 6, "batch_size": 32, "milestones": [0.5]}

@@ -18,17 +18,18 @@ import torch
 
 from benchmarks import provenance
 from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_card, make_method
-from pipeline import engine
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
+from pipeline.devices.memory import keep_freed_memory
+from pipeline.devices.precision import computes_in_bf16
 from pipeline.distillation.base import Batch, Method, Teacher
-from pipeline.files import write_json
-from pipeline.memory import keep_freed_memory
-from pipeline.precision import computes_in_bf16
+from pipeline.system.files import write_json
 from pipeline.teaching.build import build
 from pipeline.teaching.card import Facts, load
 from pipeline.teaching.recall import Recall
-from serve import latency, machine
+from pipeline.training import engine
+from serve import machine
+from serve.timing import latency
 
 TRAIN_IMAGES = 45_000
 """Of CIFAR-100 without its validation split: what a view is counted for."""

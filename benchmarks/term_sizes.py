@@ -18,11 +18,12 @@ import torch
 from sklearn.datasets import load_sample_images
 
 from benchmarks.pair import NORMALIZATION
-from pipeline.data import augment, decode
+from pipeline.data import augment
 from pipeline.data.card import DataCard
 from pipeline.distillation.base import Batch, Teacher, find
-from pipeline.files import write_json
 from pipeline.models.base import build, shapes
+from pipeline.preparation import decode
+from pipeline.system.files import write_json
 
 PAIRS = (
     (32, "wrn_40_2", "wrn_16_2"),

@@ -24,15 +24,17 @@ import torch
 from benchmarks import provenance
 from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, flops_per_image, make_method
 from benchmarks.plain import Images, PlainLoop
-from pipeline import engine, interruption
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed, num_batches
+from pipeline.devices.memory import keep_freed_memory
 from pipeline.distillation.base import Batch
-from pipeline.files import write_json
-from pipeline.memory import keep_freed_memory
-from pipeline.schedule import Schedule
-from pipeline.training_state import Tally
-from serve import latency, machine
+from pipeline.system import interruption
+from pipeline.system.files import write_json
+from pipeline.training import engine
+from pipeline.training.schedule import Schedule
+from pipeline.training.state import Tally
+from serve import machine
+from serve.timing import latency
 
 
 def main() -> None:

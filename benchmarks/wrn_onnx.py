@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.pair import CLASSES, IMAGE_PX, NORMALIZATION
-from pipeline.export import Servable, write_onnx
+from pipeline.deployment.export import Servable, write_onnx
 from pipeline.models.base import build, count_macs, num_parameters
 
 OPSET = 20

@@ -1,1 +1,5 @@
-"""Pupil's library: data, networks, distillation methods, training, export. Never reads argv, never knows a path."""
+"""From prepared data to a deployed student, as a library: functions of values, typed settings and explicit paths.
+
+It never reads the command line, knows no path by itself, and never imports serve or stages. Each room knows only rooms
+that stand lower; tests/test_walls.py holds the list.
+"""

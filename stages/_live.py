@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.training_state import Record
+from pipeline.training.state import Record
 
 Recorder = Callable[[Record], None]
 

@@ -19,9 +19,9 @@ from typing import ParamSpec
 import torch
 from torch.multiprocessing.spawn import ProcessException, start_processes
 
-from pipeline import interruption
-from pipeline import params as parameters
-from pipeline.errors import PupilError, StoppedError, TrainingError
+from pipeline.settings import params as parameters
+from pipeline.system import interruption
+from pipeline.system.errors import PupilError, StoppedError, TrainingError
 from serve import machine
 
 P = ParamSpec("P")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import interruption
-from pipeline.errors import PupilError, StoppedError
+from pipeline.system import interruption
+from pipeline.system.errors import PupilError, StoppedError
 
 _TYPES = {str: str, int: int, float: float, float | None: float, Path: Path, Path | None: Path}
 

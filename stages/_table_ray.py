@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import checkpoint, cluster
-from pipeline.shipping import Files, pack, pack_and_remove, unpack
-from pipeline.sweep import Run
+from pipeline.models import checkpoint
+from pipeline.sweep import cluster
+from pipeline.sweep.plan import Run
+from pipeline.sweep.shipping import Files, pack, pack_and_remove, unpack
 from stages import _table_run
 from stages._table_run import EVALUATED
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import interruption
-from pipeline.errors import PupilError
-from pipeline.files import replacing
+from pipeline.system import interruption
+from pipeline.system.errors import PupilError
+from pipeline.system.files import replacing
 
 EVALUATED = "logits.npy"
 """The last file that a step leaves: with it, the step is done."""

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoint
-from pipeline.export import Servable
-from serve.candidates import Call
-from serve.model import Pixels
+from pipeline.deployment.export import Servable
+from pipeline.models import checkpoint
+from serve.model.classifier import Pixels
+from serve.timing.candidates import Call
 
 
 def open_torch(path: Path, threads: int, device: str) -> Call:

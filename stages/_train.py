@@ -6,18 +6,21 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline import checkpoint, distributed, engine
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
+from pipeline.devices import distributed
+from pipeline.devices.memory import keep_freed_memory
 from pipeline.distillation.base import Method
-from pipeline.files import write_json
-from pipeline.memory import keep_freed_memory
+from pipeline.models import checkpoint
 from pipeline.models.base import Classifier
-from pipeline.params import Augment, Normalization, Train
-from pipeline.resume import Resume
-from pipeline.run_key import run_key
-from pipeline.training_state import Record
+from pipeline.settings.data import Augment, Normalization
+from pipeline.settings.training import Train
+from pipeline.system.files import write_json
+from pipeline.system.run_key import run_key
+from pipeline.training import engine
+from pipeline.training.resume import Resume
+from pipeline.training.state import Record
 from stages._live import recorder
 
 

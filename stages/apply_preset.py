@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import presets
+from pipeline.settings import presets
 from stages import _run
 
 

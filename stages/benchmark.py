@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
-from pipeline.files import write_csv, write_json
-from serve import benchmark as bench
-from serve import benchmark_tables as tables
-from serve.candidates import Candidate, best_device, open_onnx, usable
+from pipeline.settings import params as parameters
+from pipeline.system.files import write_csv, write_json
 from serve.errors import ServeError
 from serve.machine import load_average
-from serve.model import OnnxClassifier
+from serve.model.classifier import OnnxClassifier
+from serve.timing import benchmark as bench
+from serve.timing import tables
+from serve.timing.candidates import Candidate, best_device, open_onnx, usable
 from stages import _run
 from stages._torch_candidate import open_torch
 

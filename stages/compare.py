@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from pipeline import comparison, logits_file
-from pipeline import params as parameters
-from pipeline.comparison import Bootstrap, Right
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
-from pipeline.files import write_json
+from pipeline.evaluation import comparison, logits_file
+from pipeline.evaluation.comparison import Bootstrap, Right
+from pipeline.settings import params as parameters
+from pipeline.system.files import write_json
 from stages import _run
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoint
-from pipeline import params as parameters
 from pipeline.data import card as cards
+from pipeline.devices.precision import best_device
 from pipeline.distillation.base import Teacher, find
-from pipeline.files import sha256
+from pipeline.models import checkpoint
 from pipeline.models.base import build_to_train
-from pipeline.precision import best_device
+from pipeline.settings import params as parameters
+from pipeline.system.files import sha256
 from pipeline.teaching import recall
 from pipeline.teaching.card import facts_of
 from stages import _run

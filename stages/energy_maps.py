@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoint
-from pipeline import energy_maps as maps
-from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
-from pipeline.files import write_json
+from pipeline.evaluation import energy_maps as maps
+from pipeline.models import checkpoint
+from pipeline.settings import params as parameters
+from pipeline.system.files import write_json
 from stages import _run
 
 _IMAGES = 6

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoint, logits_file, metrics
-from pipeline import params as parameters
-from pipeline.analysis import analyse, tables
-from pipeline.comparison import Bootstrap
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
-from pipeline.errors import CheckpointError
-from pipeline.files import write_csv, write_json
+from pipeline.devices.precision import best_device
+from pipeline.evaluation import logits_file, metrics
+from pipeline.evaluation.analysis import analyse, tables
+from pipeline.evaluation.comparison import Bootstrap
+from pipeline.models import checkpoint
 from pipeline.models.base import count_macs, num_parameters, title
-from pipeline.precision import best_device
+from pipeline.settings import params as parameters
+from pipeline.system.errors import CheckpointError
+from pipeline.system.files import write_csv, write_json
 from stages import _run
 
 

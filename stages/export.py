@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import checkpoint
-from pipeline import export as exporting
-from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
-from pipeline.files import replacing_all, write_json
+from pipeline.deployment import export as exporting
+from pipeline.models import checkpoint
+from pipeline.settings import params as parameters
+from pipeline.system.files import replacing_all, write_json
 from serve.errors import ServeError
-from serve.model import OnnxClassifier
+from serve.model.classifier import OnnxClassifier
 from stages import _run
 
 PARITY_BATCHES = (1, 3, 64)

@@ -11,12 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline import checkpoint
-from pipeline import params as parameters
-from pipeline.data.tree import fingerprint
-from pipeline.files import sha256, write_json
+from pipeline.models import checkpoint
 from pipeline.models.base import family
-from pipeline.rehearsal import rehearse
+from pipeline.preparation.tree import fingerprint
+from pipeline.settings import params as parameters
+from pipeline.sweep.rehearsal import rehearse
+from pipeline.system.files import sha256, write_json
 from pipeline.teaching import recall
 from serve import machine
 from stages import _run

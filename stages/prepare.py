@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline import params as parameters
-from pipeline.data import prepare as preparation
-from pipeline.files import sha256
+from pipeline.preparation import prepare as preparation
+from pipeline.settings import params as parameters
+from pipeline.system.files import sha256
 from stages import _run
 
 

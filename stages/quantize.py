@@ -7,14 +7,15 @@ import numpy as np
 import onnx
 import torch
 
-from pipeline import gate, logits_file, metrics, onnx_file
-from pipeline import params as parameters
-from pipeline import quantize as quantizing
-from pipeline.comparison import Bootstrap
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
-from pipeline.data.scratch import replacing_folder
-from pipeline.files import write_json
+from pipeline.deployment import gate, onnx_file
+from pipeline.deployment import quantize as quantizing
+from pipeline.evaluation import logits_file, metrics
+from pipeline.evaluation.comparison import Bootstrap
+from pipeline.settings import params as parameters
+from pipeline.system.files import write_json
+from pipeline.system.scratch import replacing_folder
 from stages import _run
 
 _UNMEASURED = dict.fromkeys(("val", "test", "against_teacher"))

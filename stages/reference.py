@@ -4,18 +4,19 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline import params as parameters
-from pipeline import reference as pages
-from pipeline.files import replacing, write_json
+from pipeline.settings import reference as pages
+from pipeline.settings.reading import read_yaml
+from pipeline.settings.schema import json_schema
+from pipeline.system.files import replacing, write_json
 from stages import _run
 
 
 def reference(root: Path = Path(".")) -> None:
     """Write params.schema.json, docs/params.md and docs/methods.md below the project's folder `root`."""
-    schema = parameters.json_schema()
+    schema = json_schema()
     yaml = YAML(typ="safe", pure=True)
-    published = parameters.read_yaml(Path("results/published_top1.yaml"), yaml)
-    presets = {path.stem: parameters.read_yaml(path, yaml) for path in sorted(Path("presets/pairs").glob("*.yaml"))}
+    published = read_yaml(Path("results/published_top1.yaml"), yaml)
+    presets = {path.stem: read_yaml(path, yaml) for path in sorted(Path("presets/pairs").glob("*.yaml"))}
     pairs = {name: f"{preset['teacher']['arch']} to {preset['student']['arch']}" for name, preset in presets.items()}
     write_json(root / "params.schema.json", schema)
     texts = {"params": pages.params_page(schema), "methods": pages.methods_page(schema, published, pairs)}

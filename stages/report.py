@@ -3,10 +3,11 @@
 import subprocess
 from pathlib import Path
 
-from pipeline.files import replacing, write_json
-from pipeline.report import markdown, page, verdict
-from pipeline.report.collect import Sources, collect
-from pipeline.report.results import Commit
+from pipeline.report import markdown, page
+from pipeline.report.artefacts.collect import Sources, collect
+from pipeline.report.artefacts.results import Commit
+from pipeline.report.findings import verdict
+from pipeline.system.files import replacing, write_json
 from stages import _run
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.errors import ParamsError, PupilError
-from pipeline.files import replacing, write_json
-from pipeline.sweep import Run, plan, refusals
-from pipeline.table import aggregate, markdown
+from pipeline.sweep.plan import Run, plan, refusals
+from pipeline.sweep.table import aggregate, markdown
+from pipeline.system.errors import ParamsError, PupilError
+from pipeline.system.files import replacing, write_json
 from serve import machine
 from stages import _run, _table_ray
 from stages._table_run import prepare

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline import params as parameters
+from pipeline.settings import params as parameters
 from pipeline.teaching import views
 from stages import _run
 
@@ -23,13 +23,13 @@ def teach(params: Path, needed: Path, teacher: Path, data: Path, out: Path, resu
 
 def _keep(settings: parameters.Params, names: list[str], teacher: Path, data: Path, out: Path, resume: Path) -> None:
     # torch takes seconds to import, and without a cache this stage has no use for it.
-    from pipeline import checkpoint
     from pipeline.data import card as cards
     from pipeline.data.arrays import Split
     from pipeline.data.feed import Feed
+    from pipeline.devices.memory import keep_freed_memory
+    from pipeline.devices.precision import best_device
     from pipeline.distillation.base import Teacher
-    from pipeline.memory import keep_freed_memory
-    from pipeline.precision import best_device
+    from pipeline.models import checkpoint
     from pipeline.teaching.build import build
     from pipeline.teaching.card import facts_of
 

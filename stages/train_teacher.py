@@ -4,16 +4,17 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoint
-from pipeline import params as parameters
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
+from pipeline.devices.precision import best_device
 from pipeline.distillation import vanilla
-from pipeline.files import sha256, write_json
-from pipeline.metrics import classification, predict
+from pipeline.evaluation.metrics import classification, predict
+from pipeline.models import checkpoint
 from pipeline.models.base import build_to_train
-from pipeline.precision import best_device
+from pipeline.settings import params as parameters
+from pipeline.settings.networks import Teacher
+from pipeline.system.files import sha256, write_json
 from stages import _run
 from stages._live import recorder
 from stages._processes import in_processes
@@ -39,7 +40,7 @@ def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
     train(objective, settings.teacher.train, settings.augment, None, settings.teacher.seed, data, facts, resume, out)
 
 
-def _take(teacher: parameters.Teacher, data: Path, out: Path) -> None:
+def _take(teacher: Teacher, data: Path, out: Path) -> None:
     """Check weights from outside, validate them, and store them as if trained here."""
     path = Path(teacher.weights or "")
     card = cards.load(data)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from serve.candidates import Call
-from serve.model import Pixels
+from serve.model.classifier import Pixels
+from serve.timing.candidates import Call
 
 
 def nap() -> None:

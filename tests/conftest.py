@@ -5,7 +5,16 @@ import signal
 import pytest
 import torch
 
-LONGEST = ("docs_followed", "pipeline", "table", "serve_load", "processes", "distributed", "timm", "methods")
+LONGEST = (
+    "docs/test_followed",
+    "stages/test_chain",
+    "sweep/test_table",
+    "load/test_run",
+    "stages/test_processes",
+    "devices/test_distributed",
+    "models/test_timm",
+    "distillation/test_methods",
+)
 """Files that take longest, longest first: what is left at the end is short, and no core waits long for another."""
 
 
@@ -23,5 +32,5 @@ def _ctrl_c_is_heard() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest. One worker has all tests of a file, which share its fixtures (pyproject.toml)."""
-    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(f"{item.path.parent.name}/{item.path.stem}", len(ranks)))

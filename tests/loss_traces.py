@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import registry
 from pipeline.distillation.base import Batch
+from pipeline.system import registry
 from tests import tiny
 
 PATH = Path(__file__).parent / "loss_traces.json"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.report.collect import Sources, collect
-from pipeline.report.results import Results
+from pipeline.report.artefacts.collect import Sources, collect
+from pipeline.report.artefacts.results import Results
 from stages.report import report
 from tests.toy import ROOT
 

@@ -13,7 +13,7 @@ import pipeline
 ROOT = Path(__file__).parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(pipeline.__path__, "pipeline.")]
 # ONNX Runtime is what quantises, and what says how well; nothing else of the library needs it.
-QUANTISES = {"pipeline.quantize", "pipeline.gate"}
+QUANTISES = {"pipeline.deployment.quantize", "pipeline.deployment.gate"}
 
 
 PROGRAM = """

@@ -11,7 +11,7 @@ from pipeline.data.card import DataCard
 from pipeline.data.feed import Feed
 from pipeline.distillation.base import Batch, Method, Teacher, find
 from pipeline.models.base import Classifier, build
-from pipeline.params import Normalization
+from pipeline.settings.data import Normalization
 
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 CLASSES = 4

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline import onnx_file
-from serve.model import OnnxClassifier
+from pipeline.deployment import onnx_file
+from serve.model.classifier import OnnxClassifier
 
 MEAN = (0.5, 0.25, 0.125)
 STD = (0.25, 0.5, 0.125)

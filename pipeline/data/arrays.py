@@ -15,9 +15,9 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import files
 from pipeline.data.card import DataCard
-from pipeline.errors import DataError
+from pipeline.system import files
+from pipeline.system.errors import DataError
 
 T = TypeVar("T", bound=np.generic)
 REMAKE = "Run `dvc repro --force prepare`."

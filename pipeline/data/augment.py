@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.params import Augment, Normalization
+from pipeline.settings.data import Augment, Normalization
 
 _MASK = (1 << 63) - 1
 _TRIES = 10

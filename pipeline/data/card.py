@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import DataError
-from pipeline.params import Normalization
+from pipeline.settings.data import Normalization
+from pipeline.system.errors import DataError
 
 
 class DataCard(BaseModel):

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import distributed
 from pipeline.data import augment
 from pipeline.data.arrays import RowReader, Split, centre
-from pipeline.params import Augment, Normalization
+from pipeline.devices import distributed
+from pipeline.settings.data import Augment, Normalization
 
 VIEWS_SEED = 0
 """Draws views that repeat: of every run alike, so that one cache serves students of all seeds."""

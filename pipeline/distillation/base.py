@@ -17,14 +17,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import registry
 from pipeline.data.card import DataCard
+from pipeline.devices.precision import channels_last
 from pipeline.distillation.blocks import soft_kl
-from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features, Shapes, shapes
 from pipeline.models.fold import folded
-from pipeline.params import Normalization, Section, Train
-from pipeline.precision import channels_last
+from pipeline.settings.data import Normalization
+from pipeline.settings.section import Section
+from pipeline.settings.training import Train
+from pipeline.system import registry
+from pipeline.system.errors import ParamsError
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -112,8 +114,8 @@ class Method(nn.Module):
     compares_logits: ClassVar[bool] = False
     """The method's own terms compare predictions, so that teacher and data need the same classes at any kl_weight."""
     reads: tuple[str, ...] | None = None
-    """All that `terms` takes of the teacher, by the names of pipeline/teaching/kept.py, so that a cache can answer for
-    it. None: whole maps, which no cache keeps; an instance says so too where its pair needs them."""
+    """All that `terms` takes of the teacher, by the names of pipeline/teaching/kept.py, so that a cache can
+    answer for it. None: whole maps, which no cache keeps; an instance says so too where its pair needs them."""
     recall: Callable[[Batch], Any] | None = None
     """Answers in the teacher's place, from a cache; None: the teacher runs."""
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, MapShape, Shapes, pool
+from pipeline.system.errors import ParamsError
 
 Place = TypeVar("Place")
 """A tap, or its shape."""
@@ -24,7 +24,7 @@ _MOST_BLOCKS = 27
 
 @dataclass(frozen=True)
 class Kept:
-    """Stands in a tap for a teacher's map (B, C, H, W) of which a cache kept some numbers (see pipeline/teaching).
+    """Stands in a tap for a teacher's map (B, C, H, W) of which a cache kept some numbers (pipeline/teaching).
 
     `energy`, `energy_and_average` and `average` read it as they read the map; all else fails.
     """

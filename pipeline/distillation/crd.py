@@ -28,13 +28,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline import distributed
 from pipeline.data.card import DataCard
+from pipeline.devices import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.distillation.blocks import unit
-from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features
+from pipeline.system.errors import ParamsError
 
 _EPS = 1e-7
 _LARGE_BYTES = 10**9

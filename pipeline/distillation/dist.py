@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from pipeline import distributed
+from pipeline.devices import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.models.base import Features

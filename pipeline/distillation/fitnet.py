@@ -28,8 +28,8 @@ from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.distillation.blocks import in_map_precision, pool_larger
-from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features, MapShape
+from pipeline.system.errors import ParamsError
 
 
 class Config(base.Config):

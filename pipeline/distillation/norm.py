@@ -36,8 +36,8 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features, shapes
+from pipeline.system.errors import ParamsError
 
 _RAMP = ((10 / 240, 0.1), (20 / 240, 0.5), (180 / 240, 1.0), (210 / 240, 0.5))
 _LOGIT_STD = 2.5

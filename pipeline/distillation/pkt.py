@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from torch import Tensor, linalg
 
-from pipeline import distributed
+from pipeline.devices import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.models.base import Features

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline import distributed
+from pipeline.devices import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.models.base import Features

@@ -26,8 +26,8 @@ from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.distillation.blocks import connector, energy, in_map_precision, unit, weigh_stages
-from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features
+from pipeline.system.errors import ParamsError
 
 
 class Config(base.Config):

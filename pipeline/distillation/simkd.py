@@ -31,9 +31,9 @@ from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Output, Weight
 from pipeline.distillation.blocks import check_head_reads_average
-from pipeline.errors import ParamsError
 from pipeline.models.base import Classifier, Features
 from pipeline.models.reused import Reused, projector
+from pipeline.system.errors import ParamsError
 
 
 class Config(base.Config):

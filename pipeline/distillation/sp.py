@@ -17,7 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline import distributed
+from pipeline.devices import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.distillation.blocks import unit

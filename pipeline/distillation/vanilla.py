@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from pipeline.distillation import base
-from pipeline.params import Section
+from pipeline.settings.section import Section
 
 
 class Config(Section):

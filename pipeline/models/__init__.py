@@ -1,1 +1,4 @@
-"""Networks, one family a file, all behind the contract of base.py."""
+"""One file a family of networks, on the contract of base.py; checkpoint.py writes and rebuilds them.
+
+Distillation and every room above enter. It knows data, settings and system.
+"""

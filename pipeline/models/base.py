@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import registry
-from pipeline.errors import ParamsError
+from pipeline.system import registry
+from pipeline.system.errors import ParamsError
 
 Spec = Mapping[str, Any]
 """Plain data from which `build` makes the same network again: {"arch": "resnet20", "num_classes": 100, ...}."""

@@ -25,10 +25,10 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ParamsError
 from pipeline.models import base
 from pipeline.models.base import Tap
-from pipeline.registry import nearest
+from pipeline.system.errors import ParamsError
+from pipeline.system.registry import nearest
 
 WIDTHS = {"mobilenet_v2_half": 0.5}
 _STEM, _HEAD = 32, 1280

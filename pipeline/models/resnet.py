@@ -21,10 +21,10 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ParamsError
 from pipeline.models import base
 from pipeline.models.base import Tap
-from pipeline.registry import nearest
+from pipeline.system.errors import ParamsError
+from pipeline.system.registry import nearest
 
 
 @dataclass(frozen=True)

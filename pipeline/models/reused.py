@@ -18,9 +18,9 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ParamsError
 from pipeline.models import base
 from pipeline.models.base import Classifier, Tap
+from pipeline.system.errors import ParamsError
 
 
 def build(spec: base.Spec) -> "Reused":

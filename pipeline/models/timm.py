@@ -27,10 +27,10 @@ import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError, ParamsError
 from pipeline.models import base
 from pipeline.models.base import Features, Tap
-from pipeline.registry import nearest
+from pipeline.system.errors import CheckpointError, ParamsError
+from pipeline.system.registry import nearest
 
 PACKAGES = ("timm",)
 """Their versions are part of this family's code."""

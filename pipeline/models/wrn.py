@@ -13,9 +13,9 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ParamsError
 from pipeline.models import base
 from pipeline.models.base import Tap
+from pipeline.system.errors import ParamsError
 
 
 def build(spec: base.Spec) -> "WRN":

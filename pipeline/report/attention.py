@@ -9,8 +9,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from pydantic import Field, model_validator
 
-from pipeline.report import formats, heat
-from pipeline.report.artefacts import Record, read
+from pipeline.report.artefacts.records import Record, read
+from pipeline.report.findings import formats
+from pipeline.report.pictures import heat
 
 _TEMPLATE = Path(__file__).with_name("attention.html.jinja")
 _STYLE = Path(__file__).with_name("attention.css")

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from pipeline.report import findings, verdict
-from pipeline.report import formats as f
-from pipeline.report import timings as t
-from pipeline.report import wording as w
-from pipeline.report.results import Network, Results
+from pipeline.report.artefacts.results import Network, Results
+from pipeline.report.findings import data_and_classes, verdict
+from pipeline.report.findings import formats as f
+from pipeline.report.findings import timings as t
+from pipeline.report.findings import wording as w
 
 _NAMED_CLASSES = 20
 _END = 5
@@ -90,12 +90,12 @@ def _classes(results: Results) -> list[str]:
     """The ends of the ranking, the largest confusions, and what student and teacher get right."""
     ranked = [it for _, it in results.analysis.ranked()]
     ends = ranked if len(ranked) <= 2 * _END else [*ranked[:_END], *ranked[-_END:]]
-    confusions = findings.confusions(results)[: 2 * _END]
-    against = findings.against_teacher(results)
+    confusions = data_and_classes.confusions(results)[: 2 * _END]
+    against = data_and_classes.against_teacher(results)
     return [
         "Worst and best, of the student that ships in float32:",
-        _table(findings.CLASSES, map(findings.class_row, ends)),
-        *(["Largest confusions:", _table(findings.CONFUSIONS, confusions, words=2)] if confusions else []),
+        _table(data_and_classes.CLASSES, map(data_and_classes.class_row, ends)),
+        *(["Largest confusions:", _table(data_and_classes.CONFUSIONS, confusions, words=2)] if confusions else []),
         *([against] if against else []),
     ]
 
@@ -134,8 +134,8 @@ def _data(results: Results) -> str:
             f"{escape(card.source)}, {card.image_px} x {card.image_px} px, "
             f"licence: {escape(card.licence or 'not stated')}. "
             f"{f.count(card.num_classes)} classes: {named}{f', and {f.count(more)} more' if more > 0 else ''}.",
-            _table(findings.SPLITS, findings.splits(results)),
-            escape(findings.found(results)),
+            _table(data_and_classes.SPLITS, data_and_classes.splits(results)),
+            escape(data_and_classes.found(results)),
             f"Of train, pixels in \\[0, 1\\]: mean {mean}; std {std}.",
         ]
     )

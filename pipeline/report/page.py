@@ -4,9 +4,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from pipeline.report import formats
+from pipeline.report.artefacts.results import Results
 from pipeline.report.attention import style as attention_style
-from pipeline.report.results import Results
+from pipeline.report.findings import formats
 from pipeline.report.sections import (
     answer,
     attention,

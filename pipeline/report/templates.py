@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import formats
+from pipeline.report.findings import formats
 
 _HERE = Path(__file__).parent
 _MACROS = "macros.html.jinja"

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import interruption
 from pipeline.data.card import DataCard
 from pipeline.data.feed import Feed
-from pipeline.data.scratch import replacing_folder
+from pipeline.devices.precision import autocast
 from pipeline.distillation.base import Config, Method, Teacher
-from pipeline.errors import StoppedError
-from pipeline.files import cannot_write, write_json
-from pipeline.precision import autocast
+from pipeline.system import interruption
+from pipeline.system.errors import StoppedError
+from pipeline.system.files import cannot_write, write_json
+from pipeline.system.scratch import replacing_folder
 from pipeline.teaching import views
 from pipeline.teaching.card import CARD, Card, Facts
 from pipeline.teaching.kept import take

@@ -12,10 +12,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.data.card import DataCard
-from pipeline.errors import DataError
-from pipeline.files import sha256
-from pipeline.params import Augment, Normalization, Params
-from pipeline.precision import computes_in_bf16
+from pipeline.devices.precision import computes_in_bf16
+from pipeline.settings.data import Augment, Normalization
+from pipeline.settings.params import Params
+from pipeline.system.errors import DataError
+from pipeline.system.files import sha256
 from pipeline.teaching.kept import Layout
 
 CARD = "answers.json"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pipeline.data.arrays import header
-from pipeline.errors import PupilError
-from pipeline.growing import Growing
-from pipeline.run_key import run_key
+from pipeline.system.errors import PupilError
+from pipeline.system.growing import Growing
+from pipeline.system.run_key import run_key
 from pipeline.teaching.card import Facts
 from pipeline.teaching.kept import Layout
 

@@ -6,8 +6,8 @@ Imports no torch, so that the stage takes no time where nothing is kept.
 
 from pathlib import Path
 
-from pipeline.data.scratch import replacing_folder
-from pipeline.files import write_json
+from pipeline.system.files import write_json
+from pipeline.system.scratch import replacing_folder
 
 
 def write(num_views: int | None, folder: Path) -> None:

@@ -9,9 +9,11 @@ import numpy
 import onnxruntime  # type: ignore[import-untyped]
 
 from serve import arguments as shared
-from serve import benchmark, benchmark_tables, json_file, machine
-from serve.candidates import Candidate, best_device, open_onnx
-from serve.model import OnnxClassifier
+from serve import json_file, machine
+from serve.model.classifier import OnnxClassifier
+from serve.timing import benchmark
+from serve.timing import tables as benchmark_tables
+from serve.timing.candidates import Candidate, best_device, open_onnx
 
 HELP = "time exported models against each other"
 _IMAGES = 256

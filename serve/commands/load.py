@@ -13,13 +13,15 @@ import numpy
 import uvloop
 
 from serve import arguments as shared
-from serve import json_file, knee, load, machine
+from serve import json_file, machine
 from serve.commands.run import TOKEN_VARIABLE
 from serve.errors import ServeError
-from serve.memory import Memory
-from serve.open_loop import Limits, Progress
-from serve.outcome import Outcome
-from serve.target import Target, look_up
+from serve.load import knee
+from serve.load import run as load
+from serve.load.memory import Memory
+from serve.load.open_loop import Limits, Progress
+from serve.load.outcome import Outcome
+from serve.load.target import Target, look_up
 
 HELP = "load a running server with random arrivals, to its knee or at one rate"
 

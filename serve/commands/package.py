@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from serve import arguments as shared
-from serve import kserve, triton
 from serve.errors import ServeError
+from serve.package import kserve, triton
 
 HELP = "package exported models for Triton and KServe"
 _DEFAULT = triton.Serving()

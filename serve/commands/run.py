@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from serve import arguments as shared
-from serve import server, workers
-from serve.batching import Batching
 from serve.errors import ServeError
-from serve.limits import MEBIBYTE, Limits
+from serve.http import server, workers
+from serve.http.batching import Batching
+from serve.http.limits import MEBIBYTE, Limits
 
 HELP = "serve exported models over HTTP"
 TOKEN_VARIABLE = "PUPIL_TOKEN"

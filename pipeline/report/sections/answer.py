@@ -2,8 +2,8 @@
 
 from markupsafe import Markup
 
-from pipeline.report import verdict, wording
-from pipeline.report.results import Results
+from pipeline.report.artefacts.results import Results
+from pipeline.report.findings import verdict, wording
 from pipeline.report.templates import fill
 
 

@@ -1,7 +1,8 @@
 """Which teacher block attended to which student block, and where the networks look."""
 
-from pipeline.report import attention, pictures
-from pipeline.report.results import Results
+from pipeline.report import attention
+from pipeline.report.artefacts import examples as pictures
+from pipeline.report.artefacts.results import Results
 from pipeline.report.templates import Section
 
 LONGEST_PX = 96

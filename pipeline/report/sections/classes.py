@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from pipeline.report import class_plots, findings, formats, pictures
-from pipeline.report.analysed import ClassScores
-from pipeline.report.results import Results
+from pipeline.report.artefacts import examples as pictures
+from pipeline.report.artefacts.analysed import ClassScores
+from pipeline.report.artefacts.results import Results
+from pipeline.report.findings import data_and_classes, formats
+from pipeline.report.pictures import class_plots
 from pipeline.report.templates import Section, fill
 
 NAMED = 5
@@ -24,12 +26,12 @@ def section(results: Results) -> Section:
     html = fill(
         "classes.html.jinja",
         r=results,
-        titles=findings.CLASSES,
+        titles=data_and_classes.CLASSES,
         ends=[_rows(ranked)] if few else [_rows(ranked[:NAMED]), _rows(ranked[-NAMED:])],
         everyone=[] if few or len(ranked) > ALL else _rows(analysis.classes),
         top1=Markup(class_plots.top1_by_class(results)),
-        confusions=findings.confusions(results)[:CONFUSED],
-        confusion_titles=findings.CONFUSIONS,
+        confusions=data_and_classes.confusions(results)[:CONFUSED],
+        confusion_titles=data_and_classes.CONFUSIONS,
         matrix=None if analysis.confusion is None else pictures.matrix(analysis.confusion),
         reliability=Markup(class_plots.reliability(results)),
         ece=formats.decimal(results.deployed.test.ece),
@@ -38,4 +40,4 @@ def section(results: Results) -> Section:
 
 
 def _rows(classes: Sequence[ClassScores]) -> list[list[str]]:
-    return [findings.class_row(it) for it in classes]
+    return [data_and_classes.class_row(it) for it in classes]

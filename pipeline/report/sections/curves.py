@@ -2,8 +2,8 @@
 
 from markupsafe import Markup
 
-from pipeline.report import plots
-from pipeline.report.results import Results
+from pipeline.report.artefacts.results import Results
+from pipeline.report.pictures import plots
 from pipeline.report.templates import Section, fill
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from pipeline.report import class_plots, findings, formats
-from pipeline.report.audited import Finding
-from pipeline.report.results import Results
+from pipeline.report.artefacts.audited import Finding
+from pipeline.report.artefacts.results import Results
+from pipeline.report.findings import data_and_classes, formats
+from pipeline.report.pictures import class_plots
 from pipeline.report.templates import Section, fill
 
 PICTURES = 18
@@ -26,12 +27,12 @@ def section(results: Results) -> Section:
     html = fill(
         "data.html.jinja",
         r=results,
-        titles=findings.SPLITS,
-        splits=findings.splits(results),
-        found=findings.found(results),
+        titles=data_and_classes.SPLITS,
+        splits=data_and_classes.splits(results),
+        found=data_and_classes.found(results),
         at_once=AT_ONCE,
-        kinds={findings.kind(name): listed for name, listed in kinds.items()},
-        others=[(it.name, it.split, findings.kind(it.kind), it.label, it.reason) for it in others[:ROWS]],
+        kinds={data_and_classes.kind(name): listed for name, listed in kinds.items()},
+        others=[(it.name, it.split, data_and_classes.kind(it.kind), it.label, it.reason) for it in others[:ROWS]],
         more=max(0, len(others) - ROWS),
         balance=Markup(class_plots.balance(results)) if min(counts) != max(counts) else None,
         mean=formats.channels(results.data.normalization.mean),

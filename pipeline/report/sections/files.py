@@ -1,7 +1,7 @@
 """The files that ship: the export against the trained network, and the student in fewer bits."""
 
-from pipeline.report import wording
-from pipeline.report.results import Results
+from pipeline.report.artefacts.results import Results
+from pipeline.report.findings import wording
 from pipeline.report.templates import Section, fill
 
 

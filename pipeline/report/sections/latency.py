@@ -2,8 +2,9 @@
 
 from markupsafe import Markup
 
-from pipeline.report import formats, plots, timings, wording
-from pipeline.report.results import Results
+from pipeline.report.artefacts.results import Results
+from pipeline.report.findings import formats, timings, wording
+from pipeline.report.pictures import plots
 from pipeline.report.templates import Section, fill
 
 RATIO_TITLE = "time ratio [95 % interval]"

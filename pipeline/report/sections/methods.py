@@ -2,8 +2,8 @@
 
 from markupsafe import Markup
 
-from pipeline.report import formats, wording
-from pipeline.report.results import Network, Results
+from pipeline.report.artefacts.results import Network, Results
+from pipeline.report.findings import formats, wording
 from pipeline.report.templates import Section, fill
 
 

@@ -1,7 +1,7 @@
 """What the numbers were made from and with, and how to make them again."""
 
-from pipeline.report import wording
-from pipeline.report.results import Results
+from pipeline.report.artefacts.results import Results
+from pipeline.report.findings import wording
 from pipeline.report.templates import Section, fill
 
 

@@ -1,0 +1,195 @@
+"""An exported network in 8-bit integers (static QDQ, by ONNX Runtime), or in half precision.
+
+    x ~ scale * (q - zero_point)     of activations q is a byte in [0, 255] with the range that calibration images show,
+                                     of weights a signed byte with zero_point 0 and a scale for every output channel
+
+Unsigned activations and signed weights are what VNNI multiplies. TensorRT wants both signed and symmetric, and its own
+file. Nagel et al., "A White Paper on Neural Network Quantization", arXiv:2106.08295, explains what is done here.
+"""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime import quantization  # type: ignore[import-untyped]
+from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
+
+from pipeline.data.arrays import Split
+from pipeline.deployment import integer_graph
+from pipeline.settings.deployment import Quantize
+from pipeline.system.errors import ParamsError
+from pipeline.system.registry import nearest
+
+_CALIBRATION_BATCH = 32
+_COMPUTES = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul")
+# Those that pass on bytes as well as floats: in float they would stand between two that do not.
+_PASSES_ON = ("AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "MaxPool", "Relu", "Reshape", "Squeeze")
+_METHODS = {
+    "minmax": quantization.CalibrationMethod.MinMax,
+    "entropy": quantization.CalibrationMethod.Entropy,
+    "percentile": quantization.CalibrationMethod.Percentile,
+}
+
+
+def calibration(train: Split, settings: Quantize) -> Iterator[NDArray[np.uint8]]:
+    """Images of train to calibrate on, drawn by the settings' seed, a few at a time: uint8 (B, H, W, 3)."""
+    generator = np.random.default_rng(settings.seed)
+    positions = generator.choice(len(train), min(settings.images, len(train)), replace=False)
+    read = train.central_reader()
+    for start in range(0, len(positions), _CALIBRATION_BATCH):
+        yield read(np.sort(positions[start : start + _CALIBRATION_BATCH]))
+
+
+class Quantizer:
+    """One network, calibrated once, to be quantised with this or that node left in float32.
+
+    Args:
+        model: pixels uint8 (B, H, W, 3) in, float32 probabilities and logits out.
+        batches: calibration images, uint8 (B, H, W, 3) each.
+        settings: how; `exclude` must name nodes of `model`.
+        signed: for TensorRT: signed symmetric activations too, of the inputs of convolutions, products and sums alone.
+
+    Attributes:
+        nodes: those that are quantised, by name: their weight's name, or their operator.
+
+    Raises ParamsError where `exclude` names what is not there.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, batches: Iterable[NDArray[np.uint8]], settings: Quantize, signed: bool = False
+    ) -> None:
+        self._model = model if signed else integer_graph.rewritten(model)
+        self._settings, self._signed = settings, signed
+        self._operators = [*_COMPUTES, *([] if signed else _PASSES_ON)]
+        nodes = list(self._model.graph.node)
+        for name in settings.exclude:
+            known = [node.name for node in model.graph.node]
+            if name not in known:
+                raise ParamsError(
+                    f"quantize.exclude names '{name}', which student.onnx has not{nearest(name, known)}; a node's "
+                    "name is what a viewer such as Netron shows."
+                )
+        # Eight bits of the normalised pixels would be fewer than eight bits of the pixels.
+        self._in_float = [*settings.exclude, *(node.name for node in integer_graph.normalisation(nodes))]
+        weights = {node.name: name for node in model.graph.node for name in node.input[1:2] if "weight" in name}
+        self.nodes = {
+            node.name: weights.get(node.name, node.op_type)
+            for node in nodes
+            if node.op_type in _COMPUTES and node.name not in self._in_float
+        }
+        self._ranges = self._calibrate(batches)
+
+    def model(self, only: str | None = None) -> onnx.ModelProto:
+        """The quantised network; with `only`, one in float32 but for that node and the activation behind it."""
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self._model)
+        quantizer = quantization.QDQQuantizer(
+            copy,
+            per_channel=True,
+            reduce_range=self._settings.reduce_range,
+            weight_qType=quantization.QuantType.QInt8,
+            activation_qType=quantization.QuantType.QInt8 if self._signed else quantization.QuantType.QUInt8,
+            tensors_range=self._ranges,
+            nodes_to_quantize=[] if only is None else self._with_activation(only),
+            nodes_to_exclude=self._in_float,
+            op_types_to_quantize=self._operators,
+            extra_options=self._options(),
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        made: onnx.ModelProto = quantizer.model.model
+        _feed_bytes(made.graph)
+        return made
+
+    def _with_activation(self, name: str) -> list[str]:
+        nodes = self._model.graph.node
+        outputs = {output for node in nodes if node.name == name for output in node.output}
+        behind = [node.name for node in nodes if node.op_type in ("Relu", "Clip") and node.input[0] in outputs]
+        return [name, *behind]
+
+    def _options(self) -> dict[str, Any]:
+        if self._signed:
+            return {
+                "ActivationSymmetric": True,
+                "QuantizeBias": False,
+                "AddQDQPairToWeight": True,
+                "DedicatedQDQPair": True,
+                "OpTypesToExcludeOutputQuantization": list(_COMPUTES),
+            }
+        whole = [{"scale": np.array(1, np.float32), "zero_point": np.array(0, np.uint8)}]
+        return {
+            # Logits as they come out of the sums, in 32 bits.
+            "OpTypesToExcludeOutputQuantization": ["Gemm"],
+            "TensorQuantOverrides": {integer_graph.PIXELS: whole} if integer_graph.takes_pixels(self._model) else {},
+        }
+
+    def _calibrate(self, batches: Iterable[NDArray[np.uint8]]) -> Any:
+        """The range of every tensor that is to be quantised."""
+        options: dict[str, Any] = {} if self._settings.method == "minmax" else {"symmetric": self._signed}
+        if self._settings.method == "percentile":
+            options["percentile"] = self._settings.percentile
+        # Its histograms announce themselves on standard output.
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            path = Path(folder) / "model.onnx"
+            onnx.save(self._model, path)
+            calibrator = quantization.create_calibrator(
+                path,
+                self._operators,
+                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                calibrate_method=_METHODS[self._settings.method],
+                providers=["CPUExecutionProvider"],
+                extra_options=options,
+            )
+            for batch in batches:
+                # Batch by batch: the histograms hold every tensor of all that is handed over at once.
+                calibrator.collect_data(OneBatch(batch))
+            return calibrator.compute_data()
+
+
+def half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network in float16; pixels, logits and probabilities as before, the softmax in float32.
+
+    Sums of more than 65,504 overflow: whether the network keeps below is measured, not assumed.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    softmax, probabilities = graph.node[-1], graph.output[0]
+    assert (softmax.op_type, softmax.output[0]) == ("Softmax", probabilities.name), "export ends in its softmax"
+    graph.node.remove(softmax)
+    graph.output.remove(probabilities)
+    made: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True)
+    made.graph.node.append(softmax)
+    made.graph.output.insert(0, probabilities)
+    return made
+
+
+class OneBatch(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """One batch, as calibration asks for it."""
+
+    def __init__(self, batch: NDArray[np.uint8]) -> None:
+        self._feeds: Iterator[dict[str, NDArray[np.uint8]]] = iter([{"pixels": batch}])
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """The batch, then None."""
+        return next(self._feeds, None)
+
+
+def _feed_bytes(graph: onnx.GraphProto) -> None:
+    """Bytes made floats and bytes again are the same bytes: drop both steps."""
+    for cast in [node for node in graph.node if node.op_type == "Cast" and node.output[0] == integer_graph.PIXELS]:
+        readers = [node for node in graph.node if cast.output[0] in node.input]
+        quantizers = [node for node in readers if node.op_type == "QuantizeLinear"]
+        bytes_again = {node.output[0] for node in quantizers}
+        for node in graph.node:
+            for index, name in enumerate(node.input):
+                if name in bytes_again:
+                    node.input[index] = cast.input[0]
+        for node in quantizers if len(quantizers) < len(readers) else [*quantizers, cast]:
+            graph.node.remove(node)

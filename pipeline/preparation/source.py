@@ -1,0 +1,51 @@
+"""What a source of images hands over: labelled, still undecoded records, split by split.
+
+A source is one file of `pipeline/sources` with two names: `Config`, its settings (a params.Section), and
+`open_source(config, data) -> Source`, which finds the records without decoding them. Reading an image happens in
+`Records.read`, one at a time, so that prepare can do it in any order and name the one that fails.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Records(Protocol):
+    """One split of a source: images that can be read by number."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) class of each record, in [0, K)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels (h, w, 3) of one record, RGB, any size. Raises decode.BadImageError naming the record if it cannot."""
+        ...
+
+    def path(self, index: int) -> Path | None:
+        """The image file of its own that the record is read from; None where it is drawn, or a row of a larger file."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What a person would call this record: a path, or shard and row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before preparation."""
+
+    labels: tuple[str, ...]
+    """Class names; their order is the class numbers."""
+    splits: Mapping[str, Records]
+    """"train" and "test", and "val" where the source has one of its own."""
+    licence: str | None
+    """Licence of the images, where the source states it."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of what was found, such as files that are left out, in sentences."""

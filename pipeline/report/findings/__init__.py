@@ -1,0 +1,1 @@
+"""What the report says of the results: numbers as text, rows and sentences, for the page and RESULTS.md alike."""

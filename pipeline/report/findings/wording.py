@@ -1,0 +1,207 @@
+"""Sentences and headings of the report, for the page and for RESULTS.md alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.report.artefacts.results import TIE_POINTS, Commit, Network, Results
+from pipeline.report.findings.formats import (
+    NONE,
+    PLUS_MINUS,
+    bounds,
+    count,
+    decimal,
+    percent,
+    points,
+    scaled,
+    size,
+    tiny,
+)
+
+PUBLISHED = (
+    "Published: test top-1 on CIFAR-100 of the same two networks, as the README of github.com/CRGuan/SAKD prints it. "
+    "Those are full schedules, other recipes and, from row to row, other protocols."
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A score in the table of methods, beside top-1."""
+
+    key: str
+    title: str
+    number: Callable[[float], str]
+
+
+def columns(results: Results) -> tuple[Column, ...]:
+    """Scores on the test split that follow top-1."""
+    return (
+        Column("top5", f"top-{min(5, results.data.num_classes)} %", percent),
+        Column("nll", "NLL nats", decimal),
+        Column("ece", "ECE", decimal),
+        Column("top1_agreement", "agrees with teacher %", percent),
+    )
+
+
+def method_titles(results: Results) -> list[str]:
+    """Of the columns of the table of methods."""
+    others = ["published %"] if has_published(results) else []
+    last = [column.title for column in columns(results)]
+    return ["", "n", "test top-1 %", "over vanilla", *others, "val, last epoch %", "val, best epoch %", *last]
+
+
+def scores(results: Results, network: Network) -> list[str]:
+    """The cells of `columns`, means over the seeds."""
+    return [
+        column.number(network.test[column.key].mean) if column.key in network.test else NONE
+        for column in columns(results)
+    ]
+
+
+def has_published(results: Results) -> bool:
+    """Whether figures of others stand beside any of ours."""
+    return any(network.published is not None for network in results.networks())
+
+
+def published(network: Network) -> str:
+    """What others printed."""
+    return NONE if network.published is None else percent(network.published)
+
+
+def machine(results: Results) -> str:
+    """Where the latency was measured, and whether the machine was its own."""
+    it, timed = results.latency.machine, results.latency
+    threads = "1 thread" if timed.threads == 1 else f"{timed.threads} threads"
+    load = ", ".join(f"{value:.2f}" for value in timed.load_average)
+    busy = " (more than it has cores: other work was in the way)" if timed.load_average[0] > it.cores else ""
+    return f"{it.cpu} with {it.cores} cores, on {threads}; load average {load}{busy} before the first call"
+
+
+def notes(results: Results) -> list[str]:
+    """How to read the table of methods, one sentence each."""
+    test = results.deployed
+    low, high = test.top1_interval
+    chosen = {"last": "last epoch", "best": "epoch that is best on validation"}[results.select]
+    if len(results.seeds["distill"]) == 1:
+        spreads = [f"n = 1: the spread between seeds is unknown ({PLUS_MINUS} ?), and any difference may be chance."]
+    else:
+        spreads = [
+            f"{PLUS_MINUS} is the sample standard deviation over n seeds; where n = 1 the spread is unknown.",
+            f"The student that ships is {test.method} with seed {test.seed}; the answer above is of that one alone.",
+        ]
+    return [
+        *spreads,
+        f"A difference below {TIE_POINTS} points, or below the larger spread of the two, is a tie. "
+        "The best student is set in bold, and so is whatever ties with it. Brackets are 95 % intervals, by paired "
+        "bootstrap over test images.",
+        f"The choice of {count(test.images)} test images alone leaves {percent(test.test.top1)} % of {test.method} "
+        f"anywhere from {percent(low)} to {percent(high)} % (95 %, bootstrap over images).",
+        "The other columns are means over the seeds; their spread is in results.json.",
+        f"Students trained for {results.student_epochs} epochs; the {chosen} is the one tested.",
+        *([PUBLISHED] if has_published(results) else []),
+    ]
+
+
+def sizes(results: Results) -> list[tuple[str, str, str, str, str]]:
+    """Rows of who, network, parameters, multiplications, weights file: one row for all methods of equal networks."""
+    groups: dict[tuple[str, int, int], list[Network]] = {}
+    for network in results.methods:
+        groups.setdefault((network.arch, network.num_parameters, network.macs), []).append(network)
+    rows = [("teacher", results.teacher)]
+    for members in groups.values():
+        who = "every student" if len(groups) == 1 else ", ".join(network.name for network in members)
+        rows.append((who, members[0]))
+    return [(who, n.arch, count(n.num_parameters), scaled(n.macs), size(n.size_bytes)) for who, n in rows]
+
+
+SIZE_TITLES = ("", "network", "parameters", "multiplications per image", "weights file")
+"""Of the columns of `sizes`."""
+
+
+def student_files(results: Results) -> list[tuple[str, ...]]:
+    """Rows of file, verdict, validation and test top-1, agreement with float32 and SQNR on validation, size."""
+    rows: list[tuple[str, ...]] = []
+    for it in results.quantization.students.values():
+        val, test = it.val, it.test
+        verdict = "accepted" if it.accepted else "refused"
+        rows.append(
+            (
+                it.file,
+                "deployed on CPUs" if it.file == results.quantization.deployed else verdict,
+                NONE if val is None else percent(val.top1),
+                NONE if test is None else percent(test.top1),
+                NONE if val is None else percent(val.float32_agreement),
+                NONE if val is None or val.sqnr_db is None else f"{val.sqnr_db:.1f}",
+                size(it.size_bytes),
+            )
+        )
+    return rows
+
+
+STUDENT_FILE_TITLES = ("", "", "val top-1 %", "test top-1 %", "agrees with float32 %", "SQNR dB", "size")
+"""Of the columns of `student_files`."""
+
+
+def refusals(results: Results) -> list[str]:
+    """Why files were refused, one sentence each."""
+    return [f"{it.file}: {it.reason}." for it in results.quantization.students.values() if not it.accepted]
+
+
+def gain(network: Network) -> str:
+    """Gain over the baseline with its interval, and the word where it is a tie."""
+    it = network.gain
+    if it is None:
+        return NONE
+    interval = "" if it.interval is None else f" {bounds(it.interval)}"
+    return f"{points(it.points)}{interval}{' tie' if it.tie else ''}"
+
+
+def parity(results: Results) -> list[list[tuple[str, ...]]]:
+    """Of student and of teacher, rows of who, batch, largest error of a probability and of a logit, top-1 equal."""
+    return [
+        [
+            (
+                who,
+                str(it.batch_size),
+                tiny(it.max_probability_error),
+                tiny(it.max_logit_error),
+                "yes" if it.top1_equal else "no",
+            )
+            for it in records
+        ]
+        for who, records in (("student", results.parity.student), ("teacher", results.parity.teacher))
+    ]
+
+
+PARITY_TITLES = ("", "batch", "largest error of a probability", "largest error of a logit", "top-1 equal")
+"""Of the columns of `parity`."""
+
+
+def commands(results: Results) -> list[str]:
+    """What to type to make the page again; it installs the pinned packages too."""
+    return [*([] if results.commit is None else [f"git checkout {results.commit.sha}"]), "make repro"]
+
+
+def provenance(results: Results) -> list[tuple[str, str]]:
+    """What the numbers were made from and with, as (label, value)."""
+    it = results.latency.machine
+    packages = [f"Python {it.python}", *(f"{name} {version}" for name, version in sorted(it.packages.items()))]
+    seeds = [f"{who} {', '.join(map(str, drawn))}" for who, drawn in results.seeds.items()]
+    facts = [
+        ("Code", _code(results.commit)),
+        ("params.yaml", f"sha256 {results.params_sha256}"),
+        *((f"data, {name}", f"sha256 {digest}") for name, digest in sorted(results.data.sha256.items())),
+        ("Seeds", "; ".join(seeds)),
+        ("Packages", ", ".join(packages)),
+        ("Machine", f"{it.cpu}, {it.cores} cores, {it.os}"),
+    ]
+    if it.governor is not None:
+        facts.append(("CPU governor", it.governor))
+    if it.gpus:
+        facts.append(("GPUs", ", ".join(it.gpus)))
+    return facts
+
+
+def _code(commit: Commit | None) -> str:
+    if commit is None:
+        return "no git here to ask"
+    return f"commit {commit.sha}" + (", with edits that are in no commit" if commit.edited else "")

@@ -1,0 +1,1 @@
+"""What the report draws, as SVG that takes the colours of the page."""

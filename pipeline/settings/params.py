@@ -1,0 +1,100 @@
+"""params.yaml as typed, frozen values. Numbers are checked here, at the door, and trusted inside.
+
+A method's or a data source's own settings stand in its own file, as a `Config` beside the code that reads them;
+`method_config` and `source_config` find them. `check_all` looks at everything, before anything long starts.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+from ruamel.yaml import YAML
+
+from pipeline.settings.data import Augment, Data
+from pipeline.settings.deployment import Benchmark, Deploy, Evaluate, Quantize
+from pipeline.settings.networks import Distill, Student, Teach, Teacher
+from pipeline.settings.reading import parse, read_yaml
+from pipeline.settings.section import Section
+from pipeline.system import registry
+from pipeline.system.errors import ParamsError
+
+
+class Params(Section):
+    """Everything in params.yaml, one section per stage."""
+
+    data: Data = Data()
+    augment: Augment = Augment()
+    teacher: Teacher = Teacher()
+    teach: Teach = Teach()
+    student: Student = Student()
+    distill: Distill = Distill()
+    evaluate: Evaluate = Evaluate()
+    deploy: Deploy = Deploy()
+    quantize: Quantize = Quantize()
+    benchmark: Benchmark = Benchmark()
+
+    @model_validator(mode="after")
+    def _a_cache_is_of_single_images(self) -> "Params":
+        if self.teach.cache and self.distill.train.mixes:
+            raise ValueError(
+                "teach.cache keeps what the teacher says of single images, and distill.train.mixup_alpha or "
+                "cutmix_alpha mixes them; set cache to false, or both to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_mirror_reaches_as_far_as_the_padding(self) -> "Params":
+        if self.augment.pad_mode == "reflect" and self.augment.crop_padding_px >= self.data.stored_px:
+            raise ValueError(
+                f"augment.crop_padding_px is {self.augment.crop_padding_px}, and images of {self.data.stored_px} px "
+                f"mirror {self.data.stored_px - 1} at most; lower it, or set augment.pad_mode to zeros"
+            )
+        return self
+
+
+def load(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises ParamsError naming every bad key with its value, what is allowed, and the nearest valid key.
+    """
+    raw = read_yaml(path, YAML(typ="safe", pure=True))
+    return parse(Params, raw if raw is not None else {}, "", str(path))
+
+
+def method_config(params: Params, name: str) -> Any:
+    """The typed settings of one distillation method: `distill.methods.NAME` as that method's `Config`."""
+    module = registry.find("pipeline.distillation", name, "distill.methods")
+    return parse(module.Config, params.distill.methods[name], f"distill.methods.{name}", "params.yaml")
+
+
+def source_config(data: Data) -> Any:
+    """The typed settings of the chosen data source: `data.sources.NAME` as that source's `Config`."""
+    module = registry.find("pipeline.sources", data.source, "data.source")
+    return parse(module.Config, data.sources.get(data.source, {}), f"data.sources.{data.source}", "params.yaml")
+
+
+def check_all(params: Params) -> None:
+    """Check what single stages would only meet later: every method and source, and what `deploy` points at."""
+    for name in params.data.sources:
+        registry.find("pipeline.sources", name, "data.sources")
+    source_config(params.data)
+    for name in params.distill.methods:
+        method_config(params, name)
+    if params.deploy.method not in params.distill.methods:
+        listed = ", ".join(params.distill.methods)
+        raise ParamsError(
+            f"params.yaml: deploy.method is '{params.deploy.method}', which distill.methods does not list ({listed})."
+        )
+    if params.deploy.seed not in params.distill.seeds:
+        seeds = ", ".join(map(str, params.distill.seeds))
+        raise ParamsError(f"params.yaml: deploy.seed is {params.deploy.seed}, distill.seeds lists {seeds}.")
+
+
+def check_complete(params: Params) -> None:
+    """Check that nothing is left to a default that a stage lists: DVC would say so only when it comes to that stage."""
+    missing = [name for name in Params.model_fields if name not in params.model_fields_set]
+    missing += [f"distill.{name}" for name in Distill.model_fields if name not in params.distill.model_fields_set]
+    if params.data.source not in params.data.sources:
+        missing.append(f"data.sources.{params.data.source}")
+    if missing:
+        raise ParamsError(f"params.yaml lacks {', '.join(missing)}: write them down, the stages of dvc.yaml read them.")

@@ -1,0 +1,61 @@
+"""Ray on this machine, or the cluster that RAY_ADDRESS names, for work that falls into independent parts."""
+
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.system.errors import ParamsError
+
+_NOT_CODE = ["/.git", "/.dvc", "/artifacts", "/benchmarks", "/data", "/docs", "/report", "/results", "/tests", "/.venv"]
+
+
+@contextmanager
+def joined(root: Path) -> Iterator[None]:
+    """Within the block Ray runs; the code below `root` goes to every node. A Ray made here ends with the block."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        # Ray's switch for systems that it runs no clusters on, read when it is imported: it listens on loopback alone.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    code = {"working_dir": str(root), "excludes": _NOT_CODE}
+    ray.init(address, runtime_env=code, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def needs(cpus: float, gpus: float | None) -> dict[str, float]:
+    """What a task asks of a node, as options for Ray: cores and GPUs, or parts of them; None is a GPU if there is any.
+
+    Raises ParamsError when no node has that much: the task would wait forever.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = float(any("GPU" in node for node in nodes)) if gpus is None else gpus
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
+        raise ParamsError(
+            f"each run asks for {cpus:g} CPU and {gpus:g} GPU, and the nodes have {have}. Lower --cpus or --gpus."
+        )
+    return {"num_cpus": cpus, "num_gpus": gpus}
+
+
+@contextmanager
+def own_folder(name: str) -> Iterator[Path]:
+    """A folder on this node for one piece of work, the same for the same work: what was cut off here goes on here.
+
+    Another attempt at it, of another table perhaps, waits until this one has ended.
+    """
+    folder = Path(tempfile.gettempdir()) / f"pupil-{os.getuid()}" / name
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with folder.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder

@@ -1,0 +1,63 @@
+"""Put every method of params.yaml on a blank copy of its pair: what cannot work is said before a teacher is trained."""
+
+import copy
+
+import torch
+
+from pipeline.data.card import DataCard
+from pipeline.distillation.base import Teacher, find
+from pipeline.models.base import Classifier, build, check_pretrained, shapes
+from pipeline.settings.data import Normalization
+from pipeline.settings.params import Params, method_config
+from pipeline.system.errors import ParamsError
+
+_CLASSES = 10
+_IMAGES = 64
+
+
+@torch.no_grad()
+def rehearse(params: Params) -> None:
+    """Build both networks with fresh weights, pass a blank image through, and construct every method on the pair.
+
+    Of a teacher in `teacher.weights` only its file knows enough: then the student alone is tried.
+
+    Raises ParamsError for a network that is not there or cannot take images of data.image_px, for pretrained weights
+    that do not exist, and for a method that cannot serve the pair or follow the recipe of distill.train.
+    """
+    card = _stand_in(params.data.image_px)
+    for role, section in (("teacher", params.teacher), ("student", params.student)):
+        if section.pretrained:
+            check_pretrained(section.arch, role)
+    student = _blank("student", params.student.arch, card)
+    if params.teacher.weights is not None:
+        return
+    teacher = _blank("teacher", params.teacher.arch, card)
+    for name in params.distill.methods:
+        # A method may change its student, never its teacher.
+        config, borrowed = method_config(params, name), Teacher(teacher, card.normalization)
+        find(name).Method(config, copy.deepcopy(student), borrowed, card).check_recipe(params.distill.train)
+
+
+def _blank(role: str, arch: str, card: DataCard) -> Classifier:
+    try:
+        model = build({"arch": arch, "num_classes": _CLASSES})
+        shapes(model, card.image_px)
+    except ParamsError as error:
+        raise ParamsError(f"params.yaml: {role}.arch: {error}") from error
+    return model
+
+
+def _stand_in(image_px: int) -> DataCard:
+    """A card for data that are not prepared yet, small enough that no method's memory grows with it."""
+    counts = dict.fromkeys(("train", "val", "test"), _IMAGES)
+    return DataCard(
+        source="rehearsal",
+        labels=tuple(map(str, range(_CLASSES))),
+        image_px=image_px,
+        storage_px=image_px,
+        counts=counts,
+        class_counts={},
+        normalization=Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        sha256={},
+        licence=None,
+    )

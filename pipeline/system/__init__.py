@@ -1,0 +1,4 @@
+"""What any program needs: errors, files that are written whole or not at all, interruption, names of plug-ins.
+
+Every room may enter. It knows no other room, and no image.
+"""

@@ -1,0 +1,80 @@
+"""A folder that is there whole or not at all: written aside, then renamed. What `files.replacing` is for a file."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.system.files import cannot_write
+
+
+@contextmanager
+def replacing_folder(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out`; on success it takes the name `out`, on failure it goes and `out` stays.
+
+    Leftovers of killed runs go first. An OSError inside the block counts as the disk refusing: PupilError says what
+    could not be written and how much room is left.
+    """
+    scratch = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    replaced = out.with_name(f".{out.name}.{os.getpid()}.replaced")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(out)
+        scratch.mkdir()
+        yield scratch
+        for path in [*scratch.rglob("*"), scratch]:
+            _sync(path)
+        # A folder cannot be renamed over a full one: for an instant `out` is gone. _clear_leftovers mends a kill there.
+        if out.exists():
+            out.rename(replaced)
+        scratch.rename(out)
+        _sync(out.parent)
+    except OSError as error:
+        raise cannot_write(str(out), out, error) from error
+    finally:
+        _retire(replaced, out)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Remove what killed runs left beside `out`. Those of living processes stay: another run may be writing there."""
+    pattern = re.compile(rf"\.{re.escape(out.name)}\.(\d+)\.(partial|replaced)")
+    for folder in list(out.parent.iterdir()):
+        match = pattern.fullmatch(folder.name)
+        if match is None or _is_another_process(int(match[1])):
+            continue
+        if match[2] == "replaced":
+            _retire(folder, out)
+        else:
+            shutil.rmtree(folder)
+
+
+def _retire(replaced: Path, out: Path) -> None:
+    """Remove the folder that stood at `out` before; put it back if nothing took its place."""
+    if replaced.exists() and not out.exists():
+        replaced.rename(out)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _is_another_process(pid: int) -> bool:
+    """Whether `pid` lives and is not this process, which may have been given the number of a killed one."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Put a file's bytes, or a folder's entries, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,251 @@
+"""The only training loop: for a teacher, for a baseline, for every distillation method.
+
+The loop knows no method. It gets a batch to the objective, adds up the named terms that come back, and steps.
+Everything that decides a result is a function of (parameters, data, seed, epoch), so that a run that was killed, or
+asked to stop in the middle of an epoch, ends in the same bits as one that was not.
+"""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pipeline.data.feed import Feed, batch_sizes, num_batches
+from pipeline.devices import distributed
+from pipeline.devices.precision import autocast
+from pipeline.devices.synced_norm import synced
+from pipeline.distillation.base import Batch, Method, Output
+from pipeline.evaluation import metrics
+from pipeline.settings.data import Augment
+from pipeline.settings.training import Train
+from pipeline.system import interruption
+from pipeline.system.errors import ParamsError, StoppedError, TrainingError
+from pipeline.training import observation
+from pipeline.training import state as training_state
+from pipeline.training.ema import Average
+from pipeline.training.mixing import Mixer
+from pipeline.training.progress import Clock, epoch_line
+from pipeline.training.resume import Resume
+from pipeline.training.schedule import Schedule
+from pipeline.training.state import Progress, Record, Tally
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `fit` leaves besides the trained objective itself."""
+
+    history: list[Record]
+    shipped_epoch: int
+    """The epoch, counted from 1, whose weights the objective now holds."""
+
+    def summary(self) -> dict[str, Any]:
+        """Last and best epoch on the validation split, and which of them ships."""
+        best, last = Progress(self.history).best_epoch(), self.history[-1]
+        return {
+            "last": {"epoch": last["epoch"], "val_top1": last["val"]["top1"]},
+            "best": {"epoch": best["epoch"], "val_top1": best["val"]["top1"]},
+            "shipped_epoch": self.shipped_epoch,
+        }
+
+
+def fit(
+    objective: Method,
+    train: Feed,
+    val: Feed,
+    settings: Train,
+    augment: Augment,
+    seed: int,
+    resume: Resume,
+    on_epoch: Callable[[Record], None],
+) -> Result:
+    """Train `objective` in place, alone or as one of several processes (see `distributed`), all of which call this.
+
+    `on_epoch` is called with the record of every epoch, those of an earlier, interrupted part of the run first.
+
+    Raises ParamsError for batches or a recipe that the objective cannot train on; TrainingError naming the loss term,
+    epoch and step when a loss is no longer finite, or the epoch after which the network's answers are not, the state of
+    the last good epoch being kept; and StoppedError when SIGTERM or SIGINT came, with the state of the step that was
+    under way.
+    """
+    _check_batches(objective, train, settings)
+    objective.check_recipe(settings)
+    objective.begin(train.labels)
+    objective.place_on(train.device)
+    if settings.compile:
+        _compile(objective)
+    optimizer = make_optimizer(objective, settings)
+    schedule = Schedule(settings, num_batches(len(train), settings.batch_size, settings.drop_last))
+    average = Average(objective, settings.ema_decay)
+    optimizer.register_step_post_hook(lambda *_: average.update())
+    distributed.check_same("parameters, data or code", resume.key)
+    progress = training_state.restore(resume, objective, optimizer, average)
+    distributed.check_same("what is done already", f"{len(progress.history)} epochs, {progress.tally.steps} steps")
+    for earlier in progress.history:
+        on_epoch(earlier)
+    clock = Clock(settings.epochs - len(progress.history))
+    with interruption.listen() as stop:
+        for epoch in range(len(progress.history), settings.epochs):
+            if settings.reset_momentum and epoch in schedule.drops and not progress.tally.steps:
+                optimizer.state.clear()
+            whole = train_epoch(
+                objective, optimizer, schedule, train, settings, augment, seed, epoch, progress.tally, stop
+            )
+            if not whole:
+                training_state.save(resume, objective, optimizer, average, progress)
+                # Of several processes another one may have been asked.
+                number = stop.received or signal.SIGTERM
+                raise StoppedError(
+                    f"stopped by {number.name} in epoch {epoch + 1}, after step {progress.tally.steps}. The "
+                    f"same command goes on from there, by {resume.path}.",
+                    number,
+                )
+            with average.in_place():
+                scores = metrics.classification(*metrics.predict(objective.deployed(), val))
+                seen = observation.observe(objective, len(train), val, settings)
+            if not math.isfinite(scores["nll"]):
+                raise TrainingError(
+                    f"the validation after epoch {epoch + 1} gives answers that are not finite. The state of the epoch "
+                    "before is kept. Lower train.lr, or set train.precision to fp32."
+                )
+            record: Record = {
+                "epoch": epoch + 1,
+                "lr": schedule.rates(epoch, schedule.steps_per_epoch - 1).lr,
+                "train": progress.tally.means(),
+                "val": scores,
+                "seconds": progress.tally.seconds,
+                "images_per_s": progress.tally.images / progress.tally.seconds,
+                **seen,
+            }
+            progress.history.append(record)
+            progress.tally = Tally()
+            if settings.select == "best" and progress.best_epoch() is record:
+                with average.in_place():
+                    progress.best = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+            training_state.save(resume, objective, optimizer, average, progress)
+            on_epoch(record)
+            if distributed.rank() == 0:
+                print(epoch_line(record, settings.epochs, clock.left()), file=sys.stderr, flush=True)
+    shipped = settings.epochs
+    if settings.select == "best":
+        objective.load_state_dict(progress.best)
+        shipped = progress.best_epoch()["epoch"]
+    else:
+        average.exchange()
+    objective.eval()
+    return Result(progress.history, shipped)
+
+
+def _compile(objective: Method) -> None:
+    """Let calls of `objective` run compiled; what it owns, and what it deploys, stays as it is."""
+    if distributed.world() > 1:
+        raise ParamsError("train.compile is true, which works with one process; set it to false, or start one.")
+    objective.compile()
+
+
+def make_optimizer(objective: Method, settings: Train) -> torch.optim.Optimizer:
+    """SGD over all that the method trains, in one fused step."""
+    return torch.optim.SGD(
+        objective.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def _check_batches(objective: Method, train: Feed, settings: Train) -> None:
+    sizes = batch_sizes(len(train), settings.batch_size, settings.drop_last)
+    if not sizes:
+        raise ParamsError(
+            f"an epoch of {len(train)} images has no batch of {settings.batch_size} with drop_last: true. Lower "
+            "train.batch_size."
+        )
+    distributed.check_batches(sizes, distributed.world())
+    objective.check_batches(sizes)
+
+
+def train_step(objective: Method, optimizer: torch.optim.Optimizer, batch: Batch, settings: Train) -> Output:
+    """One step of optimisation; what the objective computed on its part of the batch, without its graph."""
+    with autocast(batch.images.device, settings.precision), synced(settings.sync_bn):
+        logits, terms = objective(batch)
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    distributed.average_gradients(objective.parameters())
+    optimizer.step()
+    return Output(logits.detach(), {name: term.detach() for name, term in terms.items()})
+
+
+def train_epoch(
+    objective: Method,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    train: Feed,
+    settings: Train,
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    tally: Tally,
+    stop: interruption.StopRequest,
+) -> bool:
+    """One pass over the training set, or what is left of it; False when asked to stop, after a whole step."""
+    objective.train()
+    started, earlier = time.perf_counter(), tally.seconds
+    steps = schedule.steps_per_epoch
+    batches = train.train_batches(augment, seed, epoch, settings.batch_size, settings.drop_last, tally.steps)
+    mix = Mixer(train, settings, augment, seed, epoch)
+    # Asking an accelerator for a number makes it wait, so there the sums are only looked at when the epoch is over.
+    check_every = 1 if train.device.type == "cpu" else steps
+    name, first = f"epoch {epoch + 1}/{settings.epochs}", tally.steps
+    silent = None if distributed.rank() == 0 else True
+    bar = tqdm(batches, name, steps, leave=False, disable=silent, mininterval=1, initial=first)
+    for step, (images, labels, positions) in enumerate(bar, start=first):
+        progress = (epoch + step / steps) / settings.epochs
+        batch = mix(Batch(images, labels, positions, progress, epoch, label_smoothing=settings.label_smoothing))
+        for group in optimizer.param_groups:
+            group.update(schedule.rates(epoch, step)._asdict())
+        with _naming_what_to_lower(settings, epoch, step):
+            logits, terms = train_step(objective, optimizer, batch, settings)
+        correct = (logits.argmax(1) == batch.main_labels()).sum()
+        values, correct = distributed.totals(torch.stack(list(terms.values())), correct)
+        tally.add(list(terms), values, correct, len(labels) * distributed.world())
+        tally.seconds = earlier + time.perf_counter() - started
+        if tally.steps % check_every == 0:
+            _check_finite(tally, epoch)
+        if distributed.anybody(stop.received is not None):
+            bar.close()
+            return False
+    return True
+
+
+@contextmanager
+def _naming_what_to_lower(settings: Train, epoch: int, step: int) -> Iterator[None]:
+    """Say of an allocation that fails which batch did not fit, and what helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # torch has a type of its own for accelerators alone; on the CPU the allocator's words are all there is.
+        told = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not told:
+            raise
+        raise TrainingError(
+            f"out of memory in epoch {epoch + 1}, step {step + 1}, with batches of {settings.batch_size}: "
+            f"{str(error).splitlines()[0]} Lower train.batch_size, or set train.precision to bf16."
+        ) from error
+
+
+def _check_finite(tally: Tally, epoch: int) -> None:
+    bad = tally.not_finite()
+    if bad:
+        raise TrainingError(
+            f"the loss term {' and '.join(map(repr, bad))} is no longer finite in epoch {epoch + 1}, by step "
+            f"{tally.steps}. The state of the epoch before is kept. Lower train.lr or that term's weight, or set "
+            "train.precision to fp32."
+        )

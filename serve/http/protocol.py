@@ -1,0 +1,203 @@
+"""The Open Inference Protocol v2: a request's bytes to pixels, a model's answer to bytes.
+
+https://github.com/kserve/open-inference-protocol. Functions of values; the HTTP around them is in app.py, where binary
+tensors lie in a body in binary_tensors.py.
+"""
+
+import json
+import math
+import reprlib
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from serve.errors import InputError
+from serve.http import json_text
+from serve.http.limits import Limits
+from serve.model.classifier import Floats, OnnxClassifier, Pixels
+
+OUTPUTS = ("probabilities", "logits")
+VERSIONS = ("1",)  # a file is one version
+EXTENSIONS = ("binary_tensor_data",)
+_ELSEWHERE = ("classification", "shared_memory_region")  # extensions that change where data is or what comes back
+
+
+@dataclass(frozen=True)
+class Request:
+    """One inference request."""
+
+    pixels: Pixels  # (n, H, W, 3), n > 0; whether H and W are the model's is for the model to say
+    outputs: tuple[tuple[str, bool], ...]  # names to answer with, in the order asked for; whether as binary data
+    id: str | None  # to be given back with the answer
+    timeout_ms: float | None  # the client waits no longer
+
+
+def read(content: bytes, tail: memoryview | None, limits: Limits) -> Request:
+    """Parse a request: its JSON, and the binary data behind it, if any.
+
+    Raises InputError with one sentence on the first thing that is wrong, TooLarge for more JSON than allowed.
+    """
+    request = _object(json_text.parse(content, limits), "The body")
+    id_ = request.get("id")
+    if id_ is not None and not isinstance(id_, str):
+        raise InputError(f"'id' must be a string, not {_show(id_)}.")
+    parameters = request.get("parameters", {})
+    inputs = request.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1:
+        raise InputError(f"'inputs' must be a list of exactly one tensor, 'pixels', not {_show(inputs)}.")
+    pixels = _pixels(_object(inputs[0], "The input"), tail)
+    is_binary = _flag(parameters, "binary_data_output", False)
+    return Request(pixels, _requested(request.get("outputs"), is_binary), id_, _timeout_ms(parameters))
+
+
+def answer(model: OnnxClassifier, request: Request, probabilities: Floats, logits: Floats) -> tuple[bytes, list[bytes]]:
+    """What was asked for of a model's (n, K) probabilities and logits: the JSON, and the binary tensors."""
+    tensors = dict(zip(OUTPUTS, (probabilities, logits), strict=True))
+    response: dict[str, Any] = {"model_name": model.card.name, "model_version": VERSIONS[-1]}
+    if request.id is not None:
+        response["id"] = request.id
+    outputs, raw = [], []
+    for name, is_binary in request.outputs:
+        values = tensors[name]
+        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
+        if is_binary:
+            raw.append(values.astype("<f4", copy=False).tobytes())
+            output["parameters"] = {"binary_data_size": len(raw[-1])}
+        else:
+            output["data"] = values.ravel().tolist()
+        outputs.append(output)
+    response["outputs"] = outputs
+    return write(response), raw
+
+
+def metadata(model: OnnxClassifier) -> dict[str, Any]:
+    """The protocol's description of a model; -1 is the free batch axis."""
+    size, num_classes = model.card.image_px, len(model.card.labels)
+    return {
+        "name": model.card.name,
+        "versions": list(VERSIONS),
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [-1, size, size, 3]}],
+        "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, num_classes]} for name in OUTPUTS],
+    }
+
+
+def write(content: object) -> bytes:
+    """JSON in ASCII: half a surrogate pair in a request's id must not break the answer that echoes it."""
+    return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def _pixels(tensor: dict[str, Any], tail: memoryview | None) -> Pixels:
+    if tensor.get("name") != "pixels":
+        raise InputError(f"The input must be named 'pixels', not {_show(tensor.get('name'))}.")
+    if tensor.get("datatype") != "UINT8":
+        raise InputError(f"'pixels' must have datatype 'UINT8', not {_show(tensor.get('datatype'))}.")
+    shape = tensor.get("shape")
+    # Dimensions are 64 bits by the protocol; without a bound their product could be too long to print.
+    if not isinstance(shape, list) or [type(size) is int and 0 < size < 2**64 for size in shape] != [True] * 4:
+        raise InputError(f"'shape' must be four positive integers [n, H, W, 3], not {_show(shape)}.")
+    parameters = tensor.get("parameters", {})
+    if "binary_data_size" in parameters:
+        raw: memoryview | bytes = _binary(tensor, parameters["binary_data_size"], shape, tail)
+    elif tail:
+        raise InputError(f"{len(tail)} bytes follow the JSON, and no input has a 'binary_data_size' to claim them.")
+    else:
+        raw = _listed(tensor.get("data"), shape)
+    return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
+
+
+def _binary(tensor: dict[str, Any], size: Any, shape: list[int], tail: memoryview | None) -> memoryview:
+    if tail is None:
+        raise InputError("'binary_data_size' is given without the header Inference-Header-Content-Length.")
+    if "data" in tensor:
+        raise InputError("'pixels' has both 'data' and 'binary_data_size'; send one of them.")
+    if type(size) is not int or size != math.prod(shape):
+        raise InputError(
+            f"'shape' {_show(shape)} asks for {math.prod(shape)} bytes, 'binary_data_size' is {_show(size)}."
+        )
+    if len(tail) != size:
+        raise InputError(f"'binary_data_size' is {size}, and {len(tail)} bytes follow the JSON.")
+    return tail
+
+
+def _listed(data: Any, shape: list[int]) -> bytes:
+    if not isinstance(data, list):
+        raise InputError(f"'data' must be a list of integers, flat or nested as the shape, not {_show(data)}.")
+    values = _flat(data, shape)
+    if len(values) != math.prod(shape):
+        raise InputError(f"'shape' {_show(shape)} asks for {math.prod(shape)} values, 'data' holds {len(values)}.")
+    if not set(map(type, values)) <= {int}:  # not isinstance: true is no pixel
+        wrong = next(value for value in values if type(value) is not int)
+        raise InputError(f"'data' must hold integers only, not {_show(wrong)}.")
+    try:
+        return bytes(values)
+    except (ValueError, OverflowError):
+        wrong = next(value for value in values if not 0 <= value <= 255)
+        raise InputError(f"'data' must hold values in 0..255, not {_show(wrong)}.") from None
+
+
+def _flat(data: list[Any], shape: list[int]) -> list[Any]:
+    """The values of flat or nested data; raises InputError where the nesting is not that of the shape."""
+    if not data or not isinstance(data[0], list):
+        return data
+    level: list[Any] = [data]
+    for length in shape:
+        for item in level:
+            if not isinstance(item, list) or len(item) != length:
+                raise InputError(f"'data' is nested otherwise than 'shape' {_show(shape)} says; send it flat.")
+        level = list(chain.from_iterable(level))
+    return level
+
+
+def _requested(outputs: Any, is_binary: bool) -> tuple[tuple[str, bool], ...]:
+    if outputs is None or outputs == []:
+        return tuple((name, is_binary) for name in OUTPUTS)
+    if not isinstance(outputs, list):
+        raise InputError(f"'outputs' must be a list of objects with a name, not {_show(outputs)}.")
+    chosen: dict[str, bool] = {}
+    for output in outputs:
+        name = _object(output, "A requested output").get("name")
+        if name not in OUTPUTS:
+            raise InputError(f"The model has no output {_show(name)}; it has {' and '.join(OUTPUTS)}.")
+        if name in chosen:
+            raise InputError(f"Output {name!r} is requested more than once.")
+        chosen[name] = _flag(output.get("parameters", {}), "binary_data", is_binary)
+    return tuple(chosen.items())
+
+
+def _flag(parameters: dict[str, Any], key: str, default: bool) -> bool:
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise InputError(f"{key!r} must be true or false, not {_show(value)}.")
+    return value
+
+
+def _timeout_ms(parameters: dict[str, Any]) -> float | None:
+    """What tritonclient sends as `timeout`, in microseconds."""
+    value = parameters.get("timeout")
+    if value is None:
+        return None
+    if type(value) is not int or not 0 < value < 2**64:
+        raise InputError(f"'timeout' must be a positive integer of microseconds, not {_show(value)}.")
+    return value / 1000
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    """`value` as an object whose `parameters`, if any, are an object of nothing that this server cannot do."""
+    if not isinstance(value, dict):
+        raise InputError(f"{what} must be a JSON object, not {_show(value)}.")
+    parameters = value.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InputError(f"'parameters' must be a JSON object, not {_show(parameters)}.")
+    for name in _ELSEWHERE:
+        if name in parameters:
+            raise InputError(f"Parameter {name!r} belongs to an extension that is not offered here.")
+    return value
+
+
+def _show(value: Any) -> str:
+    """A value as an error message quotes it: cut short, whatever its size."""
+    text = "nothing" if value is None else reprlib.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

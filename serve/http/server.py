@@ -1,0 +1,129 @@
+"""One process that serves: uvicorn with our connections, and a way down on which every accepted request is answered."""
+
+import asyncio
+import gc
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from serve.errors import ServeError
+from serve.http import connection, logs
+from serve.http import page as demo
+from serve.http.app import create_app
+from serve.http.batching import Batcher, Batching
+from serve.http.limits import Limits
+from serve.model.classifier import OnnxClassifier
+
+_IDLE_GRACE_S = 0.5
+_BACKLOG = 2048
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `python -m serve run` was asked for."""
+
+    paths: tuple[Path, ...]
+    threads: int  # of one call of a model
+    limits: Limits
+    batching: Batching
+    token: str | None
+    access_log: bool
+    samples: Path | None = None  # a prepared split for the demo page
+
+
+def load(settings: Settings) -> dict[str, OnnxClassifier]:
+    """The models by the names on their cards. Raises ServeError."""
+    models: dict[str, OnnxClassifier] = {}
+    for path in settings.paths:
+        model = OnnxClassifier(path, settings.threads)
+        if model.card.name in models:
+            raise ServeError(
+                f"{path} is named {model.card.name!r} like a model before it; serve one of them at a time."
+            )
+        models[model.card.name] = model
+    return models
+
+
+def serve(
+    settings: Settings, listener: socket.socket, on_ready: Callable[[list[str]], None], parent: Pipe | None = None
+) -> None:
+    """Serve until a signal comes, or `parent` is closed at its other end; on_ready gets the names of the models.
+
+    Raises ServeError for a model that cannot be loaded or computed.
+    """
+    logs.set_up(settings.access_log)
+    models = load(settings)
+    labels = next(iter(models.values())).card.labels
+    samples = [] if settings.samples is None else demo.load_samples(settings.samples, labels)
+    app = create_app(models, settings.limits, settings.batching, settings.token, samples)
+    batchers: dict[str, Batcher] = app.state.batchers
+    for batcher in batchers.values():
+        batcher.warm_up()
+    gc.collect()
+    gc.freeze()  # what lives as long as the process need not be looked at again
+    Server(app, lambda: on_ready(list(models)), parent).run([listener])
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with our limits and our way to stop."""
+
+    def __init__(self, app: Starlette, on_ready: Callable[[], None], parent: Pipe | None = None) -> None:
+        limits: Limits = app.state.limits
+        config = uvicorn.Config(
+            app,
+            http=connection.factory(limits, app.state.metrics),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # anybody's X-Forwarded-For would stand in the log as the client
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=int(limits.keep_alive_s),
+            timeout_graceful_shutdown=int(limits.drain_timeout_s),
+        )
+        super().__init__(config)
+        self._on_ready = on_ready
+        self._parent = parent
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept, and tell so."""
+        await super().startup(sockets)
+        if self._parent is not None:
+            asyncio.get_running_loop().add_reader(self._parent.fileno(), self._parent_ended, self._parent)
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, answer what is accepted, and let idle clients hear of it in their next answer.
+
+        uvicorn would close idle connections at once, and with them requests that are on their way.
+        """
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        connections = self.server_state.connections
+        for each in connections:
+            if isinstance(each, connection.Connection):
+                each.drain()
+        clock = asyncio.get_running_loop().time
+        over = clock() + _IDLE_GRACE_S
+        while connections and clock() < over and not self.force_exit:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; a second Ctrl-C stops at once. Unlike uvicorn's, the process then ends with status 0."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    def _parent_ended(self, parent: Pipe) -> None:
+        asyncio.get_running_loop().remove_reader(parent.fileno())
+        self.should_exit = True

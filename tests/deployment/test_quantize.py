@@ -1,0 +1,349 @@
+"""int8 and fp16 students: what they compute, in what, from which images; and the gate, both ways."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from benchmarks import quantized
+from pipeline.data.arrays import Split
+from pipeline.deployment import export, gate, integer_graph, onnx_file, quantize
+from pipeline.evaluation import logits_file
+from pipeline.models.base import Classifier
+from pipeline.settings import params
+from pipeline.settings.deployment import Quantize
+from pipeline.system.errors import ParamsError, PupilError
+from serve.model.classifier import OnnxClassifier
+from stages.quantize import quantize as stage
+from tests import tiny, tiny_onnx
+from tests.models.test_checkpoint import header
+
+SPLIT = tiny.split(64)
+CULPRITS = ("model.blocks.0.conv1.weight", "model.blocks.0.conv2.weight")
+
+
+def network(arch: str) -> Classifier:
+    """With the BN statistics of real activations, and gains and offsets that differ from channel to channel."""
+    model = tiny.network(arch)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+    images, _ = next(tiny.feed(64).eval_batches(64))
+    for _ in range(30):
+        model.train()(images)
+    return model.eval()
+
+
+def with_outlier(arch: str) -> Classifier:
+    """The same answers, with one channel between two convolutions a thousand times as large as the others."""
+    model = network(arch)
+    block = model.blocks[0]  # type: ignore[index]
+    with torch.no_grad():
+        norm = block.bn2 if arch.startswith("wrn") else block.bn1
+        norm.weight[0] *= 1e4
+        norm.bias[0] = 1e4
+        block.conv2.weight[:, 0] *= 1e-4
+    return model
+
+
+def exported(model: Classifier, arch: str, path: Path) -> onnx.ModelProto:
+    card = export.make_card("student", model, header(arch), {"top1": 12.5})
+    export.write_onnx(export.Servable(model, tiny.NORMALIZATION), card, path, 20)
+    return onnx_file.read(path)[0]
+
+
+@pytest.fixture(scope="module", params=["resnet8", "wrn_10_1"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    return exported(network(request.param), request.param, tmp_path_factory.mktemp("onnx") / "student.onnx")
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    return exported(with_outlier("wrn_10_1"), "wrn_10_1", tmp_path_factory.mktemp("onnx") / "student.onnx")
+
+
+def quantizer(model: onnx.ModelProto, signed: bool = False, **settings: Any) -> quantize.Quantizer:
+    return quantize.Quantizer(model, [SPLIT.images[:32], SPLIT.images[32:]], Quantize(**settings), signed)
+
+
+def logits(model: onnx.ModelProto) -> torch.Tensor:
+    return gate.predict(model, SPLIT, 20)
+
+
+def sqnr(model: onnx.ModelProto, other: onnx.ModelProto) -> float:
+    value = gate.sqnr_db(logits(model), logits(other))
+    assert value is not None
+    return value
+
+
+def test_the_rewritten_network_computes_the_same_by_operators_that_have_integer_kernels(model: onnx.ModelProto) -> None:
+    rewritten = integer_graph.rewritten(model)
+    torch.testing.assert_close(logits(rewritten), logits(model), rtol=1e-4, atol=1e-4)
+    assert integer_graph.takes_pixels(rewritten)
+    assert not {"BatchNormalization", "ReduceMean", "Mul"} & {node.op_type for node in rewritten.graph.node}
+    assert {"Mul", "ReduceMean"} <= {node.op_type for node in model.graph.node}
+
+
+def test_a_network_that_fits_no_pattern_stays_as_it_is() -> None:
+    model = tiny_onnx.build()
+    assert list(integer_graph.rewritten(model).graph.node) == list(model.graph.node)
+
+
+def test_the_int8_network_runs_in_integers_from_the_pixels_to_the_logits(
+    model: onnx.ModelProto, tmp_path: Path
+) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3  # it warns that such a file is for this machine alone
+    int8 = quantizer(model).model()
+    onnxruntime.InferenceSession(int8.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    came = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert came["QLinearConv"] == sum(n.op_type == "Conv" for n in integer_graph.rewritten(model).graph.node)
+    assert not {"Conv", "Add", "Mul", "Cast", "QuantizeLinear", "BatchNormalization", "Relu", "Gemm"} & came.keys()
+    assert sqnr(model, int8) > 20
+
+
+@pytest.mark.parametrize("settings", [{"method": "entropy"}, {"method": "percentile", "percentile": 99.9}])
+def test_other_ways_to_read_ranges(model: onnx.ModelProto, settings: dict[str, Any]) -> None:
+    other = quantizer(model, **settings).model()
+    assert sqnr(model, other) > 15
+    assert other.SerializeToString() != quantizer(model).model().SerializeToString()
+
+
+def test_the_same_images_give_the_same_bytes(model: onnx.ModelProto, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        onnx_file.write(quantizer(model).model(), {}, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_weights_fit_seven_bits_where_that_is_asked_for(model: onnx.ModelProto) -> None:
+    def largest(**settings: Any) -> int:
+        tensors = quantizer(model, **settings).model().graph.initializer
+        weights = [t for t in tensors if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4]
+        return max(int(np.abs(numpy_helper.to_array(tensor).astype(int)).max()) for tensor in weights)
+
+    assert (largest(), largest(reduce_range=True)) == (127, 64)
+
+
+def test_the_signed_network_is_symmetric_throughout(model: onnx.ModelProto) -> None:
+    signed = quantizer(model, signed=True).model()
+    steps = [node for node in signed.graph.node if node.op_type == "QuantizeLinear"]
+    zeros = {tensor.name: numpy_helper.to_array(tensor) for tensor in signed.graph.initializer}
+    assert steps
+    for node in steps:
+        assert zeros[node.input[2]].dtype == np.int8
+        assert not zeros[node.input[2]].any()
+    assert sqnr(model, signed) > 20
+
+
+def test_a_dead_channel_does_no_harm(tmp_path: Path) -> None:
+    network_ = network("wrn_10_1")
+    with torch.no_grad():
+        network_.blocks[1].bn1.weight[3] = 1e-12  # type: ignore[index]
+        network_.blocks[1].bn1.bias[3] = 0.4  # type: ignore[index]
+    model = exported(network_, "wrn_10_1", tmp_path / "student.onnx")
+    assert sqnr(model, quantizer(model).model()) > 20
+
+
+def test_an_excluded_node_computes_in_float(model: onnx.ModelProto) -> None:
+    for at in (0, 2):
+        name = [node.name for node in model.graph.node if node.op_type == "Conv"][at]
+        made = quantizer(model, exclude=(name,)).model()
+        (node,) = (node for node in made.graph.node if node.name == name)
+        weights = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+        assert weights[node.input[1]] == onnx.TensorProto.FLOAT
+        assert sqnr(model, made) > 20
+
+
+def test_an_unknown_node_is_named(model: onnx.ModelProto) -> None:
+    name = next(node.name for node in model.graph.node if node.op_type == "Gemm")
+    with pytest.raises(ParamsError, match=rf"names '{name}x', which student.onnx has not \(did you mean '{name}'\?\)"):
+        quantizer(model, exclude=(f"{name}x",))
+
+
+def test_half_precision_agrees_and_its_probabilities_sum_to_one(model: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "student.fp16.onnx"
+    card = export.make_card("student_fp16", tiny.network("resnet8"), header("resnet8"), {}) | {"precision": "fp16"}
+    onnx_file.write(quantize.half(model), card, path)
+    probabilities, came = OnnxClassifier(path, providers=("CPUExecutionProvider",)).outputs(SPLIT.images)
+    expected = logits(model)
+    np.testing.assert_allclose(came, expected, atol=0.02)
+    np.testing.assert_allclose(probabilities, torch.from_numpy(came).softmax(1), atol=1e-6)
+    halves = [t for t in quantize.half(model).graph.initializer if t.data_type == onnx.TensorProto.FLOAT16]
+    assert len(halves) >= 10
+
+
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    float32 = torch.randn(4, 3)
+    broken = float32.clone()
+    broken[2, 1] = torch.inf
+    verdict = gate.decide(float32, broken, float32.argmax(1), 100)
+    assert (verdict.accepted, verdict.drop_points) == (False, None)
+    assert verdict.reason == "refused: its logits are not finite for 1 of 4 validation images"
+
+
+@pytest.mark.parametrize(("max_drop", "accepted"), [(0.0, False), (9.99, False), (10.0, True), (50.0, True)])
+def test_the_gate_opens_at_its_very_limit(max_drop: float, accepted: bool) -> None:
+    labels = torch.arange(10) % 5
+    float32 = torch.eye(5)[labels]
+    worse = float32.clone()
+    worse[0] = -worse[0]  # one of ten is wrong now
+    verdict = gate.decide(float32, worse, labels, max_drop)
+    assert (verdict.accepted, verdict.drop_points) == (accepted, 10.0)
+    if not accepted:
+        short = f"{10 - max_drop:.2f} more than deploy.max_drop {max_drop:.2f}"
+        assert verdict.reason.endswith(f"100.00 -> 90.00 %, a drop of 10.00 points, {short}")
+
+
+def test_a_gain_is_called_one() -> None:
+    labels = torch.arange(10) % 5
+    right = torch.eye(5)[labels]
+    worse = right.clone()
+    worse[0] = -worse[0]
+    verdict = gate.decide(worse, right, labels, 0.0)
+    assert (verdict.accepted, verdict.drop_points) == (True, -10.0)
+    assert "90.00 -> 100.00 %, a gain of 10.00 points; deploy.max_drop allows 0.00" in verdict.reason
+
+
+def test_sqnr_of_known_noise() -> None:
+    signal = torch.full((2, 5), 2.0)
+    assert gate.sqnr_db(signal, signal + 0.2) == pytest.approx(20)
+    assert gate.sqnr_db(signal, signal) is None
+
+
+def test_the_nodes_around_the_damage_are_found(fragile: onnx.ModelProto) -> None:
+    nodes = gate.damage(quantizer(fragile), logits(fragile), SPLIT, 20)
+    assert {node["of"].removesuffix("_bias") for node in nodes[:2]} == set(CULPRITS)
+    assert nodes[1]["sqnr_db"] + 6 < nodes[2]["sqnr_db"]
+
+
+def prepared(folder: Path, labels: np.ndarray, seeds: tuple[int, int, int] = (0, 1, 2)) -> Path:
+    """A prepared data set of three splits of 64 images, and float32's own answers as labels of validation and test."""
+    card = tiny.card().model_copy(update={"counts": dict.fromkeys(("train", "val", "test"), 64)})
+    for name, seed in zip(card.counts, seeds, strict=True):
+        (folder / name).mkdir(parents=True)
+        np.save(folder / name / "images.npy", tiny.split(64, seed=seed).images)
+        np.save(folder / name / "labels.npy", labels)
+    (folder / "card.json").write_text(card.model_dump_json())
+    return folder
+
+
+def run(folder: Path, source: onnx.ModelProto, settings: str = "", seeds: tuple[int, int, int] = (0, 1, 2)) -> Any:
+    """The stage in a folder of its own; its record."""
+    folder.mkdir()
+    answers = gate.predict(source, tiny.split(64, seed=seeds[1]), 64).argmax(1).numpy()
+    data = prepared(folder / "data", answers, seeds)
+    card = export.make_card("student", tiny.network("wrn_10_1"), header("wrn_10_1"), {"top1": 1.0})
+    onnx_file.write(source, card, folder / "student.onnx")
+    (folder / "params.yaml").write_text(settings or "{}")
+    # The teacher is right on every other image.
+    taught = np.eye(tiny.CLASSES, dtype=np.float32)[(answers + np.arange(64) % 2) % tiny.CLASSES]
+    logits_file.write(folder / "logits.npy", taught)
+    out, record = folder / "quantized", folder / "quantization.json"
+    stage(folder / "params.yaml", folder / "student.onnx", folder / "logits.npy", data, out, record)
+    return json.loads(record.read_text(encoding="utf-8"))
+
+
+def test_an_accepted_student_is_deployed(model: onnx.ModelProto, tmp_path: Path) -> None:
+    record = run(tmp_path / "run", model, "deploy: {max_drop: 20}")
+    assert record["deployed"] == "quantized/student.int8.onnx"
+    int8 = record["students"]["int8"]
+    assert int8["accepted"]
+    assert record["students"]["float32"]["val"]["top1"] == 100
+    assert int8["drop_points"] == pytest.approx(100 - int8["val"]["top1"])
+    assert int8["val"]["float32_agreement"] >= 80
+    path = tmp_path / "run" / int8["file"]
+    assert (path.stat().st_size, int8["size_bytes"] < 0.5 * record["students"]["float32"]["size_bytes"]) == (
+        int8["size_bytes"],
+        True,
+    )
+    card = OnnxClassifier(path, providers=("CPUExecutionProvider",)).card
+    assert (card.name, card.precision) == ("student_int8", "int8")
+    assert card.metrics["top1"] == int8["test"]["top1"]
+    against = int8["against_teacher"]
+    assert against["difference"] == pytest.approx(int8["test"]["top1"] - 50)
+    assert against["interval"][0] < against["difference"] < against["interval"][1]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["student.fp16.onnx", "student.int8.onnx"]
+
+
+def test_a_refused_student_is_not_and_the_nodes_to_leave_out_mend_it(
+    fragile: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = run(tmp_path / "refused", fragile, "quantize: {tensorrt: true}")
+    int8, signed = record["students"]["int8"], record["students"]["int8_signed"]
+    assert (record["deployed"], int8["accepted"], signed["accepted"]) == ("student.onnx", False, False)
+    assert int8["drop_points"] > 20
+    assert int8["file"] == "quantized/student.int8.refused.onnx"
+    assert not (tmp_path / "refused/quantized/student.int8.onnx").exists()
+    said = capsys.readouterr().out
+    assert f"{int8['drop_points'] - 0.5:.2f} more than deploy.max_drop 0.50; most damaging nodes" in said
+    assert all(f"({weight}" in said for weight in CULPRITS)
+    assert "deployed on CPUs: student.onnx\n" in said
+
+    worst = [node["node"] for node in int8["nodes"][:2]]
+    mended = run(tmp_path / "mended", fragile, f"{{deploy: {{max_drop: 20}}, quantize: {{exclude: {worst}}}}}")
+    assert mended["students"]["int8"]["accepted"]
+
+
+def test_only_train_calibrates_and_only_validation_decides(fragile: onnx.ModelProto, tmp_path: Path) -> None:
+    def made(name: str, seeds: tuple[int, int, int]) -> tuple[bytes, Any]:
+        record = run(tmp_path / name, fragile, "deploy: {max_drop: 100}", seeds)
+        graph = onnx_file.read(tmp_path / name / "quantized/student.int8.onnx")[0].SerializeToString()
+        return graph, record["students"]["int8"]
+
+    (graph, first), (same, other), (different, _) = (made(str(s), s) for s in ((0, 1, 2), (0, 1, 3), (4, 1, 2)))
+    assert graph == same
+    assert graph != different
+    assert first["reason"] == other["reason"]
+    assert first["test"] != other["test"]
+    assert made("validation", (0, 5, 2))[0] == graph
+
+
+@pytest.mark.parametrize("spoil", ["missing", "torn", "changed"])
+def test_a_student_file_that_is_not_whole_is_refused(spoil: str, model: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "student.onnx"
+    onnx_file.write(model, {"name": "student"}, path)
+    content = path.read_bytes()
+    if spoil == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[:1000] if spoil == "torn" else content.replace(b"probabilities", b"Probabilities"))
+    with pytest.raises(PupilError, match=f"{path} .*dvc repro"):
+        onnx_file.read(path)
+
+
+def test_settings_out_of_range_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    for text, message in (
+        ("quantize: {method: mean}", r"quantize\.method is 'mean': .*'minmax', 'entropy' or 'percentile'"),
+        ("quantize: {images: 0}", r"quantize\.images is 0: .*greater than or equal to 1"),
+        ("quantize: {exlude: []}", r"quantize\.exlude is not a key \(did you mean 'exclude'\?\)"),
+        ("deploy: {max_drop: -1}", r"deploy\.max_drop is -1: .*greater than or equal to 0"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ParamsError, match=message):
+            params.load(path)
+
+
+def test_predictions_do_not_depend_on_the_batch(model: onnx.ModelProto) -> None:
+    int8 = quantizer(model).model()
+    one = gate.predict(int8, Split(SPLIT.images[:5], SPLIT.labels[:5]), 1)
+    torch.testing.assert_close(one, gate.predict(int8, SPLIT, 64)[:5], rtol=0, atol=0)
+
+
+def test_the_benchmark_compares_networks_that_answer_alike_and_shares_out_all_of_the_time() -> None:
+    result = quantized._network("resnet8", [1], 70, 1)
+    assert result["sqnr_db"]["float32"] is None
+    assert min(result["sqnr_db"]["int8_plain"], result["sqnr_db"]["int8"]) > 20
+    (batch,) = result["batches"]
+    for shares in batch["shares"].values():
+        assert sum(shares.values()) == pytest.approx(1)
+    assert max(batch["shares"]["int8"], key=batch["shares"]["int8"].get) == "QLinearConv"

@@ -1,0 +1,85 @@
+"""No page can go stale unseen: links and names resolve, every page is found, what is made from the code is current."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.settings import reference
+from pipeline.settings.schema import json_schema
+from stages.reference import reference as write_reference
+from tests.pages import TEXTS
+from tests.toy import ROOT
+
+MADE = ("docs/params.md", "docs/methods.md", "params.schema.json")
+CODE = ("pipeline", "stages", "serve", "tests", "benchmarks", "presets", "results", "docs")
+OUTPUTS = ("artifacts/", "data/prepared/", "report/")
+SCHEMA = json_schema()
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)", TEXTS[page]):
+        assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = set(re.findall(r"\]\((\w[\w-]*\.md)\)", TEXTS["docs/README.md"]))
+    assert linked == {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_files_and_keys_that_a_page_names_exist(page: str) -> None:
+    for name in re.findall(r"`([\w./-]+)`", TEXTS[page]):
+        first, *rest = re.split(r"[./]", name)
+        if first in CODE and "/" in name:
+            assert (ROOT / name).exists(), name
+        elif name.startswith(OUTPUTS):
+            assert is_made(name), name
+        elif first in SCHEMA["properties"] and rest and "/" not in name and rest[-1] not in ("onnx", "yaml", "json"):
+            assert is_key([first, *rest]), name
+
+
+def is_made(name: str) -> bool:
+    """Whether a path is an output of the DAG, or one lies in it or around it; of `make table`, all of its folder."""
+    dvc = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"].values()
+    entries = [entry for stage in dvc for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
+    patterns = [
+        re.sub(r"\\\$\\\{.*?\\\}", r"\\w+", re.escape(path))
+        for entry in entries
+        for path in ([entry] if isinstance(entry, str) else entry)
+    ]
+    around = any(re.sub(r"\\", "", pattern).startswith(name.rstrip("/") + "/") for pattern in patterns)
+    return around or name.startswith("artifacts/table/") or any(re.match(f"{p}(/|$)", name) for p in patterns)
+
+
+def is_key(keys: list[str]) -> bool:
+    """Whether a dotted key is one of params.yaml."""
+    section: Any = SCHEMA
+    for key in keys:
+        for option in (section, *section.get("anyOf", [])):
+            if "$ref" in option:
+                section = SCHEMA["$defs"][option["$ref"].rpartition("/")[2]]
+        if key not in section.get("properties", {}):
+            return False
+        section = section["properties"][key]
+    return True
+
+
+def test_what_is_made_from_the_code_is_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    write_reference(tmp_path)
+    for name in MADE:
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), f"{name} is stale: run `make docs`"
+
+
+def test_every_key_of_params_is_explained() -> None:
+    assert reference.undocumented(SCHEMA, SCHEMA) == []
+
+
+def test_the_tree_of_readme_names_what_is_there() -> None:
+    tree = TEXTS["README.md"].split("```\nparams.yaml")[1].split("```")[0]
+    for name in re.findall(r"\b(\w+)/", tree):
+        assert (ROOT / name).is_dir(), name

@@ -1,0 +1,147 @@
+"""Weights files: round trips, same bytes, and every way a file can be the wrong one."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.models import checkpoint
+from pipeline.settings.data import Normalization
+from pipeline.system.errors import CheckpointError, PupilError
+from tests import tiny
+
+
+def header(arch: str = "resnet8") -> checkpoint.Header:
+    card = tiny.card()
+    return checkpoint.Header(
+        model={"arch": arch, "num_classes": tiny.CLASSES},
+        labels=card.labels,
+        image_px=card.image_px,
+        storage_px=card.image_px + 4,
+        normalization=card.normalization,
+        method="kd",
+        seed=0,
+        params_sha256="a",
+        data_sha256="b",
+        licence=None,
+    )
+
+
+@pytest.mark.parametrize("arch", ["resnet8", "wrn_16_1"])
+def test_a_saved_network_comes_back_with_its_header(arch: str, tmp_path: Path) -> None:
+    model = tiny.network(arch).to(memory_format=torch.channels_last).eval()
+    checkpoint.save(model, header(arch), tmp_path / "m.safetensors")
+    loaded, said = checkpoint.load(tmp_path / "m.safetensors")
+    images = tiny.batch().images
+    assert said == header(arch)
+    assert not loaded.training
+    torch.testing.assert_close(loaded(images), model(images))
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        checkpoint.save(tiny.network(), header(), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_model_can_be_read_by_whoever_can_read_other_new_files(tmp_path: Path) -> None:
+    checkpoint.save(tiny.network(), header(), tmp_path / "m.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_outside_weights_without_a_header_come_in_by_their_names(tmp_path: Path) -> None:
+    model = tiny.network("resnet14").eval()
+    plain = {n: t for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
+    save_file(plain, tmp_path / "w.safetensors")
+    other = Normalization(mean=(0.1, 0.1, 0.1), std=(0.3, 0.3, 0.3))
+    loaded, used = checkpoint.import_weights(tmp_path / "w.safetensors", "resnet14", other, tiny.card())
+    assert used == other
+    assert torch.equal(loaded(tiny.batch().images), model(tiny.batch().images))
+    assert checkpoint.import_weights(tmp_path / "w.safetensors", "resnet14", None, tiny.card())[1] == tiny.NORMALIZATION
+
+
+@pytest.mark.parametrize(
+    ("arch", "classes", "said"),
+    [
+        ("resnet20", 4, r"lacks layer1\.2"),
+        ("resnet8", 4, r"has layer1\.1"),
+        ("wrn_16_1", 4, "does not hold a wrn_16_1"),
+    ],
+)
+def test_weights_of_another_network_are_refused(arch: str, classes: int, said: str, tmp_path: Path) -> None:
+    save_file(tiny.network("resnet14", classes).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.import_weights(tmp_path / "w.safetensors", arch, None, tiny.card())
+
+
+def test_weights_of_another_class_count_are_refused(tmp_path: Path) -> None:
+    save_file(tiny.network("resnet14", 7).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"resnet14 with 4 classes.*fc\.weight is \(7, 64\), not \(4, 64\)"):
+        checkpoint.import_weights(tmp_path / "w.safetensors", "resnet14", None, tiny.card())
+
+
+@pytest.mark.parametrize(
+    ("arch", "normalization", "said"),
+    [
+        ("resnet14", None, "teacher.arch is resnet14, the file says resnet8"),
+        ("resnet8", Normalization(mean=(0, 0, 0), std=(1, 1, 1)), "teacher.normalization is"),
+    ],
+)
+def test_a_file_that_says_what_it_is_is_held_to_it(
+    arch: str, normalization: Normalization | None, said: str, tmp_path: Path
+) -> None:
+    checkpoint.save(tiny.network(), header(), tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.import_weights(tmp_path / "m.safetensors", arch, normalization, tiny.card())
+
+
+def test_a_file_with_classes_in_another_order_is_refused(tmp_path: Path) -> None:
+    swapped = header().model_copy(update={"labels": tuple(reversed(header().labels))})
+    checkpoint.save(tiny.network(), swapped, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="the data set's classes"):
+        checkpoint.import_weights(tmp_path / "m.safetensors", "resnet8", None, tiny.card())
+
+
+def test_a_torn_file_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    checkpoint.save(tiny.network(), header(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="no whole safetensors file"):
+        checkpoint.load(path)
+
+
+def test_a_pickle_is_not_read(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (open, (str(tmp_path / "boom"), "w"))  # type: ignore[return-value]
+
+    (tmp_path / "m.pt").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match="Pickled weights are not read"):
+        checkpoint.load(tmp_path / "m.pt")
+    assert not (tmp_path / "boom").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = tiny.network()
+    with torch.no_grad():
+        model.fc.weight[0, 0] = float("nan")
+    checkpoint.save(model, header(), tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="not finite"):
+        checkpoint.load(tmp_path / "m.safetensors")
+
+
+def test_a_missing_file_and_a_file_without_header_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is missing"):
+        checkpoint.load(tmp_path / "none")
+    save_file({"x": torch.zeros(1)}, tmp_path / "plain")
+    with pytest.raises(CheckpointError, match=r"teacher\.weights"):
+        checkpoint.load(tmp_path / "plain")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PupilError, match="could not be written"):
+        checkpoint.save(tiny.network(), header(), tmp_path / "file" / "m.safetensors")

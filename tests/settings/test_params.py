@@ -1,0 +1,117 @@
+"""params.yaml at the door: each mistake is named with its dotted key, its value and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.settings import params
+from pipeline.system.errors import ParamsError
+
+
+def load(text: str, tmp_path: Path) -> params.Params:
+    (tmp_path / "params.yaml").write_text(text)
+    return params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("distill: {train: {epoch: 3}}", r"distill\.train\.epoch is not a key \(did you mean 'epochs'\?\)"),
+        ("studnet: {arch: resnet8}", r"studnet is not a key \(did you mean 'student'\?\)"),
+        ("teacher: {train: {lr: fast}}", r"teacher\.train\.lr is 'fast': .*number"),
+        ("teacher: {train: {lr: '0.1'}}", r"teacher\.train\.lr is '0\.1': .*number"),
+        ("teacher: {train: {epochs: 1.5}}", r"teacher\.train\.epochs is 1\.5"),
+        ("distill: {train: {momentum: 2}}", r"distill\.train\.momentum is 2: .*less than 1"),
+        ("augment: {flip: 1}", r"augment\.flip is 1: .*boolean"),
+        ("augment: {pad_mode: wrap}", r"augment\.pad_mode is 'wrap': .*'zeros' or 'reflect'"),
+        ("distill: {seeds: []}", r"distill\.seeds is \[\]"),
+        ("distill: {methods: {}}", r"distill\.methods is \{\}"),
+        ("teacher: {normalization: {mean: [0, 0], std: [1, 1, 1]}}", r"teacher\.normalization\.mean"),
+        ("teacher: {normalization: {mean: [0, 0, 0], std: [1, 0, 1]}}", "every std must be above 0"),
+        ("distill: {train: {nesterov: true, momentum: 0}}", "nesterov: true needs a momentum"),
+        ("teacher: {train: {label_smoothing: 1}}", r"teacher\.train\.label_smoothing is 1: .*less than 1"),
+        ("teacher: {train: {mixup_alpha: -1}}", r"teacher\.train\.mixup_alpha is -1"),
+        ("teacher: {train: {cutmix_alpha: .inf}}", r"teacher\.train\.cutmix_alpha is inf: .*finite"),
+        ("teacher: {train: {ema_decay: 1.0}}", r"teacher\.train\.ema_decay is 1\.0: .*less than 1"),
+        ("teacher: {train: {schedule: linear}}", r"teacher\.train\.schedule is 'linear': .*'one_cycle'"),
+        ("distill: {train: {schedule: one_cycle, reset_momentum: true}}", "schedule: one_cycle has none"),
+        ("distill: {train: {schedule: cosine, reset_momentum: true}}", "schedule: cosine has none"),
+        ("distill: {train: {schedule: one_cycle, warmup_epochs: 5}}", "set warmup_epochs to 0"),
+        ("distill: {train: {epochs: 5, warmup_epochs: 5}}", "leaves none of the 5 epochs"),
+        ("distill: {train: {base_momentum: 0.85}}", "belongs to schedule: one_cycle, not milestones"),
+        ("distill: {train: {schedule: one_cycle, base_momentum: 0.95}}", r"cannot lie above momentum: 0\.9"),
+        ("data: [1]", "data is"),
+        ("data: {", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=said):
+        load(text, tmp_path)
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"(?s)epochs.*momentum"):
+        load("distill: {train: {epochs: 0, momentum: 2}}", tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="expected a readable YAML file"):
+        params.load(tmp_path / "none.yaml")
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load("", tmp_path) == params.Params()
+
+
+def test_numbers_written_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    assert load("teacher: {train: {weight_decay: 5e-4}}", tmp_path).teacher.train.weight_decay == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("distill: {methods: {skad: {}}}", r"distill\.methods: there is no 'skad' \(did you mean 'sakd'\?\)"),
+        ("distill: {methods: {kd: {temprature: 3}}}", r"distill\.methods\.kd\.temprature is not a key .*temperature"),
+        ("distill: {methods: {kd: {temperature: 0}}}", r"distill\.methods\.kd\.temperature is 0"),
+        ("data: {source: digits}", r"data\.source: there is no 'digits'"),
+        ("data: {sources: {digit_pairs: {trian: 6000}}}", r"data\.sources\.digit_pairs\.trian is not a key"),
+        ("deploy: {method: kd}", r"deploy\.method is 'kd', which distill\.methods does not list \(vanilla\)"),
+        ("deploy: {seed: 3}", r"deploy\.seed is 3, distill\.seeds lists 0"),
+    ],
+)
+def test_what_the_sections_say_of_each_other_is_checked_before_anything_runs(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ParamsError, match=said):
+        params.check_all(load(text, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("augment: {}", "lacks data, teacher, teach, student, distill, evaluate, deploy, quantize, benchmark"),
+        ("distill: {methods: {kd: {}}}", r"distill\.seeds, distill\.train"),
+        ("data: {source: huggingface}", r"data\.sources\.huggingface"),
+    ],
+)
+def test_what_a_stage_would_miss_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=said):
+        params.check_complete(load(text, tmp_path))
+
+
+def test_params_are_frozen(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load("", tmp_path).student.arch = "resnet8"  # type: ignore[misc]
+
+
+def test_a_teacher_cache_needs_views_that_repeat(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("teach: {cache: true}")
+    with pytest.raises(ParamsError, match="cache: true needs views that repeat; set views to their number"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_a_teacher_cache_is_of_single_images(tmp_path: Path) -> None:
+    text = "teach: {views: 2, cache: true}\ndistill: {train: {mixup_alpha: 0.2}}"
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=r"single images, and distill\.train\.mixup_alpha or cutmix_alpha mixes them"):
+        params.load(tmp_path / "params.yaml")

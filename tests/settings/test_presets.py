@@ -1,0 +1,93 @@
+"""Laying a preset over params.yaml: values change, comments stay, and a bad result is never written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.settings import params, presets
+from pipeline.settings.reading import read_yaml
+from pipeline.settings.training import Train
+from pipeline.system.errors import ParamsError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
+
+
+def write(text: str, tmp_path: Path) -> Path:
+    (tmp_path / "preset.yaml").write_text(text)
+    return tmp_path / "preset.yaml"
+
+
+def comments(path: Path) -> list[str]:
+    return [line.split("#", 1)[1].strip() for line in path.read_text().splitlines() if "#" in line]
+
+
+def test_what_the_preset_sets_changes_and_the_rest_stays(target: Path, tmp_path: Path) -> None:
+    before = params.load(target)
+    changes = presets.apply(write("teacher: {train: {epochs: 77}, weights: w.safetensors}\n", tmp_path), target)
+    after = params.load(target)
+    assert changes == [
+        f"teacher.train.epochs: {before.teacher.train.epochs} -> 77",
+        "teacher.weights: None -> w.safetensors",
+    ]
+    assert (after.teacher.train.epochs, after.teacher.weights) == (77, "w.safetensors")
+    assert after.model_copy(update={"teacher": before.teacher}) == before
+
+
+def test_comments_survive(target: Path, tmp_path: Path) -> None:
+    before = comments(target)
+    presets.apply(write("data: {image_px: 64}\ndistill: {train: {milestones: [0.5]}}\n", tmp_path), target)
+    assert comments(target) == before
+
+
+def test_applying_twice_changes_nothing_more(target: Path, tmp_path: Path) -> None:
+    preset = write("student: {arch: wrn_16_1}\n", tmp_path)
+    presets.apply(preset, target)
+    once = target.read_bytes()
+    assert presets.apply(preset, target) == []
+    assert target.read_bytes() == once
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("teacher: {train: {epoch: 3}}", r"teacher\.train\.epoch is not a key"),
+        ("distill: {train: {lr: -1}}", r"distill\.train\.lr is -1"),
+        ("distill: {methods: {nope: {}}}", "there is no 'nope'"),
+        ("[1, 2]", "expected a map"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_preset_that_would_break_params_is_refused_and_nothing_written(
+    text: str, said: str, target: Path, tmp_path: Path
+) -> None:
+    before = target.read_bytes()
+    with pytest.raises(ParamsError, match=said):
+        presets.apply(write(text, tmp_path), target)
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_fits_params_yaml(preset: Path, target: Path) -> None:
+    presets.apply(preset, target)
+    params.check_all(params.load(target))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "presets/protocols").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_protocol_leaves_nothing_that_decides_a_result_to_params_yaml(path: Path) -> None:
+    protocol = read_yaml(path, YAML(typ="safe", pure=True))
+    free = {"compile", "precision", "processes"}  # of the machine; results are the same but for rounding
+    for section in ("teacher", "distill"):
+        assert set(protocol[section]["train"]) == set(Train.model_fields) - free
+
+
+def test_a_preset_that_is_no_text_is_refused(target: Path, tmp_path: Path) -> None:
+    (tmp_path / "preset.yaml").write_bytes(b"teacher: {arch: \xff}")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        presets.apply(tmp_path / "preset.yaml", target)

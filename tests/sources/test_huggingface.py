@@ -1,0 +1,270 @@
+"""The huggingface source on toy Parquet and image folders: offline, leaving nothing behind, wrong input named."""
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.preparation import prepare
+from pipeline.preparation.source import Source
+from pipeline.settings.data import Data
+from pipeline.sources import huggingface
+from pipeline.sources.huggingface import Config
+from pipeline.system.errors import DataError, ParamsError
+
+ROOT = Path(__file__).parents[2]
+NAMES = datasets.ClassLabel(names=["cat", "dog"])
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go in these tests."""
+    folder = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def png(number: int) -> bytes:
+    """A file of noise, another for each number."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    return file.getvalue()
+
+
+def shard(folder: Path, split: str, labels: Sequence[Any], kind: Any = NAMES, torn: Sequence[int] = ()) -> None:
+    """Write one Parquet file as the Hub has them; images of the rows `torn` lack their second half."""
+    files = [png(row) for row in range(len(labels))]
+    cells = [
+        {"bytes": data[: len(data) // 2] if row in torn else data, "path": f"{row}.png"}
+        for row, data in enumerate(files)
+    ]
+    features = datasets.Features({"image": datasets.Image(), "label": kind})
+    table = datasets.Dataset.from_dict({"image": cells, "label": list(labels)}, features=features)
+    folder.mkdir(exist_ok=True)
+    table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+def opened(folder: Path, **config: Any) -> Source:
+    """The source on that folder."""
+    return huggingface.open_source(Config(**config), Data(source="huggingface", path=str(folder)))
+
+
+def test_a_folder_is_read_offline_and_leaves_nothing(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(tmp_path / "pets", "train", [1, 0, 1])
+    shard(tmp_path / "pets", "test", [0, 1])
+    calls: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: calls.append(address))
+    before = os.listdir(tmp_path / "pets")
+    source = opened(tmp_path / "pets")
+    assert not calls
+    assert os.listdir(tmp_path / "pets") == before
+    assert not os.listdir(scratch)
+    assert source.labels == ("cat", "dog")
+    assert set(source.splits) == {"train", "test"}
+    train = source.splits["train"]
+    assert train.labels.tolist() == [1, 0, 1]
+    assert train.labels.dtype == np.int64
+    assert train.name(2) == "train row 2 (2.png)"
+    assert train.path(2) is None
+    for row in (2, 0, 1):
+        np.testing.assert_array_equal(train.read(row), np.asarray(Image.open(io.BytesIO(png(row)))))
+
+
+def test_prepare_reads_it_alike_each_time(tmp_path: Path) -> None:
+    shard(tmp_path / "pets", "train", [0, 1] * 20)
+    shard(tmp_path / "pets", "test", [0, 1])
+    data = Data(source="huggingface", path=str(tmp_path / "pets"), image_px=8)
+    cards = [prepare.prepare(data, tmp_path / name, progress=False) for name in ("a", "b")]
+    assert cards[0] == cards[1]
+    assert cards[0].counts == {"train": 36, "val": 4, "test": 2}
+
+
+def test_truncated_images_are_named_by_row(tmp_path: Path) -> None:
+    shard(tmp_path / "pets", "train", [0, 1] * 5, torn=[3, 8])
+    shard(tmp_path / "pets", "test", [0, 1], torn=[1])
+    data = Data(source="huggingface", path=str(tmp_path / "pets"), image_px=8)
+    with pytest.raises(DataError, match="3 of 12 images cannot be read") as caught:
+        prepare.prepare(data, tmp_path / "out", progress=False)
+    for name in ("train row 3 (3.png): ", "train row 8 (8.png): ", "test row 1 (1.png): "):
+        assert name in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_of_its_own_for_validation(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        shard(tmp_path / "pets", split, [0, 1])
+    assert set(opened(tmp_path / "pets").splits) == {"train", "test"}
+    assert set(opened(tmp_path / "pets", val_split="validation").splits) == {"train", "val", "test"}
+
+
+def test_a_test_split_is_drawn_where_there_is_none(tmp_path: Path) -> None:
+    shard(tmp_path / "pets", "train", [0, 1] * 10)
+    with pytest.raises(DataError, match=r"test_split is 'test'; the data set has these splits: train"):
+        opened(tmp_path / "pets")
+    source = opened(tmp_path / "pets", test_split=None, test_fraction=0.3)
+    names = {split: [records.name(i) for i in range(len(records))] for split, records in source.splits.items()}
+    assert sorted(names["train"] + names["test"]) == sorted(f"train row {row} ({row}.png)" for row in range(20))
+    for records in source.splits.values():
+        for index, label in enumerate(records.labels):
+            row = int(records.name(index).split()[2])
+            assert label == row % 2
+            np.testing.assert_array_equal(records.read(index), np.asarray(Image.open(io.BytesIO(png(row)))))
+    assert np.bincount(source.splits["test"].labels).tolist() == [3, 3]
+
+
+def test_a_folder_of_image_files(tmp_path: Path) -> None:
+    for row, place in enumerate(("train/cat", "train/dog", "test/cat", "test/dog")):
+        (tmp_path / "pets" / place).mkdir(parents=True)
+        (tmp_path / "pets" / place / "x.png").write_bytes(png(row))
+    source = opened(tmp_path / "pets")
+    assert source.labels == ("cat", "dog")
+    assert source.splits["test"].labels.tolist() == [0, 1]
+    assert source.splits["test"].path(1) == tmp_path / "pets/test/dog/x.png"
+    np.testing.assert_array_equal(source.splits["test"].read(1), np.asarray(Image.open(io.BytesIO(png(3)))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "names"),
+    [("string", ["owl", "ant", "owl"], ("ant", "owl")), ("int64", [10, 9, 10], ("9", "10"))],
+)
+def test_plain_values_become_classes_in_their_order(
+    tmp_path: Path, kind: str, train: list[Any], names: tuple[str, ...]
+) -> None:
+    shard(tmp_path / "pets", "train", train, datasets.Value(kind))
+    shard(tmp_path / "pets", "test", train[:1], datasets.Value(kind))
+    source = opened(tmp_path / "pets")
+    assert source.labels == names
+    assert source.splits["train"].labels.tolist() == [1, 0, 1]
+    assert source.splits["test"].labels.tolist() == [1]
+
+
+def test_a_class_of_test_that_train_lacks_is_named(tmp_path: Path) -> None:
+    shard(tmp_path / "pets", "train", ["owl", "ant"] * 2, datasets.Value("string"))
+    shard(tmp_path / "pets", "test", ["bee"], datasets.Value("string"))
+    data = Data(source="huggingface", path=str(tmp_path / "pets"))
+    with pytest.raises(DataError, match=r"1 classes stand in test but not in train.*: bee"):
+        prepare.prepare(data, tmp_path / "out", progress=False)
+
+
+def test_images_stored_as_plain_bytes(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        table = datasets.Dataset.from_dict({"image": [png(0), png(1)], "label": ["a", "b"]})
+        (tmp_path / "pets").mkdir(exist_ok=True)
+        table.cast_column("image", datasets.Value("binary")).to_parquet(tmp_path / "pets" / f"{split}.parquet")
+    pixels = opened(tmp_path / "pets").splits["train"].read(1)
+    np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(png(1)))))
+
+
+def test_a_null_image_is_named(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": NAMES})
+    for split in ("train", "test"):
+        table = datasets.Dataset.from_dict({"image": [None], "label": [0]}, features=features)
+        (tmp_path / "pets").mkdir(exist_ok=True)
+        table.to_parquet(tmp_path / "pets" / f"{split}.parquet")
+    with pytest.raises(DataError, match="train row 0: the image is null"):
+        opened(tmp_path / "pets").splits["train"].read(0)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"image_column": "imag"}, r"image_column is 'imag' \(did you mean 'image'\?\).* columns: image, label"),
+        ({"label_column": "fine_label"}, r"label_column is 'fine_label' \(did you mean 'label'\?\).*: image, label"),
+        ({"image_column": "label"}, "Column 'label' holds int64; expected images"),
+        ({"label_column": "image"}, "Column 'image' holds .*; expected class labels"),
+        ({"test_split": "tset"}, r"test_split is 'tset' \(did you mean 'test'\?\); .* splits: train, test"),
+        ({"val_split": "val"}, "val_split is 'val'.* splits: train, test"),
+    ],
+)
+def test_wrong_names_are_answered_with_what_there_is(tmp_path: Path, config: dict[str, str], words: str) -> None:
+    shard(tmp_path / "pets", "train", [0, 1])
+    shard(tmp_path / "pets", "test", [0, 1])
+    with pytest.raises(DataError, match=words):
+        opened(tmp_path / "pets", **config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "words"),
+    [
+        ("int64", [0, -1], "'label' of test holds -1, which marks a row without a label"),
+        ("int64", [0, None], "1 of 2 rows of test have no label in column 'label'"),
+        ("float32", [0.0, 1.0], "Column 'label' holds float32; expected class labels, integers or strings"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path: Path, kind: str, labels: list[Any], words: str) -> None:
+    shard(tmp_path / "pets", "train", [0, 1], datasets.Value(kind))
+    shard(tmp_path / "pets", "test", labels, datasets.Value(kind))
+    with pytest.raises(DataError, match=words):
+        opened(tmp_path / "pets")
+
+
+def test_missing_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere does not exist; expected a folder"):
+        opened(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty is not a folder that `datasets` can read"):
+        opened(tmp_path / "empty")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file is a file; expected the folder"):
+        opened(tmp_path / "file")
+    with pytest.raises(ParamsError, match=r"data.path is null"):
+        huggingface.open_source(Config(), Data())
+
+
+def test_a_torn_shard_is_refused(tmp_path: Path, scratch: Path) -> None:
+    shard(tmp_path / "pets", "train", [0, 1])
+    whole = (tmp_path / "pets" / "train-00000-of-00001.parquet").read_bytes()
+    garbled = whole[:4] + bytes(byte ^ 0x5A for byte in whole[4:-200]) + whole[-200:]
+    for content in (whole[:-9], garbled, b""):
+        (tmp_path / "pets" / "test-00000-of-00001.parquet").write_bytes(content)
+        with pytest.raises(
+            DataError, match=r"^1 Parquet files of .*pets cannot be read: test-00000-of-00001\.parquet \("
+        ):
+            opened(tmp_path / "pets")
+        assert not os.listdir(scratch)
+
+
+def test_one_of_several_subsets_is_chosen_by_name(tmp_path: Path) -> None:
+    shard(tmp_path, "train", [1, 0, 1])
+    shard(tmp_path, "test", [0, 1])
+    small, large = (f"{{split: train, path: {train}-*}}, {{split: test, path: test-*}}" for train in ("test", "train"))
+    listed = f"- {{config_name: large, data_files: [{large}]}}\n- {{config_name: small, data_files: [{small}]}}\n"
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    assert len(opened(tmp_path, subset="large").splits["train"]) == 3
+    assert len(opened(tmp_path, subset="small").splits["train"]) == 2
+    words = r"available configs: \['large', 'small'\]; choose with data\.sources\.huggingface\.subset\."
+    with pytest.raises(DataError, match=words):
+        opened(tmp_path)
+    with pytest.raises(DataError, match=r"'lrage' not found. Available: \['large', 'small'\]"):
+        opened(tmp_path, subset="lrage")
+
+
+def test_training_on_the_test_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="must differ"):
+        Config(train_split="test")
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path: Path) -> None:
+    script = (
+        "from pipeline.preparation import prepare; from pipeline.settings.data import Data; from pathlib import Path\n"
+        "try: prepare.prepare(Data(source='huggingface', path='nobody/nothing'), Path('never'))\n"
+        "except prepare.DataError as error: print(error)"
+    )
+    # What the library itself offers for machines without a network; its home is empty, so no cache can answer.
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=offline, capture_output=True, text=True)
+    assert "There is no folder nobody/nothing, and as a data set id it could not be fetched" in done.stdout, done.stderr
+    assert "give its folder as data.path" in done.stdout

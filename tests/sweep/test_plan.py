@@ -1,0 +1,211 @@
+"""The table of pairs x methods x seeds: what each run is made of, and what the table says of the runs."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.models.base import build, num_parameters
+from pipeline.settings.params import Params
+from pipeline.settings.reading import parse
+from pipeline.sweep import plan as sweep
+from pipeline.sweep import table
+from pipeline.sweep.rehearsal import rehearse
+from pipeline.system import registry
+from pipeline.system.errors import CheckpointError, ParamsError
+from pipeline.system.files import write_json
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    # setting: (teacher parameters, student parameters), as the table of the published project sizes them
+    "a": (861_620, 278_324),
+    "b": (861_620, 472_756),
+    "c": (1_736_564, 278_324),
+    "d": (1_736_564, 472_756),
+    "e": (1_736_564, 861_620),
+    "f": (2_255_156, 703_284),
+    "g": (1_736_564, 180_916),
+    "h": (1_736_564, 703_284),
+    "i": (2_255_156, 472_756),
+    "j": (2_255_156, 861_620),
+    "resnet50-mobilenet_v2_half": (23_705_252, 812_836),
+    "wrn_40_2-mobilenet_v2_half": (2_255_156, 812_836),
+}
+MAPS = "sakd compares square stage maps of equal size"
+STAGES = "compares the networks stage by stage, but the student has 4 stages and the teacher 3"
+# Of pairs with a student that divides its maps otherwise: which methods refuse them, by what they say.
+REFUSED = {
+    "resnet50-mobilenet_v2_half": {"sakd": MAPS},
+    "wrn_40_2-mobilenet_v2_half": {"sakd": MAPS, "ofd": f"ofd {STAGES}", "reviewkd": f"reviewkd {STAGES}"},
+}
+
+
+def plan(
+    pairs: str = "a", methods: str = "kd", seeds: tuple[int, ...] = (0,), protocol: str = "unified"
+) -> list[sweep.Run]:
+    presets = ROOT / "presets"
+    return sweep.plan(ROOT / "params.yaml", presets, pairs.split(","), methods.split(","), seeds, protocol, Path("out"))
+
+
+def settings(run: sweep.Run) -> Params:
+    return parse(Params, run.params, "", "run")
+
+
+@pytest.mark.parametrize("letter", SETTINGS)
+def test_a_setting_builds_networks_of_the_published_sizes(letter: str) -> None:
+    (run,) = plan(letter)
+    params = settings(run)
+    sizes = [num_parameters(build({"arch": a, "num_classes": 100})) for a in (params.teacher.arch, params.student.arch)]
+    assert tuple(sizes) == SETTINGS[letter]
+    assert params.distill.train.epochs == 240
+    assert params.distill.train.lr == (0.01 if "mobilenet" in letter else 0.05)
+    assert params.teacher.train.lr == 0.05
+
+
+@pytest.mark.parametrize("protocol", ["unified", "short", "published"])
+def test_what_a_pair_says_of_its_student_holds_in_every_protocol(protocol: str) -> None:
+    for run in plan("wrn_40_2-mobilenet_v2_half", "kd,afd,norm,simkd,vid", protocol=protocol):
+        assert settings(run).distill.train.lr == 0.01
+    # A recipe of a method's own, which names another rate.
+    ((of_pair,), (of_recipe,)) = (
+        plan(pair, "reviewkd", protocol="published") for pair in ("resnet50-mobilenet_v2_half", "f")
+    )
+    assert (settings(of_pair).distill.train.lr, settings(of_recipe).distill.train.lr) == (0.01, 0.1)
+    assert settings(of_pair).distill.train.batch_size == settings(of_recipe).distill.train.batch_size == 128
+
+
+def test_students_of_one_teacher_share_it_whatever_they_learn_at() -> None:
+    f, mobile = plan("f,wrn_40_2-mobilenet_v2_half")
+    assert f.teacher == mobile.teacher
+
+
+@pytest.mark.parametrize("pair", REFUSED)
+def test_what_a_method_refuses_of_a_pair_is_known_before_training_starts(pair: str) -> None:
+    for method, said in REFUSED[pair].items():
+        (run,) = plan(pair, method)
+        with pytest.raises(ParamsError, match=said):
+            rehearse(settings(run))
+    # SemCKD projects to all stages of a ResNet-50 by 850 million weights, which take 10 seconds to make.
+    left_out = {"semckd"} if pair.startswith("resnet50") else set()
+    serving = set(registry.names("pipeline.distillation")) - set(REFUSED[pair]) - left_out
+    (run,) = plan(pair, "vanilla")
+    values = {**run.params, "distill": {**run.params["distill"], "methods": {name: {} for name in serving}}}
+    rehearse(parse(Params, values, "", "run"))
+
+
+def test_every_method_fits_every_protocol() -> None:
+    methods = ",".join(registry.names("pipeline.distillation"))
+    for protocol in (*(path.stem for path in (ROOT / "presets/protocols").glob("*.yaml")), "published"):
+        assert len(plan("f", methods, protocol=protocol)) == len(methods.split(","))
+
+
+def test_one_protocol_is_one_for_all_and_the_published_one_is_the_methods_own() -> None:
+    unified = {run.method: settings(run) for run in plan("a", "kd,ofd,sakd")}
+    assert len({params.distill.train for params in unified.values()}) == 1
+    assert {params.distill.methods[m].get("teacher_bn") for m, params in unified.items()} == {"eval"}
+    published = {run.method: settings(run) for run in plan("a", "kd,ofd,sakd", protocol="published")}
+    assert published["kd"].distill.train == unified["kd"].distill.train
+    assert (published["sakd"].distill.train.momentum, published["sakd"].distill.train.nesterov) == (0.8, True)
+    assert published["ofd"].distill.train.batch_size == 128
+    assert published["ofd"].distill.methods["ofd"]["teacher_bn"] == "batch"
+
+
+def test_runs_share_a_teacher_exactly_where_it_is_the_same() -> None:
+    runs = plan("a,b,c", "vanilla,kd", (0, 1))
+    assert len({run.out for run in runs}) == 12
+    by_pair = {pair: {run.teacher for run in runs if run.pair == pair} for pair in "abc"}
+    assert by_pair["a"] == by_pair["b"]
+    assert not by_pair["a"] & by_pair["c"]
+    assert len({run.key for run in runs}) == 12
+
+
+def test_a_recipe_of_a_methods_own_does_not_ask_for_a_teacher_of_its_own() -> None:
+    kd, sakd = plan("a", "kd,sakd", protocol="published")
+    assert settings(sakd).augment != settings(kd).augment
+    assert sakd.data != kd.data
+    assert (sakd.teacher, sakd.teacher_data, sakd.teacher_params) == (kd.teacher, kd.teacher_data, kd.teacher_params)
+    assert parse(Params, sakd.teacher_params, "", "run").augment == settings(kd).augment
+
+
+def test_weights_from_outside_make_a_run_by_their_bytes(tmp_path: Path) -> None:
+    weights, params = tmp_path / "weights.safetensors", tmp_path / "params.yaml"
+    params.write_text(f"teacher: {{weights: {weights}}}\nstudent: {{}}\ndistill: {{methods: {{}}}}\n")
+
+    def planned() -> sweep.Run:
+        (run,) = sweep.plan(params, ROOT / "presets", ["a"], ["kd"], [0], "unified", Path("out"))
+        return run
+
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        planned()
+    weights.write_bytes(b"one")
+    one = planned()
+    weights.write_bytes(b"another")
+    assert planned().key != one.key
+    assert planned().teacher != one.teacher
+    weights.rename(tmp_path / "moved")
+    params.write_text(params.read_text().replace("weights.safetensors", "moved"))
+    weights.with_name("moved").write_bytes(b"one")
+    assert planned().key == one.key
+
+
+@pytest.mark.parametrize(
+    ("pairs", "methods", "protocol", "said"),
+    [
+        ("z", "kd", "unified", "no preset .*z.yaml. Known: a, b"),
+        ("a", "kdd", "unified", "did you mean 'kd'"),
+        ("a", "kd", "unifed", "no preset"),
+    ],
+)
+def test_what_does_not_exist_is_named_before_anything_runs(pairs: str, methods: str, protocol: str, said: str) -> None:
+    with pytest.raises(ParamsError, match=said):
+        plan(pairs, methods, protocol=protocol)
+
+
+def test_a_method_that_cannot_serve_a_pair_is_known_before_anything_trains() -> None:
+    said = sweep.refusals(plan("wrn_40_2-mobilenet_v2_half", "kd,ofd", (0, 1)))
+    assert said.keys() == {("wrn_40_2-mobilenet_v2_half", "ofd")}
+    assert "the student has 4 stages and the teacher 3" in said["wrn_40_2-mobilenet_v2_half", "ofd"]
+
+
+def finished(out: Path, method: str, seed: int, top1: float) -> sweep.Run:
+    """A run with the files that training and evaluation would have left."""
+    folder = out / method / str(seed)
+    run = sweep.Run("a", method, seed, {}, {}, out / "data", out / "data", out / "teacher", folder, key="")
+    curve = [{"val": {"top1": 1.0}}, {"val": {"top1": top1 - 1}}]
+    last, best = {"val_top1": top1 - 1}, {"val_top1": top1 + 1}
+    evaluation = {"arch": "resnet20", "num_parameters": 7, "test": {"top1": top1}}
+    write_json(run.out / "evaluation.json", evaluation)
+    write_json(run.out / "history.json", {"last": last, "best": best, "shipped_epoch": 2, "epochs": curve})
+    return run
+
+
+def test_the_table_says_mean_spread_gain_and_published(tmp_path: Path) -> None:
+    tops = (("vanilla", 0, 69.0), ("kd", 0, 70.0), ("kd", 1, 72.0), ("afd", 0, 69.3))
+    runs = [finished(tmp_path, *top) for top in tops]
+    write_json(tmp_path / "teacher" / "evaluation.json", {"arch": "resnet56", "test": {"top1": 73.0}})
+    published = {"a": {"teacher": 73.03, "kd": 70.57}}
+    results = table.aggregate(runs, published, {"title": "T", "remarks": []})
+    kd = results["pairs"]["a"]["kd"]
+    assert kd["test_top1"] == {"mean": 71.0, "std": pytest.approx(2**0.5), "n": 2}
+    assert kd["over_vanilla"] == pytest.approx(2.0)
+    assert kd["over_published"] == pytest.approx(0.43)
+    text = table.markdown(results)
+    assert "| teacher | 73.00; published 73.03 (-0.03 =) |" in text
+    assert (
+        "| kd | **71.00** +- 1.41 (n=2), +2.00 over vanilla; val last 70.00, best 72.00; published 70.57 (+0.43 =) |"
+    ) in text
+    assert "| afd | **69.30** +- ? (n=1), +0.30 = over vanilla;" in text
+    assert "| vanilla | **69.00** +- ? (n=1); val" in text
+
+
+def test_repeated_views_are_another_run_and_a_teacher_cache_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+    def key(views: str, cache: str) -> str:
+        lines = text.replace("  views: null", f"  views: {views}").replace("  cache: false", f"  cache: {cache}")
+        (tmp_path / "params.yaml").write_text(lines, encoding="utf-8")
+        (run,) = sweep.plan(tmp_path / "params.yaml", ROOT / "presets", ["a"], ["kd"], [0], "unified", Path("out"))
+        return run.key
+
+    assert len({key("null", "false"), key("8", "false"), key("9", "false")}) == 3
+    with pytest.raises(ParamsError, match="and the runs of a table share no folder"):
+        key("8", "true")

@@ -1,7 +1,7 @@
 """The whole DAG on a set in Stanford40's layout, from listed photographs of mixed sizes to the report.
 
 The commands are dvc.yaml's own, in DVC's order, but in this process: a fresh one for each of them costs a minute. With
-larger networks at 224 pixels, and through `dvc repro`, tests/test_docs_followed.py takes the same way.
+larger networks at 224 pixels, and through `dvc repro`, tests/docs/test_followed.py takes the same way.
 """
 
 import importlib

@@ -25,13 +25,13 @@ from tests.pages import TEXTS
 TUTORIAL, EXPERIMENTS = "docs/tutorial.md", "docs/experiments.md"
 APPLY = "python -m stages.apply_preset --preset photos.yaml"
 ELSEWHERE = {
-    r"(RAY_ADDRESS=\S+ )?make [\w./]+": ("test_docs_followed.py", "test_make_knows_its_targets"),
+    r"(RAY_ADDRESS=\S+ )?make [\w./]+": ("docs/test_followed.py", "test_make_knows_its_targets"),
     r"\. \.venv/bin/activate$": ("toy.py", "after activating the virtual environment"),
-    r"python -m tests\.demo_page ": ("test_demo_page.py", "from tests.demo_page import"),
-    r"torchrun ": ("test_processes.py", '"torch.distributed.run"'),
+    r"python -m tests\.demo_page ": ("serve/http/test_page_in_browser.py", "from tests.demo_page import"),
+    r"torchrun ": ("stages/test_processes.py", '"torch.distributed.run"'),
 }
 """Commands that are not run here: what runs them, or what they stand for, and words of it."""
-OTHER_PAGES = {"docs/serving.md": ("test_serving_docs.py", "pages.follow(LINES")}
+OTHER_PAGES = {"docs/serving.md": ("docs/test_serving.py", "pages.follow(LINES")}
 """Pages that another test follows."""
 SHORTER = {
     "benchmark artifacts/deploy/student.onnx artifacts/deploy/teacher.onnx": "benchmark tiny/1.onnx tiny/2.onnx",

@@ -83,3 +83,24 @@ def test_the_tree_of_readme_names_what_is_there() -> None:
     tree = TEXTS["README.md"].split("```\nparams.yaml")[1].split("```")[0]
     for name in re.findall(r"\b(\w+)/", tree):
         assert (ROOT / name).is_dir(), name
+
+
+def test_readme_is_short_and_so_are_its_sentences() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 110
+    longest = max(sentences(TEXTS["README.md"]), key=len)
+    assert len(longest) < 30, " ".join(longest)
+
+
+def sentences(page: str) -> list[list[str]]:
+    """The words of every sentence of a page's prose: without fenced blocks, pictures and the addresses of links."""
+    prose = re.sub(r"^```.*?^```$", "\n", page, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"!\[.*?\]\(.*?\)", "", prose)
+    prose = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", prose)
+    prose = re.sub(r"`[^`]*`", "code", prose)
+    blocks = re.split(r"\n\s*\n|\n(?=[-#|>]|\d+\. )", prose)
+    return [words for block in blocks for end in re.split(r"(?<=[.!?])\s+", block) if (words := end.split())]
+
+
+def test_sentences_are_counted_as_a_reader_would() -> None:
+    page = "# A page\n\nOne two\nthree. [Four five](six.md) `a b c`!\n- seven\n- eight\n\n```\nnot these words\n```\n"
+    assert [len(words) for words in sentences(page)] == [3, 3, 3, 2, 2]

@@ -58,6 +58,9 @@ class Data(Section):
     middle. null: image_px."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of train set aside for validation, drawn class by class."""
+    train_includes_val: bool = False
+    """Train on the validation images too, as the last step before shipping, or where a paper trained on all images.
+    Validation figures are then of images seen in training, and `select: best` is refused."""
     normalization: Normalization | None = None
     """What images are normalised by; null: the mean and std of the train split."""
     on_bad: Literal["fail", "skip"] = "fail"
@@ -340,6 +343,21 @@ class Params(Section):
             raise ValueError(
                 "teach.cache keeps what the teacher says of single images, and distill.train.mixup_alpha or "
                 "cutmix_alpha mixes them; set cache to false, or both to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_epoch_is_chosen_on_images_seen_in_training(self) -> "Params":
+        chosen = [
+            f"{name}.train.select"
+            for name, train in (("teacher", self.teacher.train), ("distill", self.distill.train))
+            if train.select == "best"
+        ]
+        if self.data.train_includes_val and chosen:
+            raise ValueError(
+                f"data.train_includes_val is true and {' and '.join(chosen)} is best: the validation images are then "
+                "trained on, so that they cannot tell which epoch is best, whether they are drawn from train or "
+                "the source's own split; set select to last, or train_includes_val to false"
             )
         return self
 

@@ -11,8 +11,11 @@ Recorder = Callable[[Record], None]
 
 
 @contextmanager
-def recorder(out: Path) -> Iterator[Recorder]:
-    """Record epochs under `out` (metrics.json, plots/); without DVCLive say so and record nothing there."""
+def recorder(out: Path, val_is_seen: bool = False) -> Iterator[Recorder]:
+    """Record epochs under `out` (metrics.json, plots/); without DVCLive say so and record nothing there.
+
+    `val_is_seen`: metrics.json says beside the validation figures that they are of images seen in training.
+    """
     try:
         from dvclive.live import Live
     except ImportError:
@@ -30,6 +33,8 @@ def recorder(out: Path) -> Iterator[Recorder]:
             for part in ("train", "val"):
                 for name, value in record.get(part, {}).items():
                     live.log_metric(f"{part}/{name}", value)
+            if val_is_seen:
+                live.log_metric("val/images", "seen in training", plot=False)
             live.next_step()
 
         yield record_epoch

@@ -49,13 +49,20 @@ def train(
         train_feed, val_feed = (
             Feed(Split.load(data, name, card), card.normalization, device, num_views) for name in ("train", "val")
         )
-        with recorder(out) if distributed.rank() == 0 else nullcontext(_record_nothing) as record:
-            result = engine.fit(objective, train_feed, val_feed, settings, augment, seed, state, record)
+        with (
+            recorder(out, card.train_includes_val)
+            if distributed.rank() == 0
+            else nullcontext(_record_nothing) as record
+        ):
+            result = engine.fit(
+                objective, train_feed, val_feed, settings, augment, seed, state, record, card.train_includes_val
+            )
         if distributed.rank() != 0:
             return
     model = cast(Classifier, objective.deployed())
     checkpoint.save(model, make_header(model, card, card.normalization, method, seed, facts), out / "model.safetensors")
-    write_json(out / "history.json", {**result.summary(), "epochs": result.history})
+    history = {**result.summary(), "val_seen_in_training": card.train_includes_val, "epochs": result.history}
+    write_json(out / "history.json", history)
     # Only now: a kill before this line resumes from the last epoch, and a finished run leaves nothing behind.
     state.clear()
 

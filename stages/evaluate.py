@@ -52,6 +52,7 @@ def evaluate(params: Path, model: Path, data: Path, out: Path, teacher: Path | N
         "test": scores,
         "top1_interval": Bootstrap(settings.resamples, settings.seed).accuracy(right),
         "val": validation,
+        "val_seen_in_training": card.train_includes_val,
         "images": len(labels),
         "num_parameters": num_parameters(network),
         "macs": count_macs(network, card.image_px),

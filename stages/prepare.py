@@ -19,7 +19,8 @@ def prepare(params: Path, out: Path, source: Path | None = None, resume: Path | 
     else:
         card = preparation.prepare(parameters.load(params).data, out, resume=resume, fingerprint=sha256(source))
     counts = ", ".join(f"{count} {name}" for name, count in card.counts.items())
-    print(f"{card.source}: {counts} images of {card.num_classes} classes, {card.image_px} px")
+    seen = "; train holds the val images too" if card.train_includes_val else ""
+    print(f"{card.source}: {counts} images of {card.num_classes} classes, {card.image_px} px{seen}")
 
 
 if __name__ == "__main__":

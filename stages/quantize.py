@@ -63,7 +63,7 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     with replacing_folder(out) as folder:
         for name, smaller in made.items():
             logits = [gate.predict(smaller, split, batch_size) for split in splits]
-            verdict = gate.decide(float32[0], logits[0], labels[0], max_drop)
+            verdict = gate.decide(float32[0], logits[0], labels[0], max_drop, data_card.train_includes_val)
             reason, nodes = verdict.reason, []
             if not verdict.accepted and name in quantizers:
                 nodes = gate.damage(quantizers[name], float32[0], splits[0], batch_size)
@@ -86,7 +86,8 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
             }
     deployed = students["int8"]["file"] if students["int8"]["accepted"] else student.name
     print(f"deployed on CPUs: {deployed}")
-    write_json(record, {"max_drop": max_drop, "deployed": deployed, "students": students})
+    judged = {"max_drop": max_drop, "val_seen_in_training": data_card.train_includes_val}
+    write_json(record, judged | {"deployed": deployed, "students": students})
 
 
 def _measured(scores: dict[str, float | None] | None) -> dict[str, float]:

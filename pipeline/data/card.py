@@ -22,6 +22,8 @@ class DataCard(BaseModel):
     """Height and width of the images on disk, at least image_px."""
     counts: dict[str, int]
     """Images by split: train, val, test."""
+    train_includes_val: bool = False
+    """Whether the images of val are among those of train, behind its own; each is then counted in both."""
     class_counts: dict[str, tuple[int, ...]]
     """Images by split and class."""
     normalization: Normalization

@@ -1,6 +1,12 @@
-"""Whether a quantised or half-precision student may take the place of the one in float32: by validation top-1 alone.
+"""Whether a quantised or half-precision student may take the place of the one in float32: by validation alone.
 
     drop = top1(float32) - top1(it), in points;  accepted where drop <= max_drop
+    cost = 100 mean(p(answer of float32) - p(answer of it)), in points, by float32's probabilities p
+
+Where the validation images were trained on (data.train_includes_val), top-1 on them says little of new images. Then
+agreement with float32 is judged as well, which reads no label: equal answers cost nothing, and what another answer
+costs float32's own probabilities say. Accepted where cost <= max_drop too.
+
     SQNR = 10 log10(sum z^2 / sum (z - z')^2) dB, of logits z in float32 and z' of the other
 
 Test scores are reported beside it and decide nothing. Where it is refused, every node is quantised alone once, to see
@@ -62,8 +68,8 @@ def sqnr_db(float32: Tensor, logits: Tensor) -> float | None:
     return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
 
 
-def decide(float32: Tensor, logits: Tensor, labels: Tensor, max_drop: float) -> Verdict:
-    """From logits (N, K) and labels (N,) of the validation split."""
+def decide(float32: Tensor, logits: Tensor, labels: Tensor, max_drop: float, seen: bool = False) -> Verdict:
+    """From logits (N, K) and labels (N,) of the validation split; `seen` if it was trained on."""
     broken = int((~logits.isfinite()).any(1).sum())
     if broken:
         reason = f"refused: its logits are not finite for {broken} of {len(labels)} validation images"
@@ -72,9 +78,19 @@ def decide(float32: Tensor, logits: Tensor, labels: Tensor, max_drop: float) -> 
     drop = round(before - after, 9)  # a tenth of a point is not exact in binary
     moved = f"a {'drop' if drop >= 0 else 'gain'} of {abs(drop):.2f} points"
     change = f"validation top-1 {before:.2f} -> {after:.2f} %, {moved}"
-    if drop <= max_drop:
+    loss = drop
+    if seen:
+        probabilities, answers = float32.double().softmax(1), logits.argmax(1, keepdim=True)
+        cost = round(100 * (probabilities.amax(1, keepdim=True) - probabilities.gather(1, answers)).mean().item(), 9)
+        loss = max(drop, cost)
+        agreement = metrics.agreement(logits, float32)["top1_agreement"]
+        change += (
+            f", of images seen in training; {agreement:.2f} % of the answers are those of float32, and the others cost "
+            f"{cost:.2f} points by its probabilities"
+        )
+    if loss <= max_drop:
         return Verdict(True, f"accepted: {change}; deploy.max_drop allows {max_drop:.2f}", drop)
-    return Verdict(False, f"refused: {change}, {drop - max_drop:.2f} more than deploy.max_drop {max_drop:.2f}", drop)
+    return Verdict(False, f"refused: {change}, {loss - max_drop:.2f} more than deploy.max_drop {max_drop:.2f}", drop)
 
 
 def damage(quantizer: Quantizer, float32: Tensor, split: Split, batch_size: int) -> list[dict[str, Any]]:

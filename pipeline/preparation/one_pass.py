@@ -5,6 +5,7 @@ looks, reasons  what was seen of every image, all splits behind each other; a JS
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -114,6 +115,15 @@ class OnePass:
                 for pixels in read(kept[start : start + _COPIED_AT_A_TIME]):
                     writer.add(pixels)
             writer.finish()
+
+    def append(self, name: str, usable: NDArray[np.bool_], keep: NDArray[np.bool_], target: Path, total: int) -> None:
+        """Copy the images of a split that are to be kept behind those in `target`, which then holds `total`."""
+        kept, read = np.flatnonzero(keep), self.rows(name, usable)
+        with target.open("r+b") as file:
+            file.write(self._header(total))
+            file.seek(0, os.SEEK_END)
+            for start in range(0, len(kept), _COPIED_AT_A_TIME):
+                file.write(read(kept[start : start + _COPIED_AT_A_TIME]).tobytes())
 
     def close(self) -> None:
         """Close all files, and keep them."""

@@ -96,7 +96,7 @@ def _key(source: Source, data: Data, fingerprint: str) -> str:
         labels.update(records.labels.tobytes())
     facts = {
         # What is made of the images is decided after the pass: after a refusal it need not be made again.
-        "data": data.model_dump(mode="json", exclude={"on_bad", "leaks", "normalization"}),
+        "data": data.model_dump(mode="json", exclude={"on_bad", "leaks", "normalization", "train_includes_val"}),
         "fingerprint": fingerprint,
         "labels": labels.hexdigest(),
     }
@@ -129,19 +129,28 @@ def _write_splits(
     read = images.rows("train", usable["train"])
     for position in np.flatnonzero(usable["train"] & ~keep["train"]):
         counts = counts - histogram(read(np.array([position])))
-    for name, part in parts.items():
-        (folder / name).mkdir()
-        write_labels(folder / name / "labels.npy", part.labels[keep[name]])
-        images.hand_over(name, usable[name], keep[name], folder / name / "images.npy")
+    labels = {name: part.labels[keep[name]] for name, part in parts.items()}
+    if data.train_includes_val:
+        read = images.rows("val", usable["val"])
+        for position in np.flatnonzero(keep["val"]):
+            counts = counts + histogram(read(np.array([position])))
+        labels["train"] = np.concatenate([labels["train"], labels["val"]])
+    for name in parts:
+        target = folder / name / "images.npy"
+        target.parent.mkdir()
+        write_labels(folder / name / "labels.npy", labels[name])
+        images.hand_over(name, usable[name], keep[name], target)
+        if name == "train" and data.train_includes_val:
+            images.append("val", usable["val"], keep["val"], target, len(labels["train"]))
     return DataCard(
         source=data.source,
         labels=source.labels,
         image_px=data.image_px,
         storage_px=data.stored_px,
-        counts={name: int(keep[name].sum()) for name in parts},
+        counts={name: len(numbers) for name, numbers in labels.items()},
+        train_includes_val=data.train_includes_val,
         class_counts={
-            name: tuple(class_counts(part.labels[keep[name]], len(source.labels)).tolist())
-            for name, part in parts.items()
+            name: tuple(class_counts(numbers, len(source.labels)).tolist()) for name, numbers in labels.items()
         },
         normalization=data.normalization or _normalization(counts),
         sha256={

@@ -40,6 +40,9 @@ class Data(Section):
     middle. null: image_px."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of train set aside for validation, drawn class by class."""
+    train_includes_val: bool = False
+    """Train on the validation images too, as the last step before shipping, or where a paper trained on all images.
+    Validation figures are then of images seen in training, and `select: best` is refused."""
     normalization: Normalization | None = None
     """What images are normalised by; null: the mean and std of the train split."""
     on_bad: Literal["fail", "skip"] = "fail"

@@ -43,6 +43,21 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _no_epoch_is_chosen_on_images_seen_in_training(self) -> "Params":
+        chosen = [
+            f"{name}.train.select"
+            for name, train in (("teacher", self.teacher.train), ("distill", self.distill.train))
+            if train.select == "best"
+        ]
+        if self.data.train_includes_val and chosen:
+            raise ValueError(
+                f"data.train_includes_val is true and {' and '.join(chosen)} is best: the validation images are then "
+                "trained on, so that they cannot tell which epoch is best, whether they are drawn from train or "
+                "the source's own split; set select to last, or train_includes_val to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_mirror_reaches_as_far_as_the_padding(self) -> "Params":
         if self.augment.pad_mode == "reflect" and self.augment.crop_padding_px >= self.data.stored_px:
             raise ValueError(

@@ -62,6 +62,7 @@ def _cell(
         "test_top1": test,
         "val_top1_last": mean_and_spread([run["history"]["last"]["val_top1"] for run in seeds]),
         "val_top1_best": mean_and_spread([run["history"]["best"]["val_top1"] for run in seeds]),
+        "val_seen_in_training": any(run["history"].get("val_seen_in_training", False) for run in seeds),
         "over_vanilla": gain,
         "published": published,
         "over_published": None if published is None else test["mean"] - published,
@@ -119,7 +120,8 @@ def _text(cell: Mapping[str, Any] | None) -> str:
     text = f"**{test['mean']:.2f}** +- {spread} (n={test['n']})"
     if cell["over_vanilla"] is not None:
         text += f", {_difference(cell['over_vanilla'])} over vanilla"
-    text += f"; val last {cell['val_top1_last']['mean']:.2f}, best {cell['val_top1_best']['mean']:.2f}"
+    seen = " (images seen in training)" if cell["val_seen_in_training"] else ""
+    text += f"; val{seen} last {cell['val_top1_last']['mean']:.2f}, best {cell['val_top1_best']['mean']:.2f}"
     return text + _published(cell["published"], test["mean"])
 
 

@@ -64,10 +64,12 @@ def fit(
     seed: int,
     resume: Resume,
     on_epoch: Callable[[Record], None],
+    val_is_seen: bool = False,
 ) -> Result:
     """Train `objective` in place, alone or as one of several processes (see `distributed`), all of which call this.
 
     `on_epoch` is called with the record of every epoch, those of an earlier, interrupted part of the run first.
+    `val_is_seen` says that the images of `val` are among those of `train`, for the line that is printed.
 
     Raises ParamsError for batches or a recipe that the objective cannot train on; TrainingError naming the loss term,
     epoch and step when a loss is no longer finite, or the epoch after which the network's answers are not, the state of
@@ -131,7 +133,7 @@ def fit(
             training_state.save(resume, objective, optimizer, average, progress)
             on_epoch(record)
             if distributed.rank() == 0:
-                print(epoch_line(record, settings.epochs, clock.left()), file=sys.stderr, flush=True)
+                print(epoch_line(record, settings.epochs, clock.left(), val_is_seen), file=sys.stderr, flush=True)
     shipped = settings.epochs
     if settings.select == "best":
         objective.load_state_dict(progress.best)

@@ -101,6 +101,40 @@ def test_a_validation_split_of_the_source_is_taken_as_it_is(tmp_path: Path) -> N
     assert written.class_counts == {"train": (1, 2), "val": (0, 2), "test": (1, 1)}
 
 
+def test_train_includes_val_and_val_stays_as_it_is(tmp_path: Path) -> None:
+    for name, source in (("drawn", toy([0, 1] * 40)), ("own", toy([0, 1, 1], val=[1, 1]))):
+        apart, joined = (
+            prepare.write(
+                source,
+                DATA.model_copy(update={"train_includes_val": flag}),
+                tmp_path / name / str(flag),
+                progress=False,
+            )
+            for flag in (False, True)
+        )
+        train, val = (arrays.Split.load(tmp_path / name / "False", split, apart) for split in ("train", "val"))
+        both = arrays.Split.load(tmp_path / name / "True", "train", joined)
+        np.testing.assert_array_equal(both.images, np.concatenate([train.images, val.images]))
+        np.testing.assert_array_equal(both.labels, np.concatenate([train.labels, val.labels]))
+        assert (joined.train_includes_val, apart.train_includes_val) == (True, False)
+        assert joined.counts == apart.counts | {"train": apart.counts["train"] + apart.counts["val"]}
+        assert {path: digest for path, digest in joined.sha256.items() if not path.startswith("train")} == {
+            path: digest for path, digest in apart.sha256.items() if not path.startswith("train")
+        }
+        scaled = np.asarray(both.images, dtype=np.float64).reshape(-1, 3) / 255
+        np.testing.assert_allclose(joined.normalization.mean, scaled.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(joined.normalization.std, scaled.std(axis=0), rtol=1e-12)
+
+
+def test_train_includes_val_leaves_out_what_the_audit_leaves_out(tmp_path: Path) -> None:
+    source = torn(toy([0, 1] * 40), "train", *range(8))
+    data = DATA.model_copy(update={"train_includes_val": True, "on_bad": "skip"})
+    written = prepare.write(source, data, tmp_path / "out", progress=False)
+    assert written.counts["train"] == 72
+    both = arrays.Split.load(tmp_path / "out", "train", written)
+    assert len(np.unique(np.asarray(both.images).reshape(72, -1), axis=0)) == 72
+
+
 def test_validation_is_drawn_class_by_class() -> None:
     random = np.random.default_rng(0)
     for seed in range(50):

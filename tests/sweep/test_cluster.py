@@ -13,7 +13,7 @@ from tests import toy
 
 PROGRAM = """
 from pathlib import Path
-from pipeline import cluster
+from pipeline.sweep import cluster
 from pipeline.errors import ParamsError
 with cluster.joined(Path("pipeline")):
     import ray

@@ -19,7 +19,8 @@ def splits(results: Results) -> list[tuple[str, ...]]:
     """A row of each split: what is in it, and what the audit saw on the way there."""
     rows = []
     for split, number in results.data.counts.items():
-        row = [split, count(number), class_range(results, split)]
+        joined = split == "train" and results.data.train_includes_val
+        row = [f"{split}, with val" if joined else split, count(number), class_range(results, split)]
         it = results.audit.splits.get(split)
         if it is None:
             row += [NONE] * 6

@@ -22,6 +22,11 @@ PUBLISHED = (
     "Those are full schedules, other recipes and, from row to row, other protocols."
 )
 
+SEEN = (
+    "The validation images are among those that were trained on (data.train_includes_val): validation figures are of "
+    "images seen in training and say nothing of new ones, and only the test split was left out."
+)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -42,11 +47,24 @@ def columns(results: Results) -> tuple[Column, ...]:
     )
 
 
+def val(results: Results) -> str:
+    """What the validation split is called beside a figure."""
+    return "val (images seen in training)" if results.data.train_includes_val else "val"
+
+
 def method_titles(results: Results) -> list[str]:
     """Of the columns of the table of methods."""
     others = ["published %"] if has_published(results) else []
     last = [column.title for column in columns(results)]
-    return ["", "n", "test top-1 %", "over vanilla", *others, "val, last epoch %", "val, best epoch %", *last]
+    return [
+        "",
+        "n",
+        "test top-1 %",
+        "over vanilla",
+        *others,
+        *(f"{val(results)}, {it} epoch %" for it in ("last", "best")),
+        *last,
+    ]
 
 
 def scores(results: Results, network: Network) -> list[str]:
@@ -97,6 +115,7 @@ def notes(results: Results) -> list[str]:
         f"anywhere from {percent(low)} to {percent(high)} % (95 %, bootstrap over images).",
         "The other columns are means over the seeds; their spread is in results.json.",
         f"Students trained for {results.student_epochs} epochs; the {chosen} is the one tested.",
+        *([SEEN] if results.data.train_includes_val else []),
         *([PUBLISHED] if has_published(results) else []),
     ]
 
@@ -121,24 +140,36 @@ def student_files(results: Results) -> list[tuple[str, ...]]:
     """Rows of file, verdict, validation and test top-1, agreement with float32 and SQNR on validation, size."""
     rows: list[tuple[str, ...]] = []
     for it in results.quantization.students.values():
-        val, test = it.val, it.test
+        on_val, test = it.val, it.test
         verdict = "accepted" if it.accepted else "refused"
         rows.append(
             (
                 it.file,
                 "deployed on CPUs" if it.file == results.quantization.deployed else verdict,
-                NONE if val is None else percent(val.top1),
+                NONE if on_val is None else percent(on_val.top1),
                 NONE if test is None else percent(test.top1),
-                NONE if val is None else percent(val.float32_agreement),
-                NONE if val is None or val.sqnr_db is None else f"{val.sqnr_db:.1f}",
+                NONE if on_val is None else percent(on_val.float32_agreement),
+                NONE if on_val is None or on_val.sqnr_db is None else f"{on_val.sqnr_db:.1f}",
                 size(it.size_bytes),
             )
         )
     return rows
 
 
-STUDENT_FILE_TITLES = ("", "", "val top-1 %", "test top-1 %", "agrees with float32 %", "SQNR dB", "size")
-"""Of the columns of `student_files`."""
+def student_file_titles(results: Results) -> list[str]:
+    """Of the columns of `student_files`."""
+    return ["", "", f"{val(results)} top-1 %", "test top-1 %", "agrees with float32 %", "SQNR dB", "size"]
+
+
+def gate(results: Results) -> str:
+    """What decided which files are accepted."""
+    if results.data.train_includes_val:
+        return (
+            "The validation split decides what is accepted. Its images were seen in training, so that top-1 on them "
+            "says little of new images: agreement with float32 is judged as well, each changed answer at what it costs "
+            "by float32's probabilities. Agreement and SQNR (of logits) are on validation too."
+        )
+    return "Validation top-1 alone decides what is accepted. Agreement and SQNR (of logits) are on validation too."
 
 
 def refusals(results: Results) -> list[str]:

@@ -23,6 +23,7 @@ _CANDIDATES_INCHES = 2.2
 
 def learning_curves(results: Results) -> str:
     """Validation top-1 in percent by epoch: mean over the seeds, and a band of one standard deviation."""
+    seen = ", images seen in training," if results.data.train_includes_val else ""
     with svg.figure("learning-curves", _WIDE, _NAMES_INCHES) as (figure, axes):
         ends: list[tuple[int | None, float, str, str]] = []
         for network, color in _colored(results):
@@ -45,7 +46,9 @@ def learning_curves(results: Results) -> str:
         axes.set_xlim(right=right + 0.01 * (right - 1))
         beside(axes, [(right if x is None else x, y, name, color) for x, y, name, color in ends], column=True)
         return svg.render(
-            figure, "learning-curves", "Validation top-1 in percent by epoch, for the teacher and each method"
+            figure,
+            "learning-curves",
+            f"Validation top-1 in percent{seen} by epoch, for the teacher and each method",
         )
 
 

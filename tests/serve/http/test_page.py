@@ -1,4 +1,4 @@
-"""What the demo page is made of: fixed files, cards, samples; what a browser does with them is in test_page_in_browser.py."""
+"""What the demo page is made of: fixed files, cards, samples; a browser's part is in test_page_in_browser.py."""
 
 import io
 import json

@@ -14,7 +14,7 @@ from tests import toy
 PROGRAM = """
 from pathlib import Path
 from pipeline.sweep import cluster
-from pipeline.errors import ParamsError
+from pipeline.system.errors import ParamsError
 with cluster.joined(Path("pipeline")):
     import ray
     print("address", ray.util.get_node_ip_address())

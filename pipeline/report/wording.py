@@ -166,8 +166,8 @@ def gate(results: Results) -> str:
     if results.data.train_includes_val:
         return (
             "The validation split decides what is accepted. Its images were seen in training, so that top-1 on them "
-            "says little of new images: agreement with float32 is judged as well, each changed answer at what it costs by "
-            "float32's probabilities. Agreement and SQNR (of logits) are on validation too."
+            "says little of new images: agreement with float32 is judged as well, each changed answer at what it costs "
+            "by float32's probabilities. Agreement and SQNR (of logits) are on validation too."
         )
     return "Validation top-1 alone decides what is accepted. Agreement and SQNR (of logits) are on validation too."
 

@@ -54,6 +54,12 @@ def prepare(
     source = module.open_source(params.source_config(data), data)
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
+    if data.train_includes_val and "val" in source.splits:
+        print(
+            "note: this data set's own validation split is trained on too (data.train_includes_val), so that no figure "
+            "on it is one of new images.",
+            file=sys.stderr,
+        )
     return write(source, data, out, progress, resume, fingerprint)
 
 

@@ -62,7 +62,7 @@ def _cell(
         "test_top1": test,
         "val_top1_last": mean_and_spread([run["history"]["last"]["val_top1"] for run in seeds]),
         "val_top1_best": mean_and_spread([run["history"]["best"]["val_top1"] for run in seeds]),
-        "val_seen_in_training": any(run["history"].get("val_seen_in_training", False) for run in seeds),
+        "val_seen_in_training": any(run["history"]["val_seen_in_training"] for run in seeds),
         "over_vanilla": gain,
         "published": published,
         "over_published": None if published is None else test["mean"] - published,

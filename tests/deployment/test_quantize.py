@@ -1,6 +1,7 @@
 """int8 and fp16 students: what they compute, in what, from which images; and the gate, both ways."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,27 @@ def test_a_gain_is_called_one() -> None:
     verdict = gate.decide(worse, right, labels, 0.0)
     assert (verdict.accepted, verdict.drop_points) == (True, -10.0)
     assert "90.00 -> 100.00 %, a gain of 10.00 points; deploy.max_drop allows 0.00" in verdict.reason
+
+
+def test_on_images_seen_in_training_agreement_is_judged_too() -> None:
+    labels = torch.arange(10) % 5
+    float32 = torch.eye(5)[labels]
+    changed = float32.clone()
+    changed[0], changed[1] = float32[1], float32[0]
+    wrong = (labels + 1) % 5
+    gap = 100 * 0.2 * (math.e - 1) / (math.e + 4)  # of two answers in ten
+    # No label is right before or after, so that top-1 loses nothing.
+    wrong[:2] = 4
+    assert gate.decide(float32, changed, wrong, 0.0).reason.startswith("accepted: validation top-1 0.00 -> 0.00 %")
+    for max_drop, accepted in ((gap - 0.01, False), (gap + 0.01, True)):
+        verdict = gate.decide(float32, changed, wrong, max_drop, seen=True)
+        assert (verdict.accepted, verdict.drop_points) == (accepted, 0.0)
+        assert (
+            "of images seen in training; 80.00 % of the answers are those of float32, and the others cost "
+            f"{gap:.2f} points" in verdict.reason
+        )
+    assert gate.decide(float32, float32, wrong, 0.0, seen=True).accepted
+    assert not gate.decide(float32, changed, labels, 10.0, seen=True).accepted, "the drop is judged as before"
 
 
 def test_sqnr_of_known_noise() -> None:

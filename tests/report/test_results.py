@@ -68,6 +68,26 @@ def test_on_a_gpu_the_answer_is_about_half_precision_where_that_was_accepted(run
     assert run.results().shipped.candidate == "student_fp16_onnx"
 
 
+def test_validation_figures_of_images_seen_in_training_are_labelled(run: Run) -> None:
+    before = run.results()
+    run.edit("data/card.json", train_includes_val=True)
+    results = run.results()
+    for render in (markdown.render, lambda it: text_of(page.render(it))):
+        assert "seen in training" not in render(before)
+        said = render(results)
+        for label in (
+            "val (images seen in training), last epoch %",
+            "val (images seen in training), best epoch %",
+            "val (images seen in training) top",
+            "say nothing of new ones, and only the test split was left out",
+            "agreement with float32 is judged as well",
+            "train, with val",
+        ):
+            assert label in re.sub(r"\\(.)", r"\1", said)
+    assert "Top-1 on the validation split, images seen in training, in percent" in page.render(results)
+    assert "in percent, images seen in training, by epoch" in plots.learning_curves(results)
+
+
 def test_a_deployed_file_that_was_not_timed_is_named(run: Run) -> None:
     latency = json.loads((run.root / "deploy/latency.json").read_text(encoding="utf-8"))
     for it in latency["batches"]:

@@ -40,6 +40,14 @@ def load(text: str, tmp_path: Path) -> params.Params:
         ("distill: {train: {epochs: 5, warmup_epochs: 5}}", "leaves none of the 5 epochs"),
         ("distill: {train: {base_momentum: 0.85}}", "belongs to schedule: one_cycle, not milestones"),
         ("distill: {train: {schedule: one_cycle, base_momentum: 0.95}}", r"cannot lie above momentum: 0\.9"),
+        (
+            "{data: {train_includes_val: true}, distill: {train: {select: best}}}",
+            r"data\.train_includes_val is true and distill\.train\.select is best.*set select to last",
+        ),
+        (
+            "{data: {train_includes_val: true}, teacher: {train: {select: best}}, distill: {train: {select: best}}}",
+            r"teacher\.train\.select and distill\.train\.select is best",
+        ),
         ("data: [1]", "data is"),
         ("data: {", "not valid YAML"),
     ],

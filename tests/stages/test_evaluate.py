@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Sequence
@@ -136,6 +137,23 @@ def test_the_validation_of_the_epoch_that_ships_is_what_evaluate_says(
     history, evaluation = read(out, "history.json"), read(out, "evaluation.json")
     assert list(evaluation["val"]) == ["top1", "top5", "nll", "ece"]
     assert evaluation["val"] == history["epochs"][history["shipped_epoch"] - 1]["val"]
+
+
+def test_validation_of_images_seen_in_training_is_labelled(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = project.distill("vanilla")
+    project.evaluate(out)
+    assert "val (" not in capsys.readouterr().err
+    assert not read(out, "history.json")["val_seen_in_training"]
+    card = read(project.data, "card.json") | {"train_includes_val": True}
+    write_json(project.data / "card.json", card)
+    out = project.distill("vanilla")
+    project.evaluate(out)
+    assert len(re.findall(r"train \d+\.\d\d val \(images seen in training\) \d", capsys.readouterr().err)) == 2
+    assert read(out, "history.json")["val_seen_in_training"]
+    assert read(out, "evaluation.json")["val_seen_in_training"]
+    assert read(out, "metrics.json")["val"]["images"] == "seen in training"
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ def test_a_method_that_cannot_serve_a_pair_is_known_before_anything_trains() -> 
     assert "the student has 4 stages and the teacher 3" in said["wrn_40_2-mobilenet_v2_half", "ofd"]
 
 
-def finished(out: Path, method: str, seed: int, top1: float) -> sweep.Run:
+def finished(out: Path, method: str, seed: int, top1: float, seen: bool = False) -> sweep.Run:
     """A run with the files that training and evaluation would have left."""
     folder = out / method / str(seed)
     run = sweep.Run("a", method, seed, {}, {}, out / "data", out / "data", out / "teacher", folder, key="")
@@ -174,7 +174,8 @@ def finished(out: Path, method: str, seed: int, top1: float) -> sweep.Run:
     last, best = {"val_top1": top1 - 1}, {"val_top1": top1 + 1}
     evaluation = {"arch": "resnet20", "num_parameters": 7, "test": {"top1": top1}}
     write_json(run.out / "evaluation.json", evaluation)
-    write_json(run.out / "history.json", {"last": last, "best": best, "shipped_epoch": 2, "epochs": curve})
+    history = {"last": last, "best": best, "shipped_epoch": 2, "val_seen_in_training": seen, "epochs": curve}
+    write_json(run.out / "history.json", history)
     return run
 
 
@@ -195,6 +196,13 @@ def test_the_table_says_mean_spread_gain_and_published(tmp_path: Path) -> None:
     ) in text
     assert "| afd | **69.30** +- ? (n=1), +0.30 = over vanilla;" in text
     assert "| vanilla | **69.00** +- ? (n=1); val" in text
+
+
+def test_the_table_says_where_validation_images_were_trained_on(tmp_path: Path) -> None:
+    run = finished(tmp_path, "kd", 0, 70.0, seen=True)
+    write_json(run.teacher / "evaluation.json", {"arch": "resnet56", "test": {"top1": 73.0}})
+    results = table.aggregate([run], {}, {"title": "T", "remarks": []})
+    assert "; val (images seen in training) last 69.00, best 71.00 |" in table.markdown(results)
 
 
 def test_repeated_views_are_another_run_and_a_teacher_cache_is_refused(tmp_path: Path) -> None:

@@ -21,8 +21,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # dvc.lock changes with every run. Until somebody commits one of their own, a run leaves the checkout as clean as it was;
 # to start recording runs in git: git update-index --no-skip-worktree dvc.lock && git add dvc.lock
+# DVC looks for git unless it is told that there is none, as in a downloaded archive; after a `git init` there:
+# dvc config --local --unset core.no_scm
 repro: .venv/installed
-	@git show HEAD:dvc.lock 2>/dev/null | grep -q '^stages:' || git update-index --skip-worktree dvc.lock 2>/dev/null || true
+	@if [ -e .git ]; then \
+		git show HEAD:dvc.lock 2>/dev/null | grep -q '^stages:' || git update-index --skip-worktree dvc.lock || true; \
+	else \
+		dvc config --local core.no_scm true; \
+	fi
 	dvc repro
 
 test: check

@@ -33,6 +33,6 @@ def _imports(path: Path) -> list[str]:
 
 
 def _path(module: str) -> str | None:
-    """pipeline.data.card -> pipeline/data/card.py. The __init__ files hold docstrings alone and decide nothing."""
+    """pipeline.data.card -> pipeline/data/card.py. The __init__ files decide nothing that an output shows."""
     path = Path(*module.split(".")).with_suffix(".py")
     return path.as_posix() if (ROOT / path).is_file() else None

@@ -242,9 +242,9 @@ def test_imports_are_absolute() -> None:
 
 
 def test_init_files_hold_a_docstring_alone() -> None:
-    """They are in no closure, so they may decide nothing."""
+    """They are in no closure, so they may decide nothing. That of stages says what to do outside of the environment."""
     for path in sources():
-        if path.name == "__init__.py":
+        if path.name == "__init__.py" and path != ROOT / "stages" / "__init__.py":
             body = ast.parse(path.read_text(encoding="utf-8")).body
             assert [type(node) for node in body] == [ast.Expr], path
 

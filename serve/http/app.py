@@ -11,9 +11,9 @@
     GET  /metrics                   counters for Prometheus
     GET  /openapi.json              all of this for programs
 
-/versions/1 may stand behind NAME. Every error is {"error": "one sentence"}: 400 for a bad request, 401 without the
-token, 404 for a wrong name, 405, 408 for a slow client, 413 and 415 for a body too large or compressed, 431 for a
-header too large, 503 with Retry-After for a server that is busy.
+/versions/1 may stand behind NAME. Every error is {"error": "one sentence"}: 400 for a bad request, 404 for a wrong
+name, 405, 413 and 415 for a body too large or compressed, 503 with Retry-After for a server that is busy; before a
+request comes here, 400 and 408 (connection.py, clocks.py), 401, 403, 421, 431 and 503 (doorkeeper.py).
 """
 
 import asyncio
@@ -31,18 +31,20 @@ from serve.errors import ClientLeft, DeadlineExceeded, ImageError, InputError, O
 from serve.http import binary_tensors, classify, openapi, protocol
 from serve.http import metrics as serve_metrics
 from serve.http import page as demo
-from serve.http.batching import Batcher, Batching
+from serve.http.batching import Batcher, Batching, IsLeft, never
 from serve.http.body import Bodies
+from serve.http.condition import Condition
+from serve.http.doorkeeper import Doorkeeper
 from serve.http.gate import Gate
 from serve.http.limits import Limits
 from serve.http.metrics import Metrics
 from serve.model.classifier import OnnxClassifier
 
 VERSION = "0.1.0"
+_LEFT = 499  # as nginx calls it; a 503 would count against the server
 _REASONS: dict[type[Exception], str] = {
     Overloaded: "overloaded",
     DeadlineExceeded: "deadline",
-    ClientLeft: "left",
     TooLarge: "too_large",
     ImageError: "bad_image",
 }
@@ -54,6 +56,7 @@ def create_app(
     batching: Batching | None = None,
     token: str | None = None,
     samples: Sequence[demo.Sample] = (),
+    is_local: bool = False,
 ) -> Starlette:
     """The ASGI application. Each model is `app.state.batchers[name]`, awaited by whatever route wants its answer.
 
@@ -62,8 +65,11 @@ def create_app(
     batching  how requests are gathered and when they are turned away
     token     what `Authorization: Bearer` must carry; None lets everybody in
     samples   images that the demo page offers
+    is_local  the server listens to its own machine alone, and without a token (doorkeeper.py)
     """
     metrics, limits = Metrics(), limits or Limits()
+    condition = Condition(limits.max_connections)
+    doorkeeper = Doorkeeper(limits, condition, token, is_local)
     model = "/v2/models/{name}"
     version = model + "/versions/{version}"
     app = Starlette(
@@ -72,6 +78,7 @@ def create_app(
             Route(model + "/infer", _infer, methods=["POST"]),
             Route(version + "/infer", _infer, methods=["POST"]),
             Route("/v2", _server),
+            Route("/v2/", _server),  # the spelling of the protocol's OpenAPI file
             Route("/v2/health/live", _live),
             Route("/v2/health/ready", _ready),
             Route(model, _model),
@@ -84,16 +91,19 @@ def create_app(
             Route("/classify", _classify, methods=["POST"]),
             *demo.routes(models, samples),
         ],
-        middleware=[Middleware(Gate, token=token, metrics=metrics)],
+        middleware=[Middleware(Gate, doorkeeper=doorkeeper, condition=condition, metrics=metrics)],
         exception_handlers={
             InputError: _bad_input,
             Unavailable: _unavailable,
+            ClientLeft: _client_left,
             HTTPException: _http_error,
             ClientDisconnect: _client_left,
             Exception: _failure,
         },
         lifespan=_lifespan,
     )
+    app.router.redirect_slashes = False  # the Location would be made of what the client says in Host
+    app.state.condition = condition
     app.state.models = dict(models)
     app.state.metrics = metrics
     app.state.batchers = {
@@ -138,7 +148,7 @@ async def _infer(request: Request) -> Response:
         content, tail = binary_tensors.split(body, request.headers.get(binary_tensors.HEADER))
         asked = protocol.read(content, tail, state.limits)
         batcher: Batcher = state.batchers[request.path_params["name"]]
-        probabilities, logits = await batcher(asked.pixels, asked.timeout_ms, request.scope.get("pupil.is_left"))
+        probabilities, logits = await batcher(asked.pixels, asked.timeout_ms, _is_left(request))
     content, tensors = protocol.answer(model, asked, probabilities, logits)
     if not tensors:
         return Response(content, media_type="application/json")
@@ -150,7 +160,7 @@ async def _infer(request: Request) -> Response:
 
 
 async def _classify(request: Request) -> Response:
-    asked, state, is_left = classify.read(request), request.app.state, request.scope.get("pupil.is_left")
+    asked, state, is_left = classify.read(request), request.app.state, _is_left(request)
     async with state.bodies.read(request) as body:
         return _json(await classify.answer(state.decoder, state.batchers[asked.model], asked, body, is_left))
 
@@ -162,6 +172,12 @@ async def _metrics(request: Request) -> Response:
 
 async def _openapi(request: Request) -> Response:
     return _json(openapi.document(VERSION, request.app.state.models, request.app.state.limits))
+
+
+def _is_left(request: Request) -> IsLeft:
+    # Set by the connection; other servers of ASGI have nothing like it.
+    is_left: IsLeft = request.scope.get("state", {}).get("is_left", never)
+    return is_left
 
 
 def _named(request: Request) -> OnnxClassifier:
@@ -196,7 +212,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _client_left(request: Request, error: Exception) -> Response:
     _count(request, "left")
-    return Response(status_code=400)  # nobody reads it; without a handler the log would show a failure
+    return Response(status_code=_LEFT)  # nobody reads it, but it is counted
 
 
 async def _failure(request: Request, error: Exception) -> Response:

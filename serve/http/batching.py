@@ -27,6 +27,14 @@ from serve.model.classifier import Floats, OnnxClassifier, Pixels
 Answer = tuple[Floats, Floats]
 """(n, K) probabilities and (n, K) logits, float32."""
 
+IsLeft = Callable[[], bool]
+"""Has the client gone? Asked before work is begun, from any thread."""
+
+
+def never() -> bool:
+    """An `IsLeft` for those who stay."""
+    return False
+
 
 @dataclass(frozen=True)
 class Batching:
@@ -45,7 +53,7 @@ class _Slot:
     pixels: Pixels
     arrived: float  # by the clock of the event loop
     answer: "asyncio.Future[Answer]"
-    is_left: Callable[[], bool]
+    is_left: IsLeft
     is_waiting: bool = True
 
 
@@ -77,7 +85,7 @@ class Batcher:
         return self._num_waiting
 
     async def __call__(
-        self, pixels: Pixels, deadline_ms: float | None = None, is_left: Callable[[], bool] | None = None
+        self, pixels: Pixels, deadline_ms: float | None = None, is_left: IsLeft = never
     ) -> Answer:
         """(n, H, W, 3) uint8 pixels -> (n, K) probabilities and (n, K) logits.
 
@@ -95,7 +103,7 @@ class Batcher:
         if self._waiting and self._num_waiting + len(pixels) > settings.max_queue:
             raise Overloaded(f"{self._num_waiting} images wait already, which is as many as may; try again later.")
         loop = asyncio.get_running_loop()
-        slot = _Slot(pixels, loop.time(), loop.create_future(), is_left or _never)
+        slot = _Slot(pixels, loop.time(), loop.create_future(), is_left)
         self._waiting.append(slot)
         self._num_waiting += len(pixels)
         limit_ms = settings.deadline_ms if deadline_ms is None else min(deadline_ms, settings.deadline_ms)
@@ -218,7 +226,3 @@ class Batcher:
 def _expire(slot: _Slot, limit_ms: float) -> None:
     if not slot.answer.done():
         slot.answer.set_exception(DeadlineExceeded(f"There was no answer within {limit_ms:g} ms; try again later."))
-
-
-def _never() -> bool:
-    return False

@@ -1,7 +1,13 @@
-"""The body of a request: read no further than allowed, and counted against what all bodies together may hold."""
+"""The body of a request: read no further than allowed, and counted against what all bodies together may hold.
 
+Where that memory is full, the body that has been on its way for longest gives way to those that come: otherwise a few
+clients that send nearly all of a large body, and then wait, would shut out everybody else.
+"""
+
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -10,12 +16,22 @@ from serve.errors import Overloaded, TooLarge
 from serve.http.limits import Limits
 
 
+@dataclass(eq=False)
+class _Arriving:
+    """A body that is being read."""
+
+    patience: asyncio.Timeout
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+
 class Bodies:
     """Hands out the bodies of requests, within the limits."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._pending_bytes = 0
+        self._pending_bytes = 0  # of bodies that arrive, and of whole ones that are worked on
+        self._arriving: dict[_Arriving, None] = {}  # the oldest first
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
@@ -29,31 +45,64 @@ class Bodies:
             raise HTTPException(415, f"Content-Encoding must be identity, not {encoding:.40}; send the body as it is.")
         declared = request.headers.get("content-length", "")
         if declared.isdecimal():
-            self._check(int(declared), 0)  # before a byte of it is held
-        held = 0
-        chunks: list[bytes] = []
+            self._check(int(declared))  # before a byte of it is held
+        body = await self._arrived(request)
         try:
-            more = True
-            while more:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                chunk: bytes = message.get("body", b"")
-                self._check(held + len(chunk), held)
-                self._pending_bytes += len(chunk)
-                held += len(chunk)
-                chunks.append(chunk)
-                more = message.get("more_body", False)
-            yield chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            yield body
         finally:
-            self._pending_bytes -= held
+            self._pending_bytes -= len(body)
 
-    def _check(self, size: int, held: int) -> None:
-        limits = self._limits
-        if size > limits.max_body_bytes:
+    async def _arrived(self, request: Request) -> bytes:
+        """The whole body, counted as pending."""
+        try:
+            async with asyncio.timeout(None) as patience:
+                body = _Arriving(patience)
+                self._arriving[body] = None
+                try:
+                    await self._fill(body, request)
+                except BaseException:
+                    self._pending_bytes -= body.size
+                    raise
+                finally:
+                    self._arriving.pop(body, None)
+        except TimeoutError:
+            raise _full() from None
+        return body.chunks[0] if len(body.chunks) == 1 else b"".join(body.chunks)
+
+    async def _fill(self, body: _Arriving, request: Request) -> None:
+        more = True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            if body not in self._arriving:  # it gave way to others just now
+                raise _full()
+            chunk: bytes = message.get("body", b"")
+            self._check(body.size + len(chunk))
+            self._make_room(len(chunk), body)
+            body.chunks.append(chunk)
+            body.size += len(chunk)
+            self._pending_bytes += len(chunk)
+            more = message.get("more_body", False)
+
+    def _check(self, size: int) -> None:
+        if size > self._limits.max_body_bytes:
             raise TooLarge(
-                f"The body is larger than the limit of {limits.max_body_bytes} bytes; send a smaller file, or fewer "
-                "images at once."
+                f"The body is larger than the limit of {self._limits.max_body_bytes} bytes; send a smaller file, or "
+                "fewer images at once."
             )
-        if self._pending_bytes - held + size > limits.max_pending_bytes:
-            raise Overloaded("Other requests fill the memory set aside for bodies; try again later.")
+
+    def _make_room(self, size: int, newcomer: _Arriving) -> None:
+        while self._pending_bytes + size > self._limits.max_pending_bytes:
+            oldest = next(each for each in self._arriving)
+            if oldest is newcomer:
+                raise _full()
+            del self._arriving[oldest]
+            oldest.chunks.clear()
+            self._pending_bytes -= oldest.size
+            oldest.size = 0
+            oldest.patience.reschedule(asyncio.get_running_loop().time())  # it is told so, as soon as it waits again
+
+
+def _full() -> Overloaded:
+    return Overloaded("Other requests fill the memory set aside for bodies; try again later.")

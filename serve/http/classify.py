@@ -7,19 +7,19 @@
 `decode` is the image file to pixels, `infer` from the queue in front of the model to its answer.
 """
 
+import asyncio
+import math
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
-import anyio.to_thread
 import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from serve.errors import DeadlineExceeded, InputError, Overloaded
-from serve.http.batching import Batcher
+from serve.errors import ClientLeft, DeadlineExceeded, InputError, Overloaded
+from serve.http.batching import Batcher, IsLeft, never
 from serve.machine import num_cores
 from serve.model.classifier import Pixels
 from serve.model.decode import decode
@@ -27,6 +27,7 @@ from serve.model.decode import decode
 DEFAULT_TOP = 5
 MAX_RUNNING = 4  # image files decoded at once, 300 MB each at the worst
 MAX_WAITING = 64  # image files that wait to be decoded; each is held in memory as it came
+_LEFT = "The connection closed while its image waited."
 
 
 @dataclass(frozen=True)
@@ -63,40 +64,67 @@ def read(request: Request) -> Asked:
 
 
 class Decoder:
-    """Decodes off the event loop, a few images at a time; as many bodies wait as are worth their memory."""
+    """Decodes in threads of its own, a few images at a time; as many bodies wait as are worth their memory."""
 
     def __init__(self, max_running: int = MAX_RUNNING, max_waiting: int = MAX_WAITING) -> None:
-        self._limiter = anyio.CapacityLimiter(min(max_running, num_cores()))
+        num_threads = min(max_running, num_cores())
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._max_inside = num_threads + max_waiting
         self._max_waiting = max_waiting
-        self._num_inside = 0  # running and waiting; not the limiter's own count, which lags behind in a burst
+        self._inside: dict[asyncio.Future[Pixels], IsLeft] = {}  # running and waiting
 
-    async def __call__(self, data: bytes, image_px: int, resize_px: int) -> Pixels:
-        """(image_px, image_px, 3) of an image file, as `decode` makes them. Raises ImageError, Overloaded."""
-        if self._num_inside >= self._limiter.total_tokens + self._max_waiting:
+    async def __call__(
+        self, data: bytes, image_px: int, resize_px: int, limit_s: float = math.inf, is_left: IsLeft = never
+    ) -> Pixels:
+        """(image_px, image_px, 3) of an image file, as `decode` makes them.
+
+        limit_s  seconds from now on after which nobody wants it; what has not begun by then never does
+        is_left  has the client gone, so that nothing need be decoded?
+
+        Raises ImageError, Overloaded, TimeoutError, ClientLeft.
+        """
+        if len(self._inside) >= self._max_inside:
+            for other, has_left in self._inside.items():
+                if has_left():
+                    other.cancel()  # which begins no more; one that runs ends by itself
+        if sum(not other.done() for other in self._inside) >= self._max_inside:
             raise Overloaded(f"{self._max_waiting} images wait already to be decoded; try again later.")
-        self._num_inside += 1
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._threads, _decode_for, is_left, data, image_px, resize_px)
+        self._inside[future] = is_left
         try:
-            return await anyio.to_thread.run_sync(decode, data, image_px, resize_px, limiter=self._limiter)
+            await asyncio.wait([future], timeout=None if limit_s == math.inf else limit_s)
+            if not future.done():
+                raise TimeoutError
+            if future.cancelled():
+                raise ClientLeft(_LEFT)
+            return future.result()
         finally:
-            self._num_inside -= 1
+            del self._inside[future]
+            future.cancel()
+
+
+def _decode_for(is_left: IsLeft, data: bytes, image_px: int, resize_px: int) -> Pixels:
+    if is_left():
+        raise ClientLeft(_LEFT)
+    return decode(data, image_px, resize_px)
 
 
 async def answer(
-    decoder: Decoder, batcher: Batcher, asked: Asked, data: bytes, is_left: Callable[[], bool] | None = None
+    decoder: Decoder, batcher: Batcher, asked: Asked, data: bytes, is_left: IsLeft = never
 ) -> dict[str, Any]:
     """The best labels for an image file. Raises ImageError, Overloaded, DeadlineExceeded, ClientLeft.
 
     is_left  has the client gone, so that nothing need be computed?
     """
-    card = batcher.model.card
+    card, limit_ms = batcher.model.card, batcher.settings.deadline_ms
     started = time.perf_counter()
-    pixels = await decoder(data, card.image_px, card.resize_px)
+    try:
+        pixels = await decoder(data, card.image_px, card.resize_px, limit_ms / 1000, is_left)
+    except TimeoutError:
+        raise DeadlineExceeded(f"The image was not decoded within {limit_ms:g} ms; try again later.") from None
     decode_ms = 1000 * (time.perf_counter() - started)
-    left_ms = batcher.settings.deadline_ms - decode_ms
-    if left_ms <= 0:
-        raise DeadlineExceeded(
-            f"The image was not decoded within {batcher.settings.deadline_ms:g} ms; try again later."
-        )
+    left_ms = max(0.0, limit_ms - decode_ms)
     probabilities, _ = await batcher(pixels[None], left_ms, is_left)
     infer_ms = 1000 * (time.perf_counter() - started) - decode_ms
     best = np.argsort(-probabilities[0], kind="stable")[: asked.top]

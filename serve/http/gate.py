@@ -1,30 +1,31 @@
-"""What every request passes on its way in and out: the bearer token, the counters and the access log."""
+"""What every request passes on its way in and out: who may come in (doorkeeper.py), the counters, the access log."""
 
-import hmac
 import logging
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.http import page as demo
 from serve.http import protocol
+from serve.http.condition import Condition
+from serve.http.doorkeeper import Doorkeeper, Refusal
 from serve.http.logs import ACCESS
 from serve.http.metrics import Metrics
 
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", *demo.FILES)
-"""Asked by probes, which carry no token, and by browsers before the page has asked for one; none tells of a model."""
+_CLOSE = (b"connection", b"close")
 
 
 class Gate:
     """ASGI middleware.
 
-    token    who does not send `Authorization: Bearer TOKEN` gets 401; None lets everybody in
-    metrics  where requests are counted
+    doorkeeper  says who is refused
+    condition   of the server; on its way down, every answer tells the client that the connection ends
+    metrics     where requests are counted
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper, condition: Condition, metrics: Metrics) -> None:
         self._app = app
-        self._expected = None if token is None else b"Bearer " + token.encode("latin-1")
+        self._doorkeeper = doorkeeper
+        self._condition = condition
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,14 +40,17 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self._condition.is_draining:
+                    message["headers"] = [*message["headers"], _CLOSE]
             await send(message)
 
         try:
-            if self._expected is None or scope["path"] in OPEN_PATHS or self._is_allowed(scope):
+            refusal = self._doorkeeper.refusal(scope)
+            if refusal is None:
                 await self._app(scope, receive, watched)
             else:
-                self._metrics.errors.labels("unauthorized").inc()
-                await _refuse(watched)
+                self._metrics.errors.labels(refusal.reason).inc()
+                await _refuse(refusal, watched)
         finally:
             seconds = time.perf_counter() - started
             route = scope.get("route")
@@ -56,21 +60,15 @@ class Gate:
             if ACCESS.isEnabledFor(logging.INFO):
                 _log(scope, status, seconds)
 
-    def _is_allowed(self, scope: Scope) -> bool:
-        assert self._expected is not None
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        # compare_digest takes as long for a near miss as for a far one.
-        return len(given) == 1 and hmac.compare_digest(given[0], self._expected)
 
-
-async def _refuse(send: Send) -> None:
-    body = protocol.write({"error": "This server wants a bearer token: send 'Authorization: Bearer TOKEN'."})
+async def _refuse(refusal: Refusal, send: Send) -> None:
+    body = protocol.write({"error": refusal.message})
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"www-authenticate", b"Bearer"),
+        *refusal.headers,
     ]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

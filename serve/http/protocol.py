@@ -12,9 +12,9 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import orjson
 
-from serve.errors import InputError
-from serve.http import json_text
+from serve.errors import InputError, TooLarge
 from serve.http.limits import Limits
 from serve.model.classifier import Floats, OnnxClassifier, Pixels
 
@@ -39,11 +39,11 @@ def read(content: bytes, tail: memoryview | None, limits: Limits) -> Request:
 
     Raises InputError with one sentence on the first thing that is wrong, TooLarge for more JSON than allowed.
     """
-    request = _object(json_text.parse(content, limits), "The body")
+    request = _object(_parsed(content, limits), "The body")
     id_ = request.get("id")
     if id_ is not None and not isinstance(id_, str):
         raise InputError(f"'id' must be a string, not {_show(id_)}.")
-    parameters = request.get("parameters", {})
+    parameters = _parameters(request)
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise InputError(f"'inputs' must be a list of exactly one tensor, 'pixels', not {_show(inputs)}.")
@@ -89,18 +89,30 @@ def write(content: object) -> bytes:
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
+def _parsed(content: bytes, limits: Limits) -> Any:
+    """The value of a JSON text in UTF-8. orjson takes linear time, and no more than 1,024 levels."""
+    if len(content) > limits.max_json_bytes:
+        raise TooLarge(
+            f"{len(content)} bytes of JSON are more than the limit of {limits.max_json_bytes}; "
+            "send the tensor as binary data, or fewer images."
+        )
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"The body is not JSON in UTF-8: {error}.") from error
+
+
 def _pixels(tensor: dict[str, Any], tail: memoryview | None) -> Pixels:
     if tensor.get("name") != "pixels":
         raise InputError(f"The input must be named 'pixels', not {_show(tensor.get('name'))}.")
     if tensor.get("datatype") != "UINT8":
         raise InputError(f"'pixels' must have datatype 'UINT8', not {_show(tensor.get('datatype'))}.")
     shape = tensor.get("shape")
-    # Dimensions are 64 bits by the protocol; without a bound their product could be too long to print.
-    if not isinstance(shape, list) or [type(size) is int and 0 < size < 2**64 for size in shape] != [True] * 4:
+    if not isinstance(shape, list) or [type(size) is int and size > 0 for size in shape] != [True] * 4:
         raise InputError(f"'shape' must be four positive integers [n, H, W, 3], not {_show(shape)}.")
-    parameters = tensor.get("parameters", {})
-    if "binary_data_size" in parameters:
-        raw: memoryview | bytes = _binary(tensor, parameters["binary_data_size"], shape, tail)
+    size = _parameters(tensor).get("binary_data_size")
+    if size is not None:
+        raw: memoryview | bytes = _binary(tensor, size, shape, tail)
     elif tail:
         raise InputError(f"{len(tail)} bytes follow the JSON, and no input has a 'binary_data_size' to claim them.")
     else:
@@ -111,7 +123,7 @@ def _pixels(tensor: dict[str, Any], tail: memoryview | None) -> Pixels:
 def _binary(tensor: dict[str, Any], size: Any, shape: list[int], tail: memoryview | None) -> memoryview:
     if tail is None:
         raise InputError("'binary_data_size' is given without the header Inference-Header-Content-Length.")
-    if "data" in tensor:
+    if tensor.get("data") is not None:
         raise InputError("'pixels' has both 'data' and 'binary_data_size'; send one of them.")
     if type(size) is not int or size != math.prod(shape):
         raise InputError(
@@ -163,38 +175,46 @@ def _requested(outputs: Any, is_binary: bool) -> tuple[tuple[str, bool], ...]:
             raise InputError(f"The model has no output {_show(name)}; it has {' and '.join(OUTPUTS)}.")
         if name in chosen:
             raise InputError(f"Output {name!r} is requested more than once.")
-        chosen[name] = _flag(output.get("parameters", {}), "binary_data", is_binary)
+        chosen[name] = _flag(_parameters(output), "binary_data", is_binary)
     return tuple(chosen.items())
 
 
 def _flag(parameters: dict[str, Any], key: str, default: bool) -> bool:
-    value = parameters.get(key, default)
+    value = parameters.get(key)
+    if value is None:
+        return default
     if not isinstance(value, bool):
         raise InputError(f"{key!r} must be true or false, not {_show(value)}.")
     return value
 
 
 def _timeout_ms(parameters: dict[str, Any]) -> float | None:
-    """What tritonclient sends as `timeout`, in microseconds."""
+    """What tritonclient sends as `timeout`, in microseconds; clients send 0 for none."""
     value = parameters.get("timeout")
     if value is None:
         return None
-    if type(value) is not int or not 0 < value < 2**64:
-        raise InputError(f"'timeout' must be a positive integer of microseconds, not {_show(value)}.")
-    return value / 1000
+    if type(value) is not int or value < 0:
+        raise InputError(f"'timeout' must be an integer of microseconds, 0 for none, not {_show(value)}.")
+    return value / 1000 if value > 0 else None
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     """`value` as an object whose `parameters`, if any, are an object of nothing that this server cannot do."""
     if not isinstance(value, dict):
         raise InputError(f"{what} must be a JSON object, not {_show(value)}.")
-    parameters = value.get("parameters", {})
+    parameters = _parameters(value)
     if not isinstance(parameters, dict):
         raise InputError(f"'parameters' must be a JSON object, not {_show(parameters)}.")
     for name in _ELSEWHERE:
         if name in parameters:
             raise InputError(f"Parameter {name!r} belongs to an extension that is not offered here.")
     return value
+
+
+def _parameters(of: dict[str, Any]) -> dict[str, Any]:
+    """What stands there as parameters, once `_object` has seen that it is an object; null is none, as everywhere."""
+    value = of.get("parameters")
+    return {} if value is None else value
 
 
 def _show(value: Any) -> str:

@@ -1,0 +1,120 @@
+"""Who may come in, told from the header of a request alone: nothing of its body has been read.
+
+    431   the header is larger than the limit
+    503   more connections are open than may; health is answered all the same
+    421   the name in Host is not one of this machine, though the server listens to this machine alone
+    403   a page of another origin sends the request
+    401   the bearer token is missing or wrong; health and the demo page want none
+"""
+
+import hmac
+import ipaddress
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+from serve.http import page as demo
+from serve.http.condition import Condition
+from serve.http.connection import header_too_large
+from serve.http.limits import Limits
+
+HEALTH_PATHS = ("/v2/health/live", "/v2/health/ready")
+"""Asked by probes, which carry no token, when there is much to do most of all."""
+OPEN_PATHS = (*HEALTH_PATHS, *demo.FILES)
+"""Asked for by browsers before the page has asked for a token too; none tells of a model."""
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer in the application's stead."""
+
+    status: int
+    reason: str  # as it is counted
+    message: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Doorkeeper:
+    """Refuses requests.
+
+    token           who does not send `Authorization: Bearer TOKEN` is refused; None lets everybody in
+    is_local        Host must name this machine: a page may give its own name the address 127.0.0.1 ("rebinding"), and
+                    would then be a page of this very server
+    """
+
+    def __init__(self, limits: Limits, condition: Condition, token: str | None, is_local: bool) -> None:
+        self._limits = limits
+        self._condition = condition
+        self._token = None if token is None else token.encode("latin-1")
+        self._is_local = is_local
+
+    def refusal(self, scope: Scope) -> Refusal | None:
+        """Why this request is refused; None if it is not."""
+        headers: Headers = scope["headers"]
+        path: str = scope["path"]
+        if path in HEALTH_PATHS:
+            return None
+        size = len(scope["path"]) + len(scope["query_string"]) + sum(len(name) + len(value) + 4 for name, value in headers)
+        if size > self._limits.max_header_bytes:
+            return Refusal(431, "http_431", header_too_large(self._limits))
+        if self._condition.is_crowded:
+            message = f"{self._condition.max_connections} connections are open, as many as may; try again later."
+            return Refusal(503, "overloaded", message, ((b"retry-after", b"1"), (b"connection", b"close")))
+        host = _value(headers, b"host")
+        if self._is_local and not _names_this_machine(host):
+            return Refusal(
+                421,
+                "host",
+                f"This server listens to its own machine alone, under the name localhost, not {host[:60]!r}. "
+                "Give it a token (--token-file) if others are to reach it by name.",
+            )
+        if _is_from_elsewhere(scope["method"], headers, host):
+            return Refusal(403, "origin", "A page of another origin may not send this; open the page of this server.")
+        if self._token is not None and path not in OPEN_PATHS and not _has_token(headers, self._token):
+            message = "This server wants a bearer token: send 'Authorization: Bearer TOKEN'."
+            return Refusal(401, "unauthorized", message, ((b"www-authenticate", b"Bearer"),))
+        return None
+
+
+def _has_token(headers: Headers, token: bytes) -> bool:
+    given = [value for name, value in headers if name == b"authorization"]
+    if len(given) != 1:
+        return False
+    scheme, _, credentials = given[0].partition(b" ")
+    # compare_digest takes as long for a near miss as for a far one.
+    return scheme.lower() == b"bearer" and hmac.compare_digest(credentials.strip(b" "), token)
+
+
+def _names_this_machine(host: str) -> bool:
+    """Is a Host header localhost or an address? Neither can be made to mean another machine tomorrow."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    name = name.removeprefix("[").removesuffix("]").removesuffix(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_from_elsewhere(method: str, headers: Headers, host: str) -> bool:
+    """Does a browser send this for a page of another origin? Programs send neither header.
+
+    Sec-Fetch-Site says it in so many words, where the browser trusts the connection; elsewhere Origin, which stands in
+    all that is not GET, must name the host that is asked. https://www.w3.org/TR/fetch-metadata/
+    """
+    if method in _SAFE:
+        return False
+    site = _value(headers, b"sec-fetch-site")
+    if site:
+        return site not in ("same-origin", "none")
+    origin = _value(headers, b"origin")
+    return origin != "" and origin.partition("://")[2].lower() != host.lower()
+
+
+def _value(headers: Headers, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in headers if key == name), "")

@@ -12,11 +12,11 @@ z_s, z_t  logits (B, K) of student and teacher; both need the same classes. Noth
 nothing is dropped. With weights 1 and (1 - p_t,y), image by image, the two terms are the KD term again; DKD frees the
 second from that factor, which is small just where the teacher is sure.
 
-Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022, arXiv:2203.08679. Weights of its CIFAR-100
-table: target 1; nontarget 8 (ResNet-32x4 to -8x4, the default here), 6 (WRN-40-2 to WRN-16-2 and WRN-40-1, VGG-13 to
-VGG-8), 2 (ResNet-56 to -20, ResNet-110 to -32). Difference: all is computed from logarithms, and the labelled class is
-left out, not pushed down by a constant; the values are the same, and nothing is clamped.
-The warm-up counts whole epochs: shorten it for a run that is not much longer.
+Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022, arXiv:2203.08679. In its CIFAR-100 table
+the target weight is 1. The nontarget weight is 8 (ResNet-32x4 to -8x4, the default here), 6 (WRN-40-2 to WRN-16-2 and
+WRN-40-1, VGG-13 to VGG-8) or 2 (ResNet-56 to -20, ResNet-110 to -32). There is one difference: everything is computed
+from logarithms, and the labelled class is left out instead of being pushed down by a constant. The values are the
+same, and nothing is clamped. The warm-up counts whole epochs, so shorten it for a run that is not much longer.
 """
 
 from typing import Annotated, ClassVar

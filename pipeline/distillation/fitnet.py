@@ -13,8 +13,8 @@ conv      with bias, chosen by the sizes of the two maps:
               H_s < H_t else      3x3, padding 1; F_t is pooled to H_s
 Trained beside the student: the regressor. It is dropped afterwards.
 
-Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv:1412.6550. Differences: the paper first trains the
-student up to the hint, then distils logits; this is the joint form of the CRD benchmark (Tian et al., ICLR 2020),
+Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv:1412.6550. The paper first trains the student up
+to the hint and then distils logits. This is instead the joint form of the CRD benchmark (Tian et al., ICLR 2020),
 whose weights these are. That benchmark has no rule for the last size above; the 3x3 is that of the SimKD benchmark.
 """
 

@@ -47,7 +47,7 @@ class Config(base.Config):
 
     kl_weight: Weight = 0.9
     attention_weight: Weight = 200.0
-    """Of the attended distance between energy maps."""
+    """Weight of the attended distance between energy maps."""
     query_dim: Annotated[int, Field(ge=1)] = 128
     """d, size of queries and keys."""
 

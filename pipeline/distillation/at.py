@@ -32,7 +32,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     attention_weight: Weight = 1000.0
-    """Of the squared distance between attention maps, summed over stages."""
+    """Weight of the squared distance between attention maps, summed over stages."""
 
 
 class Method(base.Method):

@@ -44,7 +44,7 @@ class Config(base.Config):
     """Weights of the official CIFAR-100 code."""
 
     contrast_weight: Weight = 0.8
-    """Of both contrasts together: student against the teacher's bank, and teacher against the student's."""
+    """Weight of both contrasts together: student against the teacher's bank, and teacher against the student's."""
     embedding_dim: Annotated[int, Field(ge=2)] = 128
     """D, size of the space in which embeddings are compared."""
     num_negatives: Annotated[int, Field(ge=1)] = 16384

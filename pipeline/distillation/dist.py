@@ -33,11 +33,11 @@ class Config(base.Config):
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Softens both predictions, in both terms and in the KD term."""
     dist_weight: Weight = 2.0
-    """Of both terms."""
+    """Weight of both terms."""
     inter_weight: Weight = 1.0
-    """Of the correlation over classes, image by image; beta in the paper."""
+    """Weight of the correlation over classes, image by image; beta in the paper."""
     intra_weight: Weight = 1.0
-    """Of the correlation over the batch, class by class; gamma in the paper."""
+    """Weight of the correlation over the batch, class by class; gamma in the paper."""
 
 
 class Method(base.Method):

@@ -36,7 +36,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     hint_weight: Weight = 100.0
-    """Of the squared distance between regressed and teacher map."""
+    """Weight of the squared distance between regressed and teacher map."""
     hint_stage: Annotated[int, Field(ge=1)] = 2
     """The stage of both networks that is compared; 1 is the first."""
 

@@ -30,7 +30,7 @@ class Config(base.Config):
 
     ce_weight: Weight = 0.1
     kl_weight: Weight = 9.0
-    """Of the divergence between the softened predictions, from standardised logits."""
+    """Weight of the divergence between the softened predictions, from standardised logits."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """Softens both predictions after their logits were standardised."""
 

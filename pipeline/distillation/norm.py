@@ -48,7 +48,7 @@ class Config(base.Config):
 
     ce_weight: Weight = 0.1
     norm_weight: Weight = 1.0
-    """Of the distance between the widened map and the repeated teacher map, before the ramp."""
+    """Weight of the distance between the widened map and the repeated teacher map, before the ramp."""
     num_repeats: Annotated[int, Field(ge=1)] = 8
     """N, how often the teacher's map is repeated."""
 

@@ -34,7 +34,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     selectivity_weight: Weight = 50.0
-    """Of the squared discrepancy between the channels' patterns, summed over stages."""
+    """Weight of the squared discrepancy between the channels' patterns, summed over stages."""
 
 
 class Method(base.Method):

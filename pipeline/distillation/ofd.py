@@ -41,7 +41,7 @@ class Config(base.Config):
     teacher_bn: Literal["eval", "batch"] = "batch"
     """The teacher normalises by its running statistics, or by those of the batch, as the official code wants it."""
     margin_weight: Weight = 1e-3
-    """Of the distance between features before their ReLU, summed over a map and averaged over the batch."""
+    """Weight of the distance between features before their ReLU, summed over a map and averaged over the batch."""
 
 
 class Method(base.Method):

@@ -31,7 +31,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     affinity_weight: Weight = 30000.0
-    """Of the divergence between the probabilities of being neighbours."""
+    """Weight of the divergence between the probabilities of being neighbours."""
 
 
 class Method(base.Method):

@@ -48,9 +48,9 @@ class Config(base.Config):
     teacher_bn: Literal["eval", "batch"] = "batch"
     """The teacher normalises by its running statistics, or by those of the batch, as the official code does."""
     review_weight: Weight = 1.0
-    """Of the distance between fused student maps and teacher maps, summed over levels."""
+    """Weight of the distance between fused student maps and teacher maps, summed over levels."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
-    """Over which review_weight rises from 0 in the first epoch; 0 starts with all of it."""
+    """review_weight rises over this many epochs, from 0 in the first one; 0 starts with all of it."""
 
 
 class Method(base.Method):

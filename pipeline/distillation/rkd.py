@@ -35,9 +35,9 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     distance_weight: Weight = 25.0
-    """Of the difference between relative distances; 0 leaves them out."""
+    """Weight of the difference between relative distances; 0 leaves them out."""
     angle_weight: Weight = 50.0
-    """Of the difference between angles; 0 leaves them out."""
+    """Weight of the difference between angles; 0 leaves them out."""
 
 
 class Method(base.Method):

@@ -37,7 +37,7 @@ class Config(base.Config):
     # The official code never calls eval() on its teacher.
     teacher_bn: Literal["eval", "batch"] = "batch"
     sad_weight: Weight = 200.0
-    """Of the distance between refined energy maps."""
+    """Weight of the distance between refined energy maps."""
 
 
 class Method(base.Method):

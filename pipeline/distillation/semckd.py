@@ -41,7 +41,7 @@ class Config(base.Config):
 
     kl_weight: Weight = 1.0
     semantic_weight: Weight = 400.0
-    """Of the attended distance between projected student maps and teacher maps."""
+    """Weight of the attended distance between projected student maps and teacher maps."""
     batch_size: Annotated[int, Field(ge=8)] = 64
     """Images in every batch, the last one too: that of distill.train, whose drop_last is to be true. Below 8, queries
     and keys would be single numbers, of which only the sign is left."""

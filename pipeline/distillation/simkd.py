@@ -41,9 +41,9 @@ class Config(base.Config):
 
     ce_weight: Weight = 0.0
     feature_weight: Weight = 1.0
-    """Of the mean squared distance between projected student map and teacher map."""
+    """Weight of the mean squared distance between projected student map and teacher map."""
     factor: Annotated[int, Field(ge=1)] = 2
-    """Of the teacher's channels to the projector's inner ones."""
+    """The teacher's channels divided by the projector's inner channels."""
 
 
 class Method(base.Method):

@@ -29,7 +29,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     similarity_weight: Weight = 3000.0
-    """Of the squared distance between the similarities."""
+    """Weight of the squared distance between the similarities."""
 
 
 class Method(base.Method):

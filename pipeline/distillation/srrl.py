@@ -31,9 +31,9 @@ class Config(base.Config):
     """Weights of the official ImageNet code."""
 
     feature_weight: Weight = 1.0
-    """Of the distance between pooled features."""
+    """Weight of the distance between pooled features."""
     regression_weight: Weight = 1.0
-    """Of the distance between what the teacher's classifier says of the two networks' features."""
+    """Weight of the distance between what the teacher's classifier says of the two networks' features."""
 
 
 class Method(base.Method):

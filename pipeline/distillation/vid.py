@@ -38,7 +38,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     information_weight: Weight = 1.0
-    """Of the negative log-likelihood of the teacher's maps, summed over stages."""
+    """Weight of the negative log-likelihood of the teacher's maps, summed over stages."""
 
 
 class Method(base.Method):

@@ -13,9 +13,9 @@ d         `query_dim`; AAP adaptive average pooling, after the squares; unit(.) 
 Trained beside the student: Linears, BNs and positions. The gradient flows into `a` too. All are dropped afterwards.
 
 Ji, Heo, Park, "Show, Attend and Distill: Knowledge Distillation via Attention-based Feature Matching", AAAI 2021,
-arXiv:2102.02973. attention_weight 200 is the official setting for WRN-40-2 to WRN-16-2, used for all pairs here.
-The mean over H * W makes the term small for large maps (at most 2 / (H * W) each): raise the weight where all maps are
-large, as a wide ResNet's are at 224 pixels. docs/large-images.md has numbers.
+arXiv:2102.02973. attention_weight 200 is the official setting for WRN-40-2 to WRN-16-2, and is used for all pairs
+here. The mean over H * W makes the term small for large maps (at most 2 / (H * W) each). So raise the weight if all
+maps are large, like those of a wide ResNet at 224 pixels. docs/large-images.md has numbers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,7 +47,7 @@ class Config(base.Config):
 
     kl_weight: Weight = 0.9
     attention_weight: Weight = 200.0
-    """Of the attended distance between energy maps."""
+    """Weight of the attended distance between energy maps."""
     query_dim: Annotated[int, Field(ge=1)] = 128
     """d, size of queries and keys."""
 

@@ -12,10 +12,10 @@ i         1 .. n, n being the number of stages of the network that has fewer: st
 Nothing is trained beside the student.
 
 Zagoruyko, Komodakis, "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks
-via Attention Transfer", ICLR 2017, arXiv:1612.03928. As in the official code the distance is the mean square; the paper
-writes half the weight and an L2 norm. Weights are those of the CRD benchmark (Tian et al., ICLR 2020): no KL.
-The mean over H * W makes the term small for large maps (at most 2 / (H * W) each): raise the weight where all maps are
-large, as a wide ResNet's are at 224 pixels. docs/large-images.md has numbers.
+via Attention Transfer", ICLR 2017, arXiv:1612.03928. As in the official code, the distance is the mean square. The
+paper writes half the weight and an L2 norm. Weights are those of the CRD benchmark (Tian et al., ICLR 2020), which has
+no KL. The mean over H * W makes the term small for large maps (at most 2 / (H * W) each). So raise the weight if all
+maps are large, like those of a wide ResNet at 224 pixels. docs/large-images.md has numbers.
 """
 
 from torch import Tensor
@@ -32,7 +32,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     attention_weight: Weight = 1000.0
-    """Of the squared distance between attention maps, summed over stages."""
+    """Weight of the squared distance between attention maps, summed over stages."""
 
 
 class Method(base.Method):

@@ -35,9 +35,9 @@ class Config(Section):
     """Settings that every method has. A method's own Config sets its source's defaults and adds what it needs."""
 
     ce_weight: Weight = 1.0
-    """Of the cross-entropy with the labels."""
+    """Weight of the cross-entropy with the labels."""
     kl_weight: Weight = 0.0
-    """Of the divergence between the softened predictions (Hinton's KD term); 0 switches it off."""
+    """Weight of the divergence between the softened predictions (Hinton's KD term); 0 switches it off."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Softens both predictions in the KD term."""
     teacher_bn: Literal["eval", "batch"] = "eval"

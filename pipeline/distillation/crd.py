@@ -12,13 +12,13 @@ p_b       position of image b in the training set. K = `num_negatives` others ar
 Z_s, Z_t  N * mean(o), taken once from the first training batch; -1 says "not yet".
 Trained beside the student: both Linears, the teacher's too. All are dropped; the resume state keeps banks and Z.
 
-Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, arXiv:1910.10699. Defaults are those of the
-official benchmark. Differences: negatives are drawn on the device, uniformly and with replacement (the official data
-set draws them on the host, without, where there are enough); K is lowered to the number of images outside the largest
-class, where there are fewer than `num_negatives`. All N products with a bank are computed and the wanted ones picked:
-that reads the bank once, where gathering K rows for each image moves B * K * D numbers.
-Cost: N * D * 8 bytes of banks, in memory and in the resume state, and B * N * 4 bytes twice in a step. In eval mode
-banks and Z stay, and the negatives are the same at every call.
+Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, arXiv:1910.10699. Defaults are those of
+the official benchmark. There are two differences. Negatives are drawn on the device, uniformly and with replacement;
+the official data set draws them on the host, without replacement if there are enough. K is lowered to the number of
+images outside the largest class if that is below `num_negatives`. All N products with a bank are computed, and the
+wanted ones are picked. This reads the bank once, while gathering K rows for each image would move B * K * D numbers.
+The cost is N * D * 8 bytes of banks, in memory and in the resume state, and B * N * 4 bytes twice in a step. In eval
+mode banks and Z stay as they are, and the negatives are the same at every call.
 """
 
 import sys
@@ -44,7 +44,7 @@ class Config(base.Config):
     """Weights of the official CIFAR-100 code."""
 
     contrast_weight: Weight = 0.8
-    """Of both contrasts together: student against the teacher's bank, and teacher against the student's."""
+    """Weight of both contrasts together: student against the teacher's bank, and teacher against the student's."""
     embedding_dim: Annotated[int, Field(ge=2)] = 128
     """D, size of the space in which embeddings are compared."""
     num_negatives: Annotated[int, Field(ge=1)] = 16384

@@ -10,7 +10,8 @@ z_s, z_t  logits (B, K) of student and teacher; both need the same classes. Noth
 nothing is dropped. A correlation leaves scale and offset free, which a strong teacher's exact values are not worth.
 
 Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, arXiv:2205.10536. T = 4 and
-dist_weight 2 are the official CIFAR-100 strategy; for ImageNet T = 1. No difference in the loss; kl_weight is an extra.
+dist_weight 2 are the official CIFAR-100 strategy. For ImageNet it has T = 1. The loss is the same; kl_weight is an
+extra.
 """
 
 from typing import Annotated, ClassVar
@@ -32,11 +33,11 @@ class Config(base.Config):
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Softens both predictions, in both terms and in the KD term."""
     dist_weight: Weight = 2.0
-    """Of both terms."""
+    """Weight of both terms."""
     inter_weight: Weight = 1.0
-    """Of the correlation over classes, image by image; beta in the paper."""
+    """Weight of the correlation over classes, image by image; beta in the paper."""
     intra_weight: Weight = 1.0
-    """Of the correlation over the batch, class by class; gamma in the paper."""
+    """Weight of the correlation over the batch, class by class; gamma in the paper."""
 
 
 class Method(base.Method):

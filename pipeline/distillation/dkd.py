@@ -12,11 +12,11 @@ z_s, z_t  logits (B, K) of student and teacher; both need the same classes. Noth
 nothing is dropped. With weights 1 and (1 - p_t,y), image by image, the two terms are the KD term again; DKD frees the
 second from that factor, which is small just where the teacher is sure.
 
-Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022, arXiv:2203.08679. Weights of its CIFAR-100
-table: target 1; nontarget 8 (ResNet-32x4 to -8x4, the default here), 6 (WRN-40-2 to WRN-16-2 and WRN-40-1, VGG-13 to
-VGG-8), 2 (ResNet-56 to -20, ResNet-110 to -32). Difference: all is computed from logarithms, and the labelled class is
-left out, not pushed down by a constant; the values are the same, and nothing is clamped.
-The warm-up counts whole epochs: shorten it for a run that is not much longer.
+Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022, arXiv:2203.08679. In its CIFAR-100 table
+the target weight is 1. The nontarget weight is 8 (ResNet-32x4 to -8x4, the default here), 6 (WRN-40-2 to WRN-16-2 and
+WRN-40-1, VGG-13 to VGG-8) or 2 (ResNet-56 to -20, ResNet-110 to -32). There is one difference: everything is computed
+from logarithms, and the labelled class is left out instead of being pushed down by a constant. The values are the
+same, and nothing is clamped. The warm-up counts whole epochs, so shorten it for a run that is not much longer.
 """
 
 from typing import Annotated, ClassVar
@@ -37,11 +37,11 @@ class Config(base.Config):
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Softens both predictions, in both terms and in the KD term."""
     target_weight: Weight = 1.0
-    """Of the divergence between "the labelled class" and "any other"; alpha in the paper."""
+    """Weight of the divergence between "the labelled class" and "any other"; alpha in the paper."""
     nontarget_weight: Weight = 8.0
-    """Of the divergence among the other classes; beta in the paper."""
+    """Weight of the divergence among the other classes; beta in the paper."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
-    """Both weights grow linearly over this many epochs; 0 starts with the whole."""
+    """Both weights grow linearly over this many epochs; 0 starts with the full weights."""
 
 
 class Method(base.Method):

@@ -13,8 +13,8 @@ conv      with bias, chosen by the sizes of the two maps:
               H_s < H_t else      3x3, padding 1; F_t is pooled to H_s
 Trained beside the student: the regressor. It is dropped afterwards.
 
-Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv:1412.6550. Differences: the paper first trains the
-student up to the hint, then distils logits; this is the joint form of the CRD benchmark (Tian et al., ICLR 2020),
+Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv:1412.6550. The paper first trains the student up
+to the hint and then distils logits. This is instead the joint form of the CRD benchmark (Tian et al., ICLR 2020),
 whose weights these are. That benchmark has no rule for the last size above; the 3x3 is that of the SimKD benchmark.
 """
 
@@ -36,7 +36,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     hint_weight: Weight = 100.0
-    """Of the squared distance between regressed and teacher map."""
+    """Weight of the squared distance between regressed and teacher map."""
     hint_stage: Annotated[int, Field(ge=1)] = 2
     """The stage of both networks that is compared; 1 is the first."""
 

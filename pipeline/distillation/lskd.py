@@ -8,8 +8,8 @@ classes, averaged over the batch. The cross-entropy sees the raw logits. Nothing
 nothing is dropped. `kl_weight` weighs this term in place of the plain one, which is not added.
 
 Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", CVPR 2024, arXiv:2403.01427. Defaults are
-those of its KD + LSKD on CIFAR-100; the authors tune T in {2, 3, 4} and the weight in {3 .. 18} for each pair
-(ResNet-110 to -20: 4 and 12; VGG-13 to VGG-8: T = 3). No difference in the loss.
+those of its KD + LSKD on CIFAR-100. The authors tune T in {2, 3, 4} and the weight in {3 .. 18} for each pair
+(ResNet-110 to -20: 4 and 12; VGG-13 to VGG-8: T = 3). The loss is the same.
 """
 
 from typing import Annotated, ClassVar
@@ -30,7 +30,7 @@ class Config(base.Config):
 
     ce_weight: Weight = 0.1
     kl_weight: Weight = 9.0
-    """Of the divergence between the softened predictions, from standardised logits."""
+    """Weight of the divergence between the softened predictions, from standardised logits."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """Softens both predictions after their logits were standardised."""
 

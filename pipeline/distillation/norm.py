@@ -15,13 +15,13 @@ Trained beside the student: both convolutions, without bias, and their BNs. In e
 Where only the average and `fc` follow (ResNet), fc(mean F') = W (M mean F_s + c) + b, so the head absorbs them and the
 student ships with exactly its own parameters; elsewhere (WRN: BN and ReLU follow) one 1x1 convolution with bias ships.
 
-Liu, Li, Li, Yao, "NORM: Knowledge Distillation via N-to-One Representation Matching", ICLR 2023, arXiv:2305.13803; the
-residual form, and the standardised logits and the ramp of its code. Its ce_weight is searched for each pair in
-{0.0625, 0.125, 0.25, 0.5}; the default is the 0.1 of its README's example. NORM+KD is a kl_weight above 0.
-Differences: the ramp is stated for 240 epochs and here follows the share of training that is done; the released code
-never folds the branch, and standardises the logits at test time too. Here the network's own logits are deployed: the
-argmax is the same, but training does not fix their scale, so their probabilities are not those of the loss. Calibrate
-them (one temperature) before they are read as confidence.
+Liu, Li, Li, Yao, "NORM: Knowledge Distillation via N-to-One Representation Matching", ICLR 2023, arXiv:2305.13803.
+This is the residual form, with the standardised logits and the ramp of its code. The source searches ce_weight for
+each pair in {0.0625, 0.125, 0.25, 0.5}; the default is the 0.1 of its README's example. NORM+KD is a kl_weight above
+0. There are three differences. The source states the ramp for 240 epochs, and here it follows the share of training
+that is done. The released code never folds the branch. It also standardises the logits at test time, while here the
+network's own logits are deployed. The argmax is the same, but training does not fix their scale, so their
+probabilities are not those of the loss. Calibrate them (one temperature) before you read them as confidence.
 """
 
 import copy
@@ -48,7 +48,7 @@ class Config(base.Config):
 
     ce_weight: Weight = 0.1
     norm_weight: Weight = 1.0
-    """Of the distance between the widened map and the repeated teacher map, before the ramp."""
+    """Weight of the distance between the widened map and the repeated teacher map, before the ramp."""
     num_repeats: Annotated[int, Field(ge=1)] = 8
     """N, how often the teacher's map is repeated."""
 

@@ -1,4 +1,4 @@
-"""NST: let the student's channels look at the places that the teacher's look at, in whatever order and number.
+"""NST: let the student's channels look at the same places as the teacher's, in whatever order and number.
 
     x_c = unit(F[c])                            (B, C, N) pattern of each channel, of F_s and of F_t; N = H * W
     k   = (x_c . x_d)^2                         alikeness of two channels' patterns of one image, in [0, 1]
@@ -16,8 +16,8 @@ constant), in [0, 2]: blind to the order of channels, to how often all are repea
 Nothing is trained beside the student.
 
 Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv:1707.01219. Of the paper's
-kernels this is the polynomial one. The paper halves its weight; all stages, the weight and the absent KL are those of
-the CRD benchmark (Tian et al., ICLR 2020).
+kernels this is the polynomial one. The paper halves its weight. That all stages take part, the weight and the absent
+KL are those of the CRD benchmark (Tian et al., ICLR 2020).
 """
 
 from torch import Tensor
@@ -34,7 +34,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     selectivity_weight: Weight = 50.0
-    """Of the squared discrepancy between the channels' patterns, summed over stages."""
+    """Weight of the squared discrepancy between the channels' patterns, summed over stages."""
 
 
 class Method(base.Method):

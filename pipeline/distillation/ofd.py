@@ -14,10 +14,10 @@ mu, s     bias and |weight| of the BN before each of the teacher's taps; phi, Ph
 Trained beside the student: the connectors u (always there, even where channels agree). They are dropped afterwards.
 
 Heo, Kim, Yun, Park, Kwak, Choi, "A Comprehensive Overhaul of Feature Distillation", ICCV 2019, arXiv:1904.01866. As
-there, the teacher normalises by the statistics of the batch (`teacher_bn: eval` for the running ones), and the margins
-of a ResNet are those of a stage's last BN, although the tapped sum also holds the shortcut. Difference: the official
-code lets the teacher's running statistics drift; here they stay. The distance is a sum, so it grows with C * H * W:
-lower margin_weight for 224-pixel data.
+there, the teacher normalises by the statistics of the batch (`teacher_bn: eval` for the running ones). Also as there,
+the margins of a ResNet are those of a stage's last BN, although the tapped sum also holds the shortcut. There is one
+difference: the official code lets the teacher's running statistics drift, and here they stay. The distance is a sum,
+so it grows with C * H * W. Lower margin_weight for 224-pixel data.
 """
 
 import math
@@ -41,7 +41,7 @@ class Config(base.Config):
     teacher_bn: Literal["eval", "batch"] = "batch"
     """The teacher normalises by its running statistics, or by those of the batch, as the official code wants it."""
     margin_weight: Weight = 1e-3
-    """Of the distance between features before their ReLU, summed over a map and averaged over the batch."""
+    """Weight of the distance between features before their ReLU, summed over a map and averaged over the batch."""
 
 
 class Method(base.Method):

@@ -1,4 +1,4 @@
-"""PKT: give every image the same likely neighbours as the teacher does.
+"""PKT: give every image the same likely neighbours as the teacher gives it.
 
     n_i = h_i / (||h_i|| + e)                   (D), of h_s and of h_t
     K   = (n n^T + 1) / 2                       (B, B) cosine similarity, brought into [0, 1]
@@ -11,8 +11,8 @@ e         1e-7; norms are Euclidean. Pairs of an image with itself count too.
 Nothing is trained beside the student. At least two images are needed: one has no neighbour but itself.
 
 Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018, arXiv:1803.10837.
-The mean over all pairs, the weight that makes up for it, and the absent KL are those of the CRD benchmark
-(Tian et al., ICLR 2020).
+The mean over all pairs, the weight that compensates for it, and the absent KL are those of the CRD benchmark (Tian et
+al., ICLR 2020).
 """
 
 from typing import ClassVar
@@ -31,7 +31,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     affinity_weight: Weight = 30000.0
-    """Of the divergence between the probabilities of being neighbours."""
+    """Weight of the divergence between the probabilities of being neighbours."""
 
 
 class Method(base.Method):

@@ -18,10 +18,10 @@ AAP_k     adaptive average pooling to k x k; mse the mean over all elements; epo
 Trained beside the student: all convolutions and BNs above. All are dropped afterwards.
 
 Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", CVPR 2021, arXiv:2104.09044. As in the official
-code, the weight is 0 in the whole first epoch, so a run of much fewer than warmup_epochs hardly uses the term. The
-official review_weight follows the pair: 0.6 for ResNet-56 to 20, 1 for ResNet-110 to 32, 5 for WRN-40-2 to WRN-16-2 or
-WRN-40-1 and for ResNet-32x4 to 8x4. Difference: the official code also lets the teacher's running statistics drift;
-here they stay.
+code, the weight is 0 in the whole first epoch, so a run of far fewer than warmup_epochs hardly uses the term. The
+official review_weight depends on the pair: 0.6 for ResNet-56 to 20, 1 for ResNet-110 to 32, 5 for WRN-40-2 to WRN-16-2
+or WRN-40-1 and for ResNet-32x4 to 8x4. There is one difference: the official code also lets the teacher's running
+statistics drift, and here they stay.
 """
 
 from itertools import pairwise
@@ -48,9 +48,9 @@ class Config(base.Config):
     teacher_bn: Literal["eval", "batch"] = "batch"
     """The teacher normalises by its running statistics, or by those of the batch, as the official code does."""
     review_weight: Weight = 1.0
-    """Of the distance between fused student maps and teacher maps, summed over levels."""
+    """Weight of the distance between fused student maps and teacher maps, summed over levels."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
-    """Over which review_weight rises from 0 in the first epoch; 0 starts with all of it."""
+    """review_weight rises over this many epochs, from 0 in the first one; 0 starts with all of it."""
 
 
 class Method(base.Method):

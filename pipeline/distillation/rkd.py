@@ -1,4 +1,4 @@
-"""RKD: keep how the teacher's embeddings of a batch lie to each other, whatever their size and dimension.
+"""RKD: keep how the teacher's embeddings of a batch lie relative to each other, whatever their size and dimension.
 
     d_ij   = sqrt(max(||h_i - h_j||^2, 1e-12)), 0 for i = j         (B, B) distance of two images
     psi_ij = d_ij / mean of d over all pairs i != j                 (B, B)
@@ -11,11 +11,11 @@ h      (B, D) `pooled` of student and teacher, each with its own D; huber(x) = x
 The gradient flows through the student's mean distance too. Nothing is trained beside the student, nothing is dropped.
 The angles take B^3 numbers (64: 1 MB, 512: 0.5 GB, several times over); angle_weight 0 leaves them out.
 
-Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv:1904.05068. The weights 25 and 50 are those of
-the CRD benchmark (Tian et al., ICLR 2020); the paper's ratio 1:2 is the same. Differences: the direction between two
-student embeddings that coincide (closer than 1e-4 of the mean distance) counts in the loss and gives no gradient, where
-the bare formula's has no bound (1e12 for equal ones); distances come from differences, not from inner products, which
-cancel in float32. A batch of one image has no relations: both terms are 0.
+Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv:1904.05068. The weights 25 and 50 are those
+of the CRD benchmark (Tian et al., ICLR 2020), with the paper's ratio of 1:2. There are two differences. If two student
+embeddings coincide (closer than 1e-4 of the mean distance), the direction between them counts in the loss but gives no
+gradient. The gradient of the bare formula has no bound there (1e12 for equal ones). Distances come from differences,
+not from inner products, which cancel in float32. A batch of one image has no relations, so both terms are 0.
 """
 
 import torch
@@ -35,9 +35,9 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     distance_weight: Weight = 25.0
-    """Of the difference between relative distances; 0 leaves them out."""
+    """Weight of the difference between relative distances; 0 leaves them out."""
     angle_weight: Weight = 50.0
-    """Of the difference between angles; 0 leaves them out."""
+    """Weight of the difference between angles; 0 leaves them out."""
 
 
 class Method(base.Method):

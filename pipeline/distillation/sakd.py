@@ -12,9 +12,9 @@ F_s, F_t  `raw` taps of the n stages: post-ReLU maps of a ResNet, residual sums 
 unit(.)   flattened per image and divided by its Euclidean norm.
 Trained beside the student: the connectors u (always there, even where channels agree). They are dropped afterwards.
 
-Source: the code of github.com/CRGuan/SAKD (2024), which names no paper; the attention has no parameters, and nothing
+Source: the code of github.com/CRGuan/SAKD (2024), which names no paper. Its attention has no parameters, and nothing
 in it is sparse. As there, the teacher normalises by the statistics of the batch (`teacher_bn: eval` for the running
-ones). The official code also builds a new optimiser, without momentum, at every milestone: see presets/published.
+ones). The official code also builds a new optimiser, without momentum, at every milestone (see presets/published).
 """
 
 from typing import Any, Literal
@@ -37,7 +37,7 @@ class Config(base.Config):
     # The official code never calls eval() on its teacher.
     teacher_bn: Literal["eval", "batch"] = "batch"
     sad_weight: Weight = 200.0
-    """Of the distance between refined energy maps."""
+    """Weight of the distance between refined energy maps."""
 
 
 class Method(base.Method):

@@ -54,11 +54,11 @@ class Config(base.Config):
 
     kl_weight: Weight = 0.9
     attention_weight: Weight = 200.0
-    """Of the attended distance between energy maps."""
+    """Weight of the attended distance between energy maps."""
     query_dim: Annotated[int, Field(ge=1)] = 128
     """d, size of queries and keys."""
     drop_probability: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Of each attention value, in training; 0 keeps the attention dense."""
+    """Probability of dropping each attention value, in training; 0 keeps the attention dense."""
     sparsify: Sparsify = "scale"
     """scale: drop behind the softmax and scale up the rest; mask: drop before it, so that rows still sum to 1."""
     taps: Literal["blocks", "stages"] = "blocks"

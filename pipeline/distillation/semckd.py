@@ -1,4 +1,4 @@
-"""SemCKD: every student stage learns from all teacher stages, most from those that see the batch as it does.
+"""SemCKD: every student stage learns from all teacher stages, and most from those that see the batch as it does.
 
     X_s X_s^T, X_t X_t^T                                       (B, B) similarities of the images, of each stage
     q_i = unit(MLP_i(X_s X_s^T)), k_j = unit(MLP_j(X_t X_t^T)) (B, m) rows; MLP = Linear(B, 2m), ReLU, Linear(2m, m)
@@ -13,10 +13,10 @@ m         B // 4. The MLPs read rows of length B: training works on batches of `
 Trained beside the student: MLPs and projectors. The gradient flows into `a` too. All are dropped afterwards.
 
 Chen, Mei, Zhang, Wang, Feng, Chen, "Cross-Layer Distillation with Semantic Calibration", AAAI 2021, arXiv:2012.03236.
-semantic_weight 400 is the official one for CIFAR-100, 50 for ImageNet. 400 at a learning rate of 0.05 is at the edge of
-what SGD with momentum can follow: ResNet-20 to ResNet-8 diverges, with 100 it does not (docs/lab-notes.md).
-Differences: another batch size is refused, where the official code may mix images; in eval mode such a batch has no
-"semantic" term, and the others are as ever.
+semantic_weight 400 is the official value for CIFAR-100, and 50 for ImageNet. With a learning rate of 0.05, 400 is at
+the edge of what SGD with momentum can follow. ResNet-20 to ResNet-8 diverges with it, but not with 100
+(docs/lab-notes.md). There is one difference: another batch size is refused, while the official code may mix images. In
+eval mode such a batch has no "semantic" term, and the other terms are as usual.
 """
 
 from itertools import product
@@ -41,7 +41,7 @@ class Config(base.Config):
 
     kl_weight: Weight = 1.0
     semantic_weight: Weight = 400.0
-    """Of the attended distance between projected student maps and teacher maps."""
+    """Weight of the attended distance between projected student maps and teacher maps."""
     batch_size: Annotated[int, Field(ge=8)] = 64
     """Images in every batch, the last one too: that of distill.train, whose drop_last is to be true. Below 8, queries
     and keys would be single numbers, of which only the sign is left."""

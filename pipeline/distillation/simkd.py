@@ -15,8 +15,8 @@ Trained beside the student: P. fc_t stays as the teacher has it. P and fc_t ship
 parameters; the teacher's body does not, and never runs when logits of the deployed network are computed.
 
 Chen, Mei, Zhang, Wang, Feng, Chen, "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022,
-arXiv:2203.14001. Differences: the paper's "WRN" are post-activation networks; from a real WRN teacher this takes the
-map behind the final BN and ReLU, the only one for which its head has a meaning.
+arXiv:2203.14001. There is one difference: the paper's "WRN" are post-activation networks. Of a real WRN teacher, this
+takes the map behind the final BN and ReLU, the only one for which its head has a meaning.
 """
 
 import copy
@@ -41,9 +41,9 @@ class Config(base.Config):
 
     ce_weight: Weight = 0.0
     feature_weight: Weight = 1.0
-    """Of the mean squared distance between projected student map and teacher map."""
+    """Weight of the mean squared distance between projected student map and teacher map."""
     factor: Annotated[int, Field(ge=1)] = 2
-    """Of the teacher's channels to the projector's inner ones."""
+    """The teacher's channels divided by the projector's inner channels."""
 
 
 class Method(base.Method):

@@ -1,4 +1,4 @@
-"""SP: images that are alike to the teacher shall be alike to the student.
+"""SP: images that are similar for the teacher shall be similar for the student.
 
     X = flatten(F)                              (B, C * H * W), of F_s and of F_t
     G = X X^T, each row divided by its norm     (B, B) similarity of the batch's images
@@ -9,7 +9,8 @@ F_s, F_t  `raw` taps (B, C, H, W) of the last stage: post-ReLU maps of a ResNet,
 Norms are Euclidean. Nothing is trained beside the student. At least two images are needed: one is only like itself.
 
 Tung, Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv:1907.09682. The paper allows several pairs
-of layers; the last stage alone, the weight and the absent KL are those of the CRD benchmark (Tian et al., ICLR 2020).
+of layers. That only the last stage takes part, the weight and the absent KL are those of the CRD benchmark (Tian et
+al., ICLR 2020).
 """
 
 from typing import ClassVar
@@ -28,7 +29,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     similarity_weight: Weight = 3000.0
-    """Of the squared distance between the similarities."""
+    """Weight of the squared distance between the similarities."""
 
 
 class Method(base.Method):

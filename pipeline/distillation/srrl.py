@@ -1,4 +1,4 @@
-"""SRRL: student features that the teacher's own classifier reads as it reads the teacher's.
+"""SRRL: learn features that the teacher's own classifier reads as it reads the teacher's.
 
     g   = ReLU(BN(conv1x1(F_s)))                     (B, D, H, W) student map lifted to the teacher's channels
     h   = GAP(g)                                     (B, D)
@@ -12,9 +12,9 @@ h_t, z_t  (B, D) pooled features and (B, K_t) logits of the teacher; fc_t its fr
 Trained beside the student: the connector g (always there). It is dropped; the student keeps its own classifier.
 
 Yang, Martinez, Bulat, Tzimiropoulos, "Knowledge distillation via softmax regression representation learning", ICLR
-2021. Weights are those of the official ImageNet code. It lifts the map before pooling, as here; the toolbox behind many
-CIFAR-100 tables pools first and adds the KD term with weight 1 (`kl_weight: 1.0` gives that much). The two orders agree
-on maps of 1 x 1 and differ else in the BN's statistics and in what the ReLU cuts.
+2021. Weights are those of the official ImageNet code, which lifts the map before pooling, as here. The toolbox behind
+many CIFAR-100 tables pools first and adds the KD term with weight 1 (`kl_weight: 1.0` does the same). The two orders
+agree on maps of 1 x 1. Elsewhere they differ in the BN's statistics and in what the ReLU cuts.
 """
 
 from torch import Tensor
@@ -31,9 +31,9 @@ class Config(base.Config):
     """Weights of the official ImageNet code."""
 
     feature_weight: Weight = 1.0
-    """Of the distance between pooled features."""
+    """Weight of the distance between pooled features."""
     regression_weight: Weight = 1.0
-    """Of the distance between what the teacher's classifier says of the two networks' features."""
+    """Weight of the distance between what the teacher's classifier says of the two networks' features."""
 
 
 class Method(base.Method):

@@ -17,7 +17,7 @@ class Config(Section):
     """No term but the cross-entropy."""
 
     ce_weight: Annotated[float, Field(gt=0)] = 1.0
-    """Of the cross-entropy with the labels."""
+    """Weight of the cross-entropy with the labels."""
 
 
 class Method(base.Method):

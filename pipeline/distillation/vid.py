@@ -1,4 +1,4 @@
-"""VID: keep what tells most about the teacher's maps, by predicting them under a learned Gaussian.
+"""VID: keep what says most about the teacher's maps, by predicting them under a learned Gaussian.
 
     m   = conv3(ReLU(conv2(ReLU(conv1(F_s)))))  (B, C_t, H, W) predicted mean
     v   = softplus(r) + 1e-5                    (C_t) predicted variance of each channel, 5 at the start
@@ -14,7 +14,8 @@ l_i is a negative log-likelihood without its constant: it bounds the mutual info
 Trained beside the student: the convolutions and r, on which weight decay acts too. All are dropped afterwards.
 
 Ahn, Hu, Damianou, Lawrence, Dai, "Variational Information Distillation for Knowledge Transfer", CVPR 2019,
-arXiv:1904.05835. The form of m and the weights are those of the CRD benchmark (Tian et al., ICLR 2020): no KL.
+arXiv:1904.05835. The form of m and the weights are those of the CRD benchmark (Tian et al., ICLR 2020), which has no
+KL.
 """
 
 import math
@@ -37,7 +38,7 @@ class Config(base.Config):
     """Weights of the CRD benchmark."""
 
     information_weight: Weight = 1.0
-    """Of the negative log-likelihood of the teacher's maps, summed over stages."""
+    """Weight of the negative log-likelihood of the teacher's maps, summed over stages."""
 
 
 class Method(base.Method):

@@ -20,10 +20,10 @@ def params_page(schema: Schema) -> str:
     """Every key of params.yaml but the methods' own; `schema` is `params.json_schema()`."""
     text = [
         MADE,
-        "# What params.yaml may say",
-        "A key that is left out has the default below; `params.yaml` itself sets smaller numbers for a first run. An "
-        "unknown key or a value outside of its range is refused before anything runs, by its name. Settings under "
-        "`distill.methods` are in [methods.md](methods.md).",
+        "# The settings of params.yaml",
+        "This page lists every key with its default and its range. If you leave a key out, it has this default. "
+        "`params.yaml` itself sets smaller numbers for a first run. An unknown key or a value outside of its range is "
+        "refused by name before anything runs. [methods.md](methods.md) has the settings under `distill.methods`.",
     ]
     shared = {name for name in schema["$defs"] if str(schema).count(f"'#/$defs/{name}'") > 1}
     for key, section in schema["properties"].items():
@@ -44,11 +44,12 @@ def methods_page(schema: Schema, published: Mapping[str, Mapping[str, float]], p
     text = [
         MADE,
         "# The methods",
-        "One card for each file of `pipeline/distillation/`. A loss is a sum of weighted terms; CE is the "
-        "cross-entropy with the labels, KL_T the softened divergence of Hinton's KD at temperature T, and `s` and `t` "
-        "are student and teacher. Published figures are test top-1 in percent on CIFAR-100, the student alone in "
-        "brackets, as [results/published_top1.yaml](../results/published_top1.yaml) has them with their sources and "
-        f"caveats; the pairs: {listed}.",
+        "This page has a card for each method, which is one file of `pipeline/distillation/`. A loss is a sum of "
+        "weighted terms. CE is the cross-entropy with the labels, KL_T is the softened divergence of Hinton's KD at "
+        "temperature T, and `s` and `t` stand for student and teacher.",
+        "Published figures are test top-1 in percent on CIFAR-100, with the student alone in brackets. "
+        "[results/published_top1.yaml](../results/published_top1.yaml) has them with their sources and caveats. The "
+        f"pairs are: {listed}.",
     ]
     properties = schema["$defs"]["Distill"]["properties"]["methods"]["properties"]
     for name in registry.names("pipeline.distillation"):

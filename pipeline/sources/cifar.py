@@ -23,10 +23,10 @@ from pipeline.system.errors import DataError
 
 
 class Config(Section):
-    """Which of the two, and whether it may be fetched."""
+    """Which of the two data sets, and whether it may be fetched."""
 
     classes: Literal[10, 100] = 100
-    """100: the fine labels of CIFAR-100."""
+    """10: CIFAR-10. 100: the fine labels of CIFAR-100."""
     download: bool = False
     """Fetch what data.path does not hold: 170 MB from the author's page."""
 

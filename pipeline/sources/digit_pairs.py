@@ -40,7 +40,7 @@ class Config(Section):
     test: Count = 2000
     """Images of the test split, of digits that neither of the others has."""
     max_shift_px: Annotated[int, Field(ge=0)] = 3
-    """Each digit is moved by up to this much of the stored image, to all sides, from the middle of its half."""
+    """Each digit is moved from the middle of its half by up to this many stored pixels, in any direction."""
     noise_std: Annotated[float, Field(ge=0, le=255)] = 40.0
     """Standard deviation of the Gaussian noise on every pixel, on the scale of 0 to 255."""
 

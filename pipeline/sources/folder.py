@@ -34,7 +34,7 @@ class Config(Section):
     """What the folders do not say themselves."""
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of each class that is drawn for test, by data.seed, where there is no test folder."""
+    """Share of each class that is drawn for test, by data.seed, if there is no test folder."""
 
 
 def open_source(config: Config, data: Data) -> Source:

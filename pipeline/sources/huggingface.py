@@ -30,21 +30,21 @@ class Config(Section):
     """Which columns and splits of the data set to take."""
 
     image_column: Name = "image"
-    """Of encoded images, or of paths to them."""
+    """The column of encoded images, or of paths to them."""
     label_column: Name = "label"
-    """Of class names, or of their numbers."""
+    """The column of class names, or of their numbers."""
     train_split: Name = "train"
-    """The data set's own name of it."""
+    """What the data set calls its train split."""
     test_split: Name | None = "test"
-    """null: drawn from train, by test_fraction."""
+    """What the data set calls its test split; null: drawn from train, by test_fraction."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of each class that is drawn for test, by data.seed, where test_split is null."""
+    """Share of each class that is drawn for test, by data.seed, if test_split is null."""
     val_split: Name | None = None
-    """A validation split of the data set's own; null: drawn from train by data.val_fraction."""
+    """What the data set calls its validation split; null: drawn from train, by data.val_fraction."""
     subset: Name | None = None
-    """Which part of a data set that comes in several, which the Hub calls subsets and `datasets` configurations."""
+    """Which subset to take, if the data set has several. `datasets` calls them configurations."""
     revision: Name | None = None
-    """Branch, tag or commit on the Hub, so that the data cannot change underfoot. Not for folders."""
+    """Branch, tag or commit on the Hub, so that the data cannot change unnoticed. Not for folders."""
 
     @model_validator(mode="after")
     def _splits_differ(self) -> "Config":

@@ -13,7 +13,7 @@
 
 /versions/1 may stand behind NAME. Every error is {"error": "one sentence"}: 400 for a bad request, 404 for a wrong
 name, 405, 413 and 415 for a body too large or compressed, 503 with Retry-After for a server that is busy; before a
-request comes here, 400 and 408 (connection.py, clocks.py), 401, 403, 421, 431 and 503 (doorkeeper.py).
+request comes here, 400, 408, 413 and 431 (connection.py, clocks.py), 401, 403, 421 and 503 (doorkeeper.py).
 """
 
 import asyncio
@@ -28,12 +28,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve.errors import ClientLeft, DeadlineExceeded, ImageError, InputError, Overloaded, TooLarge, Unavailable
-from serve.http import binary_tensors, classify, openapi, protocol
+from serve.http import binary_tensors, classify, connection, openapi, protocol
 from serve.http import metrics as serve_metrics
 from serve.http import page as demo
 from serve.http.batching import Batcher, Batching, IsLeft, never
 from serve.http.body import Bodies
-from serve.http.condition import Condition
 from serve.http.doorkeeper import Doorkeeper
 from serve.http.gate import Gate
 from serve.http.limits import Limits
@@ -68,8 +67,6 @@ def create_app(
     is_local  the server listens to its own machine alone, and without a token (doorkeeper.py)
     """
     metrics, limits = Metrics(), limits or Limits()
-    condition = Condition(limits.max_connections)
-    doorkeeper = Doorkeeper(limits, condition, token, is_local)
     model = "/v2/models/{name}"
     version = model + "/versions/{version}"
     app = Starlette(
@@ -91,7 +88,7 @@ def create_app(
             Route("/classify", _classify, methods=["POST"]),
             *demo.routes(models, samples),
         ],
-        middleware=[Middleware(Gate, doorkeeper=doorkeeper, condition=condition, metrics=metrics)],
+        middleware=[Middleware(Gate, doorkeeper=Doorkeeper(limits, token, is_local), metrics=metrics)],
         exception_handlers={
             InputError: _bad_input,
             Unavailable: _unavailable,
@@ -103,7 +100,6 @@ def create_app(
         lifespan=_lifespan,
     )
     app.router.redirect_slashes = False  # the Location would be made of what the client says in Host
-    app.state.condition = condition
     app.state.models = dict(models)
     app.state.metrics = metrics
     app.state.batchers = {
@@ -175,9 +171,8 @@ async def _openapi(request: Request) -> Response:
 
 
 def _is_left(request: Request) -> IsLeft:
-    # Set by the connection; other servers of ASGI have nothing like it.
-    is_left: IsLeft = request.scope.get("state", {}).get("is_left", never)
-    return is_left
+    client = connection.of(request.scope)
+    return never if client is None else client.is_left
 
 
 def _named(request: Request) -> OnnxClassifier:

@@ -2,8 +2,8 @@
 
 h11 reads on only after an answer, and holds no more than one incomplete piece of a request, so neither pipelining nor
 endless headers and trailers cost memory. Added here: a sentence for every refusal, which arrives; answers to clients
-that have closed their half of the connection; and room for a new client where idle ones have taken every place. The
-clocks are in clocks.py.
+that have closed their half of the connection; whether a client has left; and room for a new client where idle ones
+have taken every place. The clocks are in clocks.py.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import h11
+from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serve.http import protocol
@@ -21,7 +22,9 @@ from serve.http.limits import Limits
 from serve.http.metrics import Metrics
 
 SPARE_CONNECTIONS = 64
-"""Beyond the limit; they are answered 503, but for health (gate.py)."""
+"""Beyond the limit; they are answered 503, but for health (doorkeeper.py)."""
+MAX_CHUNKS = 8192
+"""Of one body: h11 takes 5 us for each, however small, and clients send thousands of bytes in one."""
 
 
 def factory(limits: Limits, metrics: Metrics) -> type[asyncio.Protocol]:
@@ -32,12 +35,13 @@ def factory(limits: Limits, metrics: Metrics) -> type[asyncio.Protocol]:
 class Connection(H11Protocol):
     """uvicorn's connection over h11."""
 
-    def __init__(self, limits: Limits, metrics: Metrics, *args: Any, app_state: dict[str, Any], **kwargs: Any) -> None:
-        # What is in app_state is found in the scope of every request, so this is `request.state.is_left`.
-        super().__init__(*args, app_state=app_state | {"is_left": self.is_left}, **kwargs)
+    def __init__(self, limits: Limits, metrics: Metrics, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn = _Parser(h11.SERVER, limits.max_header_bytes)
         self.limits = limits
         self.metrics = metrics
         self.opened = 0.0  # by the clock of the event loop
+        self.is_surplus = False  # one more than may be open
         self.is_refused = False
         self._is_half_closed = False
 
@@ -64,6 +68,8 @@ class Connection(H11Protocol):
         """Begin; where there are far too many, in the place of the oldest that has nothing under way."""
         super().connection_made(transport)
         self.opened = self.loop.time()
+        self.is_surplus = len(self.connections) > self.limits.max_connections
+        self.app_state = self.app_state | {"connection": self}  # of which every request has a copy in its scope
         if len(self.connections) > self.limits.max_connections + SPARE_CONNECTIONS:
             self.metrics.errors.labels("connections").inc()
             ours = (each for each in self.connections if isinstance(each, Connection) and each is not self)
@@ -72,8 +78,12 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; what a refused client still sends goes nowhere."""
-        if not self.is_refused and not self.transport.is_closing():
-            super().data_received(data)
+        # A header that comes at once is cut up, since h11 looks at the size of incomplete ones alone.
+        step = self.limits.max_header_bytes if self.conn.their_state is h11.IDLE else len(data)
+        for start in range(0, len(data), step):
+            if self.is_refused or self.transport.is_closing():
+                return
+            super().data_received(data[start : start + step])
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more. A whole request of it is still answered, unless the client is gone altogether.
@@ -95,10 +105,12 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in the words of the protocol and with the reason of h11, which uvicorn drops."""
         error = sys.exception()
-        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
-            self.refuse(431, header_too_large(self.limits))
+        assert isinstance(error, h11.RemoteProtocolError)
+        if error.error_status_hint == 431:
+            limit = self.limits.max_header_bytes
+            self.refuse(431, f"The header, or the end of a chunked body, is larger than the limit of {limit} bytes.")
         else:
-            self.refuse(400, f"This is no HTTP/1.1 request: {error or msg}.")
+            self.refuse(error.error_status_hint, f"The request cannot be read: {error}.")
 
     def refuse(self, status: int, message: str) -> None:
         """Answer in the application's stead, and end. What the application still says goes nowhere."""
@@ -137,13 +149,40 @@ class Connection(H11Protocol):
             super().shutdown()
 
 
-def header_too_large(limits: Limits) -> str:
-    """The sentence for a header beyond the limit."""
-    return f"The header is larger than the limit of {limits.max_header_bytes} bytes."
+class _Parser(h11.Connection):
+    """h11, with two bounds more."""
+
+    _num_chunks = 0
+
+    def next_event(self) -> Any:
+        """What comes next. Raises RemoteProtocolError."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._num_chunks = 0
+            names = [name for name, _ in event.headers]
+            if b"transfer-encoding" in names and b"content-length" in names:
+                # h11 believes the first of them. A proxy before it may believe the second, and see other requests.
+                raise h11.RemoteProtocolError("it has both Content-Length and Transfer-Encoding")
+        elif isinstance(event, h11.Data) and event.chunk_start:
+            self._num_chunks += 1
+            if self._num_chunks > MAX_CHUNKS:
+                raise h11.RemoteProtocolError(
+                    f"its body comes in more than {MAX_CHUNKS} chunks, so send larger ones", error_status_hint=413
+                )
+        return event
+
+
+def of(scope: Scope) -> Connection | None:
+    """The connection that a request came on; None under another server of ASGI."""
+    connection: Connection | None = scope.get("state", {}).get("connection")
+    return connection
 
 
 def _is_hung_up(transport: asyncio.Transport) -> bool:
     """Whether a reset came in; the event loop does not look at a connection whose client sends no more."""
+    descriptor = transport.get_extra_info("socket").fileno()
+    if descriptor < 0:  # closed since it was asked
+        return True
     poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), 0)
+    poll.register(descriptor, 0)
     return bool(poll.poll(0))

@@ -1,7 +1,6 @@
 """Who may come in, told from the header of a request alone: nothing of its body has been read.
 
-    431   the header is larger than the limit
-    503   more connections are open than may; health is answered all the same
+    503   the connection is one more than may be open; health is answered all the same
     421   the name in Host is not one of this machine, though the server listens to this machine alone
     403   a page of another origin sends the request
     401   the bearer token is missing or wrong; health and the demo page want none
@@ -13,9 +12,8 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from serve.http import connection
 from serve.http import page as demo
-from serve.http.condition import Condition
-from serve.http.connection import header_too_large
 from serve.http.limits import Limits
 
 HEALTH_PATHS = ("/v2/health/live", "/v2/health/ready")
@@ -45,9 +43,8 @@ class Doorkeeper:
                     would then be a page of this very server
     """
 
-    def __init__(self, limits: Limits, condition: Condition, token: str | None, is_local: bool) -> None:
+    def __init__(self, limits: Limits, token: str | None, is_local: bool) -> None:
         self._limits = limits
-        self._condition = condition
         self._token = None if token is None else token.encode("latin-1")
         self._is_local = is_local
 
@@ -57,11 +54,9 @@ class Doorkeeper:
         path: str = scope["path"]
         if path in HEALTH_PATHS:
             return None
-        size = len(scope["path"]) + len(scope["query_string"]) + sum(len(name) + len(value) + 4 for name, value in headers)
-        if size > self._limits.max_header_bytes:
-            return Refusal(431, "http_431", header_too_large(self._limits))
-        if self._condition.is_crowded:
-            message = f"{self._condition.max_connections} connections are open, as many as may; try again later."
+        client = connection.of(scope)
+        if client is not None and client.is_surplus:
+            message = f"{self._limits.max_connections} connections are open, as many as may; try again later."
             return Refusal(503, "overloaded", message, ((b"retry-after", b"1"), (b"connection", b"close")))
         host = _value(headers, b"host")
         if self._is_local and not _names_this_machine(host):

@@ -6,26 +6,21 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.http import protocol
-from serve.http.condition import Condition
 from serve.http.doorkeeper import Doorkeeper, Refusal
 from serve.http.logs import ACCESS
 from serve.http.metrics import Metrics
-
-_CLOSE = (b"connection", b"close")
 
 
 class Gate:
     """ASGI middleware.
 
     doorkeeper  says who is refused
-    condition   of the server; on its way down, every answer tells the client that the connection ends
     metrics     where requests are counted
     """
 
-    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper, condition: Condition, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper, metrics: Metrics) -> None:
         self._app = app
         self._doorkeeper = doorkeeper
-        self._condition = condition
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,8 +35,6 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if self._condition.is_draining:
-                    message["headers"] = [*message["headers"], _CLOSE]
             await send(message)
 
         try:

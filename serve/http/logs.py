@@ -33,3 +33,4 @@ def set_up(with_access: bool) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     ACCESS.setLevel(logging.INFO if with_access else logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # below it, a line for whatever a client does wrong

@@ -2,10 +2,13 @@
 
 import asyncio
 import gc
+import ipaddress
+import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from types import FrameType
@@ -18,11 +21,16 @@ from serve.http import connection, logs
 from serve.http import page as demo
 from serve.http.app import create_app
 from serve.http.batching import Batcher, Batching
+from serve.http.clocks import Clocks
 from serve.http.limits import Limits
 from serve.model.classifier import OnnxClassifier
 
+_LOG = logging.getLogger("serve.http.server")
 _IDLE_GRACE_S = 0.5
 _BACKLOG = 2048
+_OWN_FILES = 64  # that the process opens beside connections
+_SILENCE_S = 60.0  # between two lines of log about the same
+_CLOSE = (b"connection", b"close")
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,20 @@ def serve(
     models = load(settings)
     labels = next(iter(models.values())).card.labels
     samples = [] if settings.samples is None else demo.load_samples(settings.samples, labels)
-    app = create_app(models, settings.limits, settings.batching, settings.token, samples)
+    limits = _within_open_files(settings.limits)
+    is_local = settings.token is None and is_loopback(listener)
+    app = create_app(models, limits, settings.batching, settings.token, samples, is_local)
     batchers: dict[str, Batcher] = app.state.batchers
     for batcher in batchers.values():
         batcher.warm_up()
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again
     Server(app, lambda: on_ready(list(models)), parent).run([listener])
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Can this machine alone reach the socket?"""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 class Server(uvicorn.Server):
@@ -86,12 +101,16 @@ class Server(uvicorn.Server):
             proxy_headers=False,  # anybody's X-Forwarded-For would stand in the log as the client
             server_header=False,
             backlog=_BACKLOG,
+            h11_max_incomplete_event_size=limits.max_header_bytes,
             timeout_keep_alive=int(limits.keep_alive_s),
             timeout_graceful_shutdown=int(limits.drain_timeout_s),
         )
         super().__init__(config)
+        self._limits = limits
+        self._clocks = Clocks(limits)
         self._on_ready = on_ready
         self._parent = parent
+        self._told = -_SILENCE_S
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept, and tell so."""
@@ -99,6 +118,11 @@ class Server(uvicorn.Server):
         if self._parent is not None:
             asyncio.get_running_loop().add_reader(self._parent.fileno(), self._parent_ended, self._parent)
         self._on_ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        self._look()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more, answer what is accepted, and let idle clients hear of it in their next answer.
@@ -109,21 +133,63 @@ class Server(uvicorn.Server):
             server.close()
         for listener in sockets or []:
             listener.close()
-        connections = self.server_state.connections
-        for each in connections:
-            if isinstance(each, connection.Connection):
-                each.drain()
+        self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        for each in self.server_state.connections:
+            if each.cycle is not None:
+                each.cycle.default_headers = self.server_state.default_headers
+        looking = asyncio.create_task(self._look_on())
         clock = asyncio.get_running_loop().time
         over = clock() + _IDLE_GRACE_S
-        while connections and clock() < over and not self.force_exit:
+        while self.server_state.connections and clock() < over and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+        looking.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; a second Ctrl-C stops at once. Unlike uvicorn's, the process then ends with status 0."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
+    async def _look_on(self) -> None:
+        while True:
+            self._look()
+            await asyncio.sleep(0.1)
+
+    def _look(self) -> None:
+        """After clients that keep the server waiting, and whether there are too many."""
+        now, connections = asyncio.get_running_loop().time(), self.server_state.connections
+        self._clocks.look(connections, now)
+        if len(connections) > self._limits.max_connections and now - self._told > _SILENCE_S:
+            self._told = now
+            _LOG.warning(
+                "%d connections are open, which is as many as may (--max-connections); others are answered 503.",
+                self._limits.max_connections,
+            )
+
     def _parent_ended(self, parent: Pipe) -> None:
         asyncio.get_running_loop().remove_reader(parent.fileno())
         self.should_exit = True
+
+
+def _within_open_files(limits: Limits) -> Limits:
+    """The limits, with no more connections than this process may open files.
+
+    libuv hangs up on clients beyond that without a word, to them or in the log.
+    """
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    others = connection.SPARE_CONNECTIONS + _OWN_FILES
+    wanted = limits.max_connections + others
+    if allowed == resource.RLIM_INFINITY or allowed >= wanted:
+        return limits
+    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    if allowed == wanted:
+        return limits
+    room = max(1, allowed - others)
+    _LOG.warning(
+        "This process may open %d files (ulimit -n), so it takes %d connections at once, not %d (--max-connections).",
+        allowed,
+        room,
+        limits.max_connections,
+    )
+    return replace(limits, max_connections=room)

@@ -85,7 +85,7 @@ def metadata(model: OnnxClassifier) -> dict[str, Any]:
 
 
 def write(content: object) -> bytes:
-    """JSON in ASCII: half a surrogate pair in a request's id must not break the answer that echoes it."""
+    """JSON in ASCII."""
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
@@ -206,7 +206,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise InputError(f"'parameters' must be a JSON object, not {_show(parameters)}.")
     for name in _ELSEWHERE:
-        if name in parameters:
+        if parameters.get(name) is not None:
             raise InputError(f"Parameter {name!r} belongs to an extension that is not offered here.")
     return value
 

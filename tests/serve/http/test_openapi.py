@@ -34,7 +34,7 @@ def test_every_route_is_described_and_nothing_else(student: Path) -> None:
     routes = {
         (route.path, method.lower())
         for route in app.routes
-        if isinstance(route, Route) and route.include_in_schema
+        if isinstance(route, Route) and route.path != "/v2/"  # another spelling of /v2
         for method in (route.methods or set()) - {"HEAD"}
     }
     paths = document(VERSION, ["student"], Limits())["paths"]

@@ -140,7 +140,7 @@ def until_refused(port: int) -> None:
 def test_a_request_half_sent_is_answered_on_the_way_down(student: Path) -> None:
     tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, 8, 8, 3], "data": [7] * 192}
     body = json.dumps({"inputs": [tensor]}).encode()
-    head = f"POST /v2/models/student/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = f"POST /v2/models/student/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with served(student) as server, socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         client.sendall(head + body[:100])
         time.sleep(0.1)

@@ -8,7 +8,8 @@ and as many workers as cores; ours with each of --ours. Servers that are not bei
 
 Each round, in an order drawn anew: latency of one client, one request after the other, and throughput of --clients
 connections. JSON and, where it is offered, binary tensors. Goals: a median latency at most 0.7 ms above ONNX Runtime
-called in process; 4 times the throughput of the best of the others.
+called in process; 4 times the throughput of the best of the others. With --before, our server of another checkout
+runs beside ours of today.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from benchmarks.serving import ROOT
 from pipeline.system.files import write_json
 from serve import machine
 from serve.http.binary_tensors import HEADER
+from serve.load.memory import Memory
 from serve.model.classifier import OnnxClassifier
 from serve.timing import latency
 
@@ -68,6 +70,7 @@ class Server:
     latencies: dict[str, list[Samples]] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)
     under_load: dict[str, list[Samples]] = field(default_factory=dict)
+    resident: object = None  # bytes, once all is measured
 
 
 def main() -> None:
@@ -85,6 +88,9 @@ def main() -> None:
         for options in ours:
             command = [sys.executable, "-m", "serve", "run", str(model), *shlex.split(options), "--port"]
             servers.append(stack.enter_context(_started("pupil", options or "default", command, [], pixels)))
+            if arguments.before is not None:
+                moved = ["env", "-C", str(arguments.before.absolute()), *command]
+                servers.append(stack.enter_context(_started("before", options or "default", moved, [], pixels)))
         for name in arguments.others.split(",") if arguments.others else []:
             for workers in sorted({1, cores}):
                 variant = f"{workers} worker{'s' * (workers > 1)}"
@@ -97,10 +103,14 @@ def main() -> None:
                     could_not[f"{name}, {variant}"] = f"{error} {getattr(error, 'stderr', '') or ''}".strip()
         _check(servers, classifier, pixels)
         in_process = _measure(servers, partial(classifier, pixels), arguments)
+        for server in servers:
+            memory = Memory(server.group)
+            memory.sample(0.0)
+            server.resident = memory.to_dict()["last_bytes"]
     rows = [row for server in servers for row in _rows(server)]
     report: dict[str, Any] = {
         **provenance.head(
-            "server", load_before, "onnxruntime-gpu", "uvicorn", "starlette", "uvloop", "httptools", after=True
+            "server", load_before, "onnxruntime-gpu", "uvicorn", "starlette", "uvloop", "h11", "orjson", after=True
         ),
         "seed": arguments.seed,
         "model": "wrn_16_2, 32 px, 100 classes, fp32, random weights",
@@ -128,6 +138,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--client-processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ours", action="append", metavar="OPTIONS", help="of `serve run`; may be given often")
+    parser.add_argument("--before", type=Path, metavar="DIR", help="a checkout whose server is measured too")
     parser.add_argument("--others", default=",".join(OTHERS), help="by commas; empty for none")
     parser.add_argument("--envs", type=Path, help="keep their environments there (default: a temporary folder)")
     parser.add_argument("--out", type=Path, required=True)
@@ -286,6 +297,7 @@ def _rows(server: Server) -> list[dict[str, Any]]:
             "requests_per_s": float(np.median(server.rates[form])),
             "requests_per_s_of_rounds": server.rates[form],
             "all_clients": latency.summary(np.concatenate(server.under_load[form])).to_dict(),
+            "resident_bytes": server.resident,
         }
         for form in server.targets
     ]
@@ -320,7 +332,8 @@ def _print(report: dict[str, Any]) -> None:
         one, many = row["one_client"], row["all_clients"]
         print(
             f"{row['server']:9} {row['variant']:28} {row['form']:7} p50 {one['p50_ms']:7.3f} ms, "
-            f"{report['clients']} clients {row['requests_per_s']:7.1f}/s, p50 {many['p50_ms']:7.2f} ms"
+            f"{report['clients']} clients {row['requests_per_s']:7.1f}/s, p50 {many['p50_ms']:7.2f} ms, "
+            f"{row['resident_bytes'] / 2**20:.0f} MiB resident"
         )
     for name, reason in report["could_not_be_set_up"].items():
         print(f"{name} could not be set up: {reason}")

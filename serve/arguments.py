@@ -1,35 +1,38 @@
-"""Arguments that several commands take, and what they may be."""
+"""Arguments that several commands take, and readers of numbers that keep them where a command can bear them."""
 
 import argparse
-import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
+DAY_S = 86_400.0
+SEED = 2**32 - 1
+"""The largest seed."""
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
     """MODEL... and --threads, as `models` and `threads`."""
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="an exported .onnx file")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads of one call (default 1)")
+    parser.add_argument("--threads", type=whole(1, 1024), default=1, help="CPU threads of one call (default 1)")
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """A reader of whole numbers in least..most."""
+    return _within(int, least, most)
 
 
-def above_zero(text: str) -> float:
-    """A finite number above 0."""
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return number
+def number(least: float, most: float) -> Callable[[str], float]:
+    """A reader of numbers in least..most, which infinity and NaN are not."""
+    return _within(float, least, most)
 
 
-def port(text: str) -> int:
-    """A TCP port, or 0 for any that is free."""
-    number = int(text)
-    if not 0 <= number < 2**16:
-        raise argparse.ArgumentTypeError(f"must be in 0..65535, not {number}")
-    return number
+def _within(kind: type[Number], least: Number, most: Number) -> Callable[[str], Number]:
+    def read(text: str) -> Number:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be in {least}..{most}, not {text:.20}")
+        return value
+
+    read.__name__ = "number"  # argparse says it of a text that is none
+    return read

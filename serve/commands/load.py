@@ -23,6 +23,7 @@ from serve.load.open_loop import Limits, Progress
 from serve.load.outcome import Outcome
 from serve.load.target import Target, look_up
 
+MAX_ARRIVALS = 50_000_000
 HELP = "load a running server with random arrivals, to its knee or at one rate"
 
 
@@ -30,23 +31,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `load` takes."""
     parser.add_argument("url", metavar="URL", help="the server, such as http://127.0.0.1:8000")
     parser.add_argument("--model", default="student", help="the model to ask (default student)")
-    parser.add_argument("--rate", type=shared.above_zero, help="hold so many arrivals/s; without it, look for the knee")
+    parser.add_argument(
+        "--rate", type=shared.number(0.001, knee.HIGHEST), help="hold so many arrivals/s; without it, look for the knee"
+    )
     parser.add_argument(
         "--duration",
-        type=shared.above_zero,
+        type=shared.number(0.001, shared.DAY_S),
         metavar="S",
         help="seconds at --rate (default 60), or of each run to the knee (10)",
     )
     parser.add_argument(
-        "--first", type=shared.above_zero, default=50.0, help="rate that the search begins at (default 50)"
+        "--first",
+        type=shared.number(knee.LOWEST, knee.HIGHEST),
+        default=50.0,
+        help="rate that the search begins at (default 50)",
     )
-    parser.add_argument("--bound-ms", type=shared.above_zero, default=20.0, help="what p99 must be within (default 20)")
     parser.add_argument(
-        "--timeout", type=shared.above_zero, default=10.0, help="seconds an answer may take (default 10)"
+        "--bound-ms",
+        type=shared.number(0.001, 1000 * shared.DAY_S),
+        default=20.0,
+        help="what p99 must be within (default 20)",
     )
-    parser.add_argument("--connections", type=shared.positive, default=256, help="open at once (default 256)")
-    parser.add_argument("--pid", type=shared.positive, help="process of the server, to watch its memory")
-    parser.add_argument("--seed", type=int, default=0, help="of images and arrivals (default 0)")
+    parser.add_argument(
+        "--timeout",
+        type=shared.number(0.001, shared.DAY_S),
+        default=10.0,
+        help="seconds an answer may take (default 10)",
+    )
+    parser.add_argument("--connections", type=shared.whole(1, 60_000), default=256, help="open at once (default 256)")
+    parser.add_argument("--pid", type=shared.whole(1, 2**22), help="process of the server, to watch its memory")
+    parser.add_argument(
+        "--seed", type=shared.whole(0, shared.SEED), default=0, help="of images and arrivals (default 0)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
 
 
@@ -55,6 +71,8 @@ def main(arguments: argparse.Namespace) -> None:
 
     Raises ServeError, at the end, for a run at one rate that lost arrivals or is not valid, and for no knee.
     """
+    if arguments.rate is not None and arguments.rate * (arguments.duration or 60.0) > MAX_ARRIVALS:
+        raise ServeError(f"That is more than {MAX_ARRIVALS:,} arrivals, which are held in memory; lower --duration.")
     target = look_up(arguments.url, arguments.model, os.environ.get(TOKEN_VARIABLE), seed=arguments.seed)
     memory = None if arguments.pid is None else Memory(arguments.pid)
     report: dict[str, object] = {

@@ -19,11 +19,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--kserve", type=Path, metavar="FILE", help="write a KServe InferenceService there that runs the repository")
     add("--storage-uri", metavar="URI", help="where KServe finds the repository, such as s3://bucket/models")
     add("--name", default="pupil", help="of the InferenceService (default pupil)")
-    add("--replicas", type=int, nargs=2, default=[1, 4], metavar=("MIN", "MAX"), help="(default 1 4)")
-    add("--max-batch", type=shared.positive, default=_DEFAULT.max_batch, help="images in a batch (default 32)")
-    add("--max-delay-us", type=shared.positive, default=_DEFAULT.max_delay_us, help="wait for company (default 1000)")
-    add("--max-queue", type=shared.positive, default=_DEFAULT.max_queue, help="requests that may wait (default 512)")
-    add("--instances", type=shared.positive, default=_DEFAULT.instances, help="copies of each model (default 1)")
+    add(
+        "--replicas",
+        type=shared.whole(0, 100_000),
+        nargs=2,
+        default=[1, 4],
+        metavar=("MIN", "MAX"),
+        help="(default 1 4)",
+    )
+    add("--max-batch", type=shared.whole(1, 4096), default=_DEFAULT.max_batch, help="images in a batch (default 32)")
+    add(
+        "--max-delay-us",
+        type=shared.whole(1, 60_000_000),
+        default=_DEFAULT.max_delay_us,
+        help="wait for company (default 1000)",
+    )
+    add(
+        "--max-queue",
+        type=shared.whole(1, 1_000_000),
+        default=_DEFAULT.max_queue,
+        help="requests that may wait (default 512)",
+    )
+    add("--instances", type=shared.whole(1, 1024), default=_DEFAULT.instances, help="copies of each model (default 1)")
     add("--gpu", action="store_true", help="run the copies on a GPU")
 
 

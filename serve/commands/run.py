@@ -3,6 +3,7 @@
 import argparse
 import os
 import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,22 +23,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_models(parser)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
-    add("--port", type=shared.port, default=8000, help="0 takes a free one (default 8000)")
-    add("--workers", type=shared.positive, default=1, help="processes that share the port (default 1)")
-    add("--parallel", type=shared.positive, default=_BATCHING.num_threads, help=_default("batches computed at once"))
-    add("--max-batch", type=shared.positive, default=_BATCHING.max_batch, help=_default("images in a batch"))
+    add("--port", type=shared.whole(0, 2**16 - 1), default=8000, help="0 takes a free one (default 8000)")
+    add("--workers", type=shared.whole(1, 1024), default=1, help="processes that share the port (default 1)")
+    add(
+        "--parallel",
+        type=shared.whole(1, 1024),
+        default=_BATCHING.num_threads,
+        help=_default("batches computed at once"),
+    )
+    add("--max-batch", type=shared.whole(1, 4096), default=_BATCHING.max_batch, help=_default("images in a batch"))
     add(
         "--max-delay-ms",
-        type=float,
+        type=shared.number(0, 60_000),
         default=_BATCHING.max_delay_ms,
         help=_default("a request waits no longer for company while another is computed"),
     )
-    add("--max-queue", type=shared.positive, default=_BATCHING.max_queue, help=_default("images that may wait"))
-    add("--deadline-ms", type=float, default=_BATCHING.deadline_ms, help=_default("a later answer is a 503"))
-    add("--max-connections", type=shared.positive, default=_LIMITS.max_connections, help=_default("at once"))
+    add(
+        "--max-queue",
+        type=shared.whole(1, 1_000_000),
+        default=_BATCHING.max_queue,
+        help=_default("images that may wait"),
+    )
+    add(
+        "--deadline-ms",
+        type=shared.number(0.1, 1000 * shared.DAY_S),
+        default=_BATCHING.deadline_ms,
+        help=_default("a later answer is a 503"),
+    )
+    add(
+        "--max-connections",
+        type=shared.whole(1, 1_000_000),
+        default=_LIMITS.max_connections,
+        help=_default("at once"),
+    )
     add(
         "--max-body-mib",
-        type=shared.positive,
+        type=shared.whole(1, 1024),
         default=_LIMITS.max_body_bytes // MEBIBYTE,
         help=_default("of one request"),
     )
@@ -79,16 +100,35 @@ def main(arguments: argparse.Namespace) -> None:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise ServeError(f"Cannot listen on {host} port {port} ({error.strerror}); choose --host or --port.") from error
-    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    url, others = _address(listener, host)
 
     def ready(names: list[str]) -> None:
-        print(f"Serving {', '.join(names)} on {url}; try: curl {url}/v2/models/{names[0]}", flush=True)
+        if settings.token is None and not server.is_loopback(listener):
+            print(
+                "Everybody who reaches this machine may use the server, which asks for no token; give it one "
+                "(--token-file).",
+                file=sys.stderr,
+            )
+        line = f"Serving {', '.join(names)} on {url}{others}; try: curl {url}/v2/models/{names[0]}"
+        try:
+            print(line, flush=True)
+        except OSError:  # nobody reads it, or a disk is full, which is no reason not to serve
+            print(line, file=sys.stderr)
 
     with listener:
         if arguments.workers == 1:
             server.serve(settings, listener, ready)
         else:
             workers.serve(settings, listener, arguments.workers, ready)
+
+
+def _address(listener: socket.socket, host: str) -> tuple[str, str]:
+    """Where this machine finds the server, and what else to say of where it listens."""
+    bound, port = listener.getsockname()[:2]
+    others = ""
+    if bound in ("0.0.0.0", "::"):
+        host, others = {"0.0.0.0": "127.0.0.1", "::": "::1"}[bound], " and on this machine's other addresses"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}", others
 
 
 def _token(path: Path | None) -> str | None:

@@ -84,9 +84,7 @@ class Batcher:
         """Images in the queue."""
         return self._num_waiting
 
-    async def __call__(
-        self, pixels: Pixels, deadline_ms: float | None = None, is_left: IsLeft = never
-    ) -> Answer:
+    async def __call__(self, pixels: Pixels, deadline_ms: float | None = None, is_left: IsLeft = never) -> Answer:
         """(n, H, W, 3) uint8 pixels -> (n, K) probabilities and (n, K) logits.
 
         deadline_ms  shortens the deadline of the settings

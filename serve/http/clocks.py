@@ -1,9 +1,9 @@
 """Clocks for what a client makes the server wait for. uvicorn has one for idle connections alone.
 
-    header   until the last line of it has come         408, or silence where nothing came
-    body     until its last byte, answered or not       408, or the end of the connection
-    answer   while the client does not read it          the end of the connection
-    refused  while a refused client still sends         the end of the connection
+header   until the last line of it has come         408, or silence where nothing came
+body     until its last byte, answered or not       408, or the end of the connection
+answer   while the client does not read it          the end of the connection
+refused  while a refused client still sends         the end of the connection
 """
 
 from collections.abc import Iterable

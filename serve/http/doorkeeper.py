@@ -1,9 +1,9 @@
 """Who may come in, told from the header of a request alone: nothing of its body has been read.
 
-    503   the connection is one more than may be open; health is answered all the same
-    421   the name in Host is not one of this machine, though the server listens to this machine alone
-    403   a page of another origin sends the request
-    401   the bearer token is missing or wrong; health and the demo page want none
+503   the connection is one more than may be open; health is answered all the same
+421   the name in Host is not one of this machine, though the server listens to this machine alone
+403   a page of another origin sends the request
+401   the bearer token is missing or wrong; health and the demo page want none
 """
 
 import hmac

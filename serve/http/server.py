@@ -135,7 +135,8 @@ class Server(uvicorn.Server):
             listener.close()
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         for each in self.server_state.connections:
-            if each.cycle is not None:
+            assert isinstance(each, connection.Connection)
+            if each.cycle is not None:  # which has the headers of when it began
                 each.cycle.default_headers = self.server_state.default_headers
         looking = asyncio.create_task(self._look_on())
         clock = asyncio.get_running_loop().time

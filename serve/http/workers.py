@@ -1,10 +1,15 @@
-"""Several processes that serve on one socket. A worker that dies is replaced; none outlives the parent."""
+"""Several processes that serve on one socket. A worker that dies is replaced; none outlives the parent.
+
+Where no other can take its place, because the model's file is gone, for example, those that are left serve on, and the
+parent tries again, ever more rarely.
+"""
 
 import logging
 import os
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection as Pipe
@@ -17,8 +22,9 @@ from serve.errors import ServeError
 from serve.http import logs, server
 from serve.http.server import Settings
 
-_READY = b"ready "
+_READY = "ready "
 _POLL_S = 0.2
+_LONGEST_PAUSE_S = 60.0  # before a worker that ended soon is replaced; whoever served for longer is replaced at once
 _LOG = logging.getLogger("serve.http.workers")
 
 
@@ -63,27 +69,51 @@ class _Crew:
         self._listener = listener
         self._folder = folder
         self._workers: dict[Pipe, BaseProcess] = {}
+        self._started: dict[Pipe, float] = {}
+        self._due: list[float] = []  # when missing workers are to be started
+        self._pause_s = 0.0
 
     def begin(self, num: int) -> list[str]:
-        """Start the workers; the names of their models, once all are ready."""
+        """Start the workers; the names of their models, once all are ready. Raises ServeError."""
         started = [self._start() for _ in range(num)]
-        heard = [self._heard(pipe) for pipe in started]
-        return heard[0]
+        said = [_said(pipe) for pipe in started]
+        for words in said:
+            if not words.startswith(_READY):
+                raise ServeError(words or "A worker ended before it was ready; its log says why.")
+        return said[0].removeprefix(_READY).split()
 
     def mend(self, signals: _Signals) -> None:
-        """Wait a moment, and replace whoever died in it."""
+        """Wait a moment, and see to the replacement of whoever died in it."""
         sentinels = {worker.sentinel: pipe for pipe, worker in self._workers.items()}
-        for sentinel in connection.wait(list(sentinels), _POLL_S):
+        for sentinel in connection.wait(list(sentinels), _POLL_S) if sentinels else ():
             if signals.came:  # a terminal sends Ctrl-C to the workers too
                 return
-            pipe = sentinels[sentinel]  # type: ignore[index]
-            worker = self._workers.pop(pipe)
-            pipe.close()
-            worker.join()
-            assert worker.pid is not None
-            mark_process_dead(worker.pid, self._folder)  # type: ignore[no-untyped-call]
-            _LOG.error("Worker %d ended with status %s; another takes its place.", worker.pid, worker.exitcode)
-            self._heard(self._start())
+            self._bury(sentinels[sentinel])  # type: ignore[index]
+        if not sentinels:
+            time.sleep(_POLL_S)
+        now = time.monotonic()
+        for _ in [due for due in self._due if due <= now]:
+            self._start()
+        self._due = [due for due in self._due if due > now]
+
+    def _bury(self, pipe: Pipe) -> None:
+        worker, now = self._workers.pop(pipe), time.monotonic()
+        worker.join()
+        assert worker.pid is not None
+        mark_process_dead(worker.pid, self._folder)  # type: ignore[no-untyped-call]
+        if now - self._started.pop(pipe) > _LONGEST_PAUSE_S:
+            self._pause_s = 0.0
+        self._due.append(now + self._pause_s)
+        words = _said(pipe)
+        _LOG.error(
+            "Worker %d ended with status %s; another takes its place%s.%s",
+            worker.pid,
+            worker.exitcode,
+            f" in {self._pause_s:.0f} s" if self._pause_s else "",
+            "" if words.startswith(_READY) or not words else f" {words}",
+        )
+        self._pause_s = min(max(1.0, 2 * self._pause_s), _LONGEST_PAUSE_S)
+        pipe.close()
 
     def end(self) -> None:
         """Let every worker answer what it has accepted, and end."""
@@ -103,22 +133,21 @@ class _Crew:
         worker.start()
         theirs.close()
         self._workers[ours] = worker
+        self._started[ours] = time.monotonic()
         return ours
 
-    def _heard(self, pipe: Pipe) -> list[str]:
-        """The names of a worker's models, once it is ready. Raises ServeError with its reason if it is not."""
-        try:
-            said = pipe.recv_bytes()
-        except EOFError:
-            said = b"A worker ended before it was ready; its log says why."
-        if not said.startswith(_READY):
-            raise ServeError(said.decode())
-        return said.removeprefix(_READY).decode().split()
+
+def _said(pipe: Pipe) -> str:
+    """What a worker says once it is ready, or cannot begin; "" where it ended without a word more."""
+    try:
+        return pipe.recv_bytes().decode()
+    except (EOFError, OSError):
+        return ""
 
 
 def _work(settings: Settings, listener: socket.socket, parent: Pipe) -> None:
     """A worker's whole life."""
     try:
-        server.serve(settings, listener, lambda names: parent.send_bytes(_READY + " ".join(names).encode()), parent)
+        server.serve(settings, listener, lambda names: parent.send_bytes((_READY + " ".join(names)).encode()), parent)
     except ServeError as error:
         parent.send_bytes(str(error).encode())

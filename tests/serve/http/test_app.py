@@ -430,7 +430,9 @@ def test_null_is_absence_and_no_time_is_no_limit(client: TestClient) -> None:
     tensor = request(parameters=None)
     assert client.post(INFER, json=tensor | nothing).json() == plain
     flags = {"timeout": None, "binary_data_output": None, "sequence_id": None}
-    assert client.post(INFER, json=request(parameters={"binary_data_size": None}) | {"parameters": flags}).json() == plain
+    assert (
+        client.post(INFER, json=request(parameters={"binary_data_size": None}) | {"parameters": flags}).json() == plain
+    )
     outputs = [{"name": "probabilities", "parameters": None}, {"name": "logits", "parameters": {"binary_data": None}}]
     assert client.post(INFER, json=request() | {"outputs": outputs, "parameters": {"timeout": 0}}).json() == plain
 

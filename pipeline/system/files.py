@@ -23,23 +23,42 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """`replacing` for several files that belong together: all take their names, or none does."""
-    scratches = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
+    """`replacing` for several files that belong together: all take their names, or none does.
+
+    Only files are replaced: a device or a pipe is its own scratch, written to as it is, and of a link, what it leads to
+    takes the new content.
+    """
+    renames = {path: scratch_beside(linked(path)) for path in paths if path.is_file() or not path.exists()}
+    scratches = [renames.get(path, path) for path in paths]
     try:
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        yield scratches
         for scratch in scratches:
+            scratch.parent.mkdir(parents=True, exist_ok=True)
+        yield scratches
+        for scratch in renames.values():
             with scratch.open("rb") as file:
                 os.fsync(file.fileno())
-        for scratch, path in zip(scratches, paths, strict=True):
-            scratch.replace(path)
+        for path, scratch in renames.items():
+            scratch.replace(linked(path))
     except OSError as error:
         raise cannot_write(" and ".join(map(str, paths)), paths[0], error) from error
     finally:
-        for scratch in scratches:
+        for scratch in renames.values():
             with suppress(OSError):
                 scratch.unlink()
+
+
+def linked(path: Path) -> Path:
+    """What a link leads to, so that a rename leaves the link; but a link to what is write-protected is itself replaced.
+
+    DVC protects what it keeps, and may put such links where the outputs of stages are.
+    """
+    target = Path(os.path.realpath(path))
+    return path if target.is_file() and target.stat().st_mode & 0o222 == 0 else target
+
+
+def scratch_beside(path: Path, kind: str = "partial") -> Path:
+    """Where to write what is to be renamed to `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
 
 
 def cannot_write(what: str, path: Path, error: OSError) -> PupilError:

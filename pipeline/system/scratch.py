@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.system.files import cannot_write
+from pipeline.system.files import cannot_write, linked, scratch_beside
 
 
 @contextmanager
@@ -17,8 +17,8 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     Leftovers of killed runs go first. An OSError inside the block counts as the disk refusing: PupilError says what
     could not be written and how much room is left.
     """
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    replaced = out.with_name(f".{out.name}.{os.getpid()}.replaced")
+    out = linked(out)
+    scratch, replaced = scratch_beside(out), scratch_beside(out, "replaced")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(out)

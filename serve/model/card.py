@@ -18,6 +18,8 @@ from serve.errors import ModelError
 
 KEY = "pupil_card"
 FORMAT = 1
+MAX_PX = 4096
+"""Of a side: an uploaded image is scaled to resize_px, which takes 48 MiB at this size."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,10 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0  # not isinstance: True is an int
 
 
+def _is_side(value: Any) -> bool:
+    return _is_count(value) and value <= MAX_PX
+
+
 def _is_number(value: Any) -> bool:
     # JSON integers have no bound; beyond 2^53 they would not survive as a float.
     return (type(value) is int and abs(value) < 2**53) or (isinstance(value, float) and math.isfinite(value))
@@ -149,8 +155,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (_is_name, "a name of letters, digits, '.', '_' and '-'"),
     "precision": (_is_text, "a text"),
     "labels": (_is_labels, "a list of one or more class names"),
-    "image_px": (_is_count, "a positive integer"),
-    "resize_px": (_is_count, "a positive integer"),
+    "image_px": (_is_side, f"an integer in 1..{MAX_PX}"),
+    "resize_px": (_is_side, f"an integer in 1..{MAX_PX}"),
     "mean": (_is_triple, "3 finite numbers"),
     "std": (_is_deviations, "3 positive numbers"),
     "arch": (_is_text, "a text"),

@@ -6,12 +6,11 @@ kserve-tritonserver takes: it mounts `storageUri` and starts Triton on it, which
 """
 
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve import files
 from serve.errors import ServeError
 from serve.package.triton import Serving
 
@@ -34,12 +33,7 @@ def write(path: Path, service: Service, serving: Serving) -> None:
     """Write the manifest; complete or not at all. Raises ServeError for what Kubernetes would refuse."""
     text = manifest(service, serving)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
+        files.write_text(path, text)
     except OSError as error:
         raise ServeError(f"{path} could not be written ({error.strerror}).") from error
 

@@ -48,6 +48,7 @@ def write(folder: Path, models: Mapping[Path, Card], serving: Serving) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ServeError(f"{folder} is there already and not an empty folder; name a new one.")
     try:
+        folder = Path(os.path.realpath(folder))  # a link to an empty folder stays one
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:

@@ -1,0 +1,121 @@
+"""Raw bytes against a server process, while its memory and its answers to health probes are watched."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from benchmarks.serving import Served
+from serve.load.memory import Memory
+from tests import tiny_onnx
+
+TOKEN = "s3cret"
+PROBE_S = 1.0
+"""In which a health probe is answered, whatever goes on beside it."""
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+def head(method: str, target: str, *lines: str, token: str | None = None) -> bytes:
+    """The header of a request."""
+    given = [] if token is None else [f"Authorization: Bearer {token}"]
+    return (
+        "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *given, *lines]).encode("latin-1") + b"\r\n\r\n"
+    )
+
+
+def post(content: bytes, *lines: str, target: str = "/v2/models/student/infer", token: str | None = TOKEN) -> bytes:
+    """A whole request."""
+    return head("POST", target, f"Content-Length: {len(content)}", *lines, token=token) + content
+
+
+def infer(pixels: np.ndarray) -> bytes:
+    """What `student` takes."""
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": pixels.shape, "data": pixels.ravel().tolist()}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+def connect(server: Served) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+
+def answers(client: socket.socket) -> list[tuple[int, bytes]]:
+    """Status and body of all that comes until the connection ends, interim answers left out."""
+    came = []
+    with client.makefile("rb") as file:
+        while line := file.readline():
+            status, size = int(line.split()[1]), 0
+            while (header := file.readline()) not in (b"\r\n", b""):
+                name, _, value = header.partition(b":")
+                if name.lower() == b"content-length":
+                    size = int(value)
+            if status != 100:
+                came.append((status, file.read(size)))
+    return came
+
+
+def ask(server: Served, *sent: bytes) -> list[tuple[int, bytes]]:
+    """All answers to what is sent on one connection, its sending half closed behind it."""
+    with connect(server) as client:
+        for part in sent:
+            client.sendall(part)
+        client.shutdown(socket.SHUT_WR)
+        return answers(client)
+
+
+def is_well(server: Served) -> bool:
+    """Does it give an honest client the answer of the model?"""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
+    ((status, body),) = ask(server, post(infer(pixels)))
+    logits = json.loads(body)["outputs"][1]["data"]
+    return status == 200 and np.allclose(logits, tiny_onnx.expected_logits(pixels)[0], rtol=1e-4, atol=1e-5)
+
+
+def flood(client: socket.socket, opening: bytes, again: bytes, num_bytes: int = 2**25) -> None:
+    """Send on and on, until the server ends the connection or has read nothing for a while."""
+    client.settimeout(0.3)
+    try:
+        client.sendall(opening)
+        for _ in range(num_bytes // len(again)):
+            client.sendall(again)
+    except OSError:
+        pass
+
+
+@contextmanager
+def withstood(server: Served, rise_mib: float = 48) -> Iterator[None]:
+    """See that health is answered in time throughout the block, that memory rises by no more, and that all is well."""
+    memory, over, slowest = Memory(server.process.pid), threading.Event(), [0.0]
+    memory.sample(0.0)
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            slowest[0] = max(slowest[0], _probe(server))
+            memory.sample(0.0)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    assert is_well(server)
+    memory.sample(0.0)
+    sizes = memory.to_dict()
+    assert slowest[0] < PROBE_S, f"a health probe waited for {slowest[0]:.2f} s"
+    rise = (sizes["max_bytes"] - sizes["first_bytes"]) / 2**20
+    assert rise < rise_mib, f"the server took {rise:.0f} MiB more"
+
+
+def _probe(server: Served) -> float:
+    """Seconds that a health probe took; infinite where it failed."""
+    started = time.perf_counter()
+    try:
+        ((status, _),) = ask(server, head("GET", "/v2/health/live"))
+    except (OSError, ValueError):
+        return float("inf")
+    return time.perf_counter() - started if status == 200 else float("inf")

@@ -56,6 +56,11 @@ class _Slot:
     is_left: IsLeft
     is_waiting: bool = True
 
+    def leave(self) -> None:
+        """Wake who waits for the answer of a client that has gone."""
+        if not self.answer.done():
+            self.answer.set_exception(ClientLeft("The connection closed while its request waited."))
+
 
 @dataclass
 class _Batch:
@@ -98,7 +103,11 @@ class Batcher:
             return self.model.outputs(pixels)  # refuses them in its own words
         if len(pixels) > settings.max_images:
             raise TooLarge(f"{len(pixels)} images are more than the {settings.max_images} of one request; send fewer.")
-        if self._waiting and self._num_waiting + len(pixels) > settings.max_queue:
+        if self._is_full_for(len(pixels)):
+            for slot in [slot for slot in self._waiting if slot.is_left()]:
+                self._remove(slot)
+                slot.leave()
+        if self._is_full_for(len(pixels)):
             raise Overloaded(f"{self._num_waiting} images wait already, which is as many as may; try again later.")
         loop = asyncio.get_running_loop()
         slot = _Slot(pixels, loop.time(), loop.create_future(), is_left)
@@ -112,8 +121,7 @@ class Batcher:
         finally:
             expiry.cancel()
             if slot.is_waiting:
-                self._waiting.remove(slot)
-                self._num_waiting -= len(pixels)
+                self._remove(slot)
                 self._metrics.queue_images.set(self._num_waiting)
 
     def warm_up(self) -> None:
@@ -137,6 +145,14 @@ class Batcher:
             self._jobs.put(None)
         for thread in threads:
             await asyncio.to_thread(thread.join)
+
+    def _is_full_for(self, num_images: int) -> bool:
+        return len(self._waiting) > 0 and self._num_waiting + num_images > self.settings.max_queue
+
+    def _remove(self, slot: _Slot) -> None:
+        self._waiting.remove(slot)
+        self._num_waiting -= len(slot.pixels)
+        slot.is_waiting = False
 
     def _dispatch(self) -> None:
         """Start what may start now, and see to it that somebody looks again when more may."""
@@ -172,7 +188,7 @@ class Batcher:
             if slot.answer.done():
                 continue
             if slot.is_left():
-                slot.answer.set_exception(ClientLeft("The connection closed while its request waited."))
+                slot.leave()
                 continue
             self._metrics.queue_seconds.observe(batch.loop.time() - slot.arrived)
             batch.slots.append(slot)

@@ -9,6 +9,7 @@ have taken every place. The clocks are in clocks.py.
 import asyncio
 import select
 import sys
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
@@ -27,19 +28,22 @@ MAX_CHUNKS = 8192
 """Of one body: h11 takes 5 us for each, however small, and clients send thousands of bytes in one."""
 
 
-def factory(limits: Limits, metrics: Metrics) -> type[asyncio.Protocol]:
-    """What uvicorn's Config takes as `http`."""
-    return cast(type[asyncio.Protocol], partial(Connection, limits, metrics))
+def factory(limits: Limits, metrics: Metrics, on_surplus: Callable[[], None]) -> type[asyncio.Protocol]:
+    """What uvicorn's Config takes as `http`; on_surplus is called for each connection beyond the limit."""
+    return cast(type[asyncio.Protocol], partial(Connection, limits, metrics, on_surplus))
 
 
 class Connection(H11Protocol):
     """uvicorn's connection over h11."""
 
-    def __init__(self, limits: Limits, metrics: Metrics, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, limits: Limits, metrics: Metrics, on_surplus: Callable[[], None], *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.conn = _Parser(h11.SERVER, limits.max_header_bytes)
         self.limits = limits
         self.metrics = metrics
+        self._on_surplus = on_surplus
         self.opened = 0.0  # by the clock of the event loop
         self.is_surplus = False  # one more than may be open
         self.is_refused = False
@@ -70,6 +74,8 @@ class Connection(H11Protocol):
         self.opened = self.loop.time()
         self.is_surplus = len(self.connections) > self.limits.max_connections
         self.app_state = self.app_state | {"connection": self}  # of which every request has a copy in its scope
+        if self.is_surplus:
+            self._on_surplus()
         if len(self.connections) > self.limits.max_connections + SPARE_CONNECTIONS:
             self.metrics.errors.labels("connections").inc()
             ours = (each for each in self.connections if isinstance(each, Connection) and each is not self)
@@ -84,6 +90,8 @@ class Connection(H11Protocol):
             if self.is_refused or self.transport.is_closing():
                 return
             super().data_received(data[start : start + step])
+        if self._is_owed and len(self.conn.trailing_data[0]) < self.limits.max_header_bytes:
+            self.flow.resume_reading()  # uvicorn would not see the client leave before it is answered
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more. A whole request of it is still answered, unless the client is gone altogether.

@@ -7,6 +7,7 @@ import logging
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
@@ -93,7 +94,7 @@ class Server(uvicorn.Server):
         limits: Limits = app.state.limits
         config = uvicorn.Config(
             app,
-            http=connection.factory(limits, app.state.metrics),
+            http=connection.factory(limits, app.state.metrics, self._on_surplus),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -121,7 +122,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
-        self._look()
+        self._clocks.look(self.server_state.connections, asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -152,15 +153,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def _look_on(self) -> None:
+        """What is done at every tick, while uvicorn waits for clients and ticks no more."""
         while True:
-            self._look()
+            self._clocks.look(self.server_state.connections, asyncio.get_running_loop().time())
             await asyncio.sleep(0.1)
 
-    def _look(self) -> None:
-        """After clients that keep the server waiting, and whether there are too many."""
-        now, connections = asyncio.get_running_loop().time(), self.server_state.connections
-        self._clocks.look(connections, now)
-        if len(connections) > self._limits.max_connections and now - self._told > _SILENCE_S:
+    def _on_surplus(self) -> None:
+        now = time.monotonic()
+        if now - self._told > _SILENCE_S:
             self._told = now
             _LOG.warning(
                 "%d connections are open, which is as many as may (--max-connections); others are answered 503.",

@@ -66,10 +66,18 @@ def ask(server: Served, *sent: bytes) -> list[tuple[int, bytes]]:
         return answers(client)
 
 
+def ask_and_close(server: Served, request: bytes) -> tuple[int, bytes]:
+    """The answer to a request that says `Connection: close`."""
+    with connect(server) as client:
+        client.sendall(request)
+        (answer,) = answers(client)
+        return answer
+
+
 def is_well(server: Served) -> bool:
     """Does it give an honest client the answer of the model?"""
     pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
-    ((status, body),) = ask(server, post(infer(pixels)))
+    status, body = ask_and_close(server, post(infer(pixels), "Connection: close"))
     logits = json.loads(body)["outputs"][1]["data"]
     return status == 200 and np.allclose(logits, tiny_onnx.expected_logits(pixels)[0], rtol=1e-4, atol=1e-5)
 
@@ -115,7 +123,7 @@ def _probe(server: Served) -> float:
     """Seconds that a health probe took; infinite where it failed."""
     started = time.perf_counter()
     try:
-        ((status, _),) = ask(server, head("GET", "/v2/health/live"))
+        status, _ = ask_and_close(server, head("GET", "/v2/health/live", "Connection: close"))
     except (OSError, ValueError):
         return float("inf")
     return time.perf_counter() - started if status == 200 else float("inf")

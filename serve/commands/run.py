@@ -100,7 +100,7 @@ def main(arguments: argparse.Namespace) -> None:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise ServeError(f"Cannot listen on {host} port {port} ({error.strerror}); choose --host or --port.") from error
-    url, others = _address(listener, host)
+    url, others = address(listener, host)
 
     def ready(names: list[str]) -> None:
         if settings.token is None and not server.is_loopback(listener):
@@ -122,7 +122,7 @@ def main(arguments: argparse.Namespace) -> None:
             workers.serve(settings, listener, arguments.workers, ready)
 
 
-def _address(listener: socket.socket, host: str) -> tuple[str, str]:
+def address(listener: socket.socket, host: str) -> tuple[str, str]:
     """Where this machine finds the server, and what else to say of where it listens."""
     bound, port = listener.getsockname()[:2]
     others = ""

@@ -72,6 +72,49 @@ def test_one_paragraph_for_what_a_user_can_mend(capsys: pytest.CaptureFixture[st
         assert f"Cannot listen on 127.0.0.1 port {port}" in refused(capsys, "run", student, "--port", port)
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "x", "--deadline-ms", "nan"],
+        ["run", "x", "--deadline-ms", "inf"],
+        ["run", "x", "--deadline-ms", "-1"],
+        ["run", "x", "--max-delay-ms", "nan"],
+        ["run", "x", "--port", "65536"],
+        ["run", "x", "--max-body-mib", "9" * 5000],
+        ["run", "x", "--max-connections", "0"],
+        ["benchmark", "x", "--seed", "-1"],
+        ["benchmark", "x", "--batch-sizes", "1", "1000000000"],
+        ["benchmark", "x", "--threads", "100000"],
+        ["benchmark", "x", "--loadgen", "1e9"],
+        ["load", "http://127.0.0.1:1", "--duration", "1e9"],
+        ["load", "http://127.0.0.1:1", "--rate", "nan"],
+        ["load", "http://127.0.0.1:1", "--seed", str(2**32)],
+        ["package", "x", "--replicas", "-1", "4"],
+    ],
+    ids=lambda argv: " ".join(argv)[:40],
+)
+def test_numbers_out_of_range_are_refused_before_anything_begins(
+    capsys: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(argv)
+    assert re.search(r"error: argument --[a-z-]+: (must be in|invalid number)", capsys.readouterr().err)
+
+
+def test_more_arrivals_than_memory_holds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["load", "http://127.0.0.1:1", "--rate", 100_000, "--duration", 80_000]
+    assert "more than 50,000,000 arrivals" in refused(capsys, *argv)
+
+
+def test_output_that_nobody_reads_is_one_sentence(student: Path) -> None:
+    command = [sys.executable, "-m", "serve", "benchmark", str(student), "--samples", "2", "--warmup", "1"]
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == "Standard output takes no more (No space left on device)."
+    assert "Traceback" not in run.stderr
+
+
 def table(text: str) -> list[list[str]]:
     """An aligned table as rows of cells."""
     lines = text.splitlines()

@@ -1,4 +1,4 @@
-"""What strangers send, before their token is known and after: it takes linear time and bounded memory, disturbs nobody."""
+"""What strangers send, before their token is known and after: in linear time and bounded memory, it disturbs nobody."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A server without a token, for its own machine alone, and with few places: what pages of browsers and crowds can do."""
+"""A server without a token and with few places, for its own machine alone: what pages of browsers and crowds can do."""
 
 import json
 import socket

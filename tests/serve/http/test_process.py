@@ -20,6 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.serving import ROOT, Served, served
 from serve.__main__ import main
+from serve.commands import run
+from serve.http.server import is_loopback
 from tests import tiny_onnx
 
 MANY = 12
@@ -171,6 +173,47 @@ def test_a_worker_that_dies_is_replaced(student: Path) -> None:
         assert record["message"] == f"Worker {before[-1]} ended with status -9; another takes its place."
 
 
+def test_workers_that_cannot_be_replaced_end_nobody_and_are_once_they_can(student: Path) -> None:
+    away = student.with_name("away")
+    with served(student, "--workers", 2) as server:
+        (_, survivor) = before = children(server.process.pid)
+        student.rename(away)
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: "there is no such file" in server.errors())
+        assert children(server.process.pid) == [survivor]
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        ask(connection, 3)
+        os.kill(survivor, signal.SIGKILL)  # and with nobody left, the parent still tries
+        away.rename(student)
+        until(lambda: len(children(server.process.pid)) == 2)
+        connection.close()
+        ask(connection, 4)
+        connection.close()
+        assert server.stop() == 0
+        assert "Traceback" not in server.errors()
+
+
+def test_a_worker_killed_while_it_starts_ends_nobody(student: Path) -> None:
+    with served(student, "--workers", 2) as server:
+        before = children(server.process.pid)
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: len(set(children(server.process.pid)) - set(before)) == 1)
+        (new,) = set(children(server.process.pid)) - set(before)
+        os.kill(new, signal.SIGKILL)  # long before it has imported what it needs
+        until(lambda: f"Worker {new} ended with status -9" in server.errors())
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        ask(connection, 3)
+        connection.close()
+        assert server.stop() == 0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_workers_do_not_outlive_a_parent_that_is_killed(student: Path) -> None:
     with served(student, "--workers", 2) as server:
         workers = children(server.process.pid)
@@ -210,6 +253,68 @@ def test_the_token_comes_from_a_file_or_the_environment(student: Path, tmp_path:
                 assert answer.status == 200
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 urllib.request.urlopen(server.url + "/v2", timeout=20)
+
+
+def test_a_server_open_to_others_says_so_unless_it_asks_for_a_token(student: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    for options, warning in (([], "may use the server, which asks for no token"), (["--token-file", "token"], "")):
+        given = [tmp_path / each if each == "token" else each for each in options]
+        with served(student, "--host", "0.0.0.0", *given) as server:
+            with urllib.request.urlopen(server.url + "/v2/health/ready", timeout=20) as answer:
+                assert answer.status == 200
+            assert server.stop() == 0
+            assert (warning in server.errors(), server.errors() == "") == (True, warning == "")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", ("http://127.0.0.1:PORT", "")),
+        ("localhost", ("http://localhost:PORT", "")),
+        ("0.0.0.0", ("http://127.0.0.1:PORT", " and on this machine's other addresses")),
+        ("", ("http://127.0.0.1:PORT", " and on this machine's other addresses")),
+    ],
+)
+def test_the_address_that_is_printed_leads_to_the_server(host: str, expected: tuple[str, str]) -> None:
+    with socket.create_server((host, 0)) as listener:
+        url, others = run.address(listener, host)
+        assert (url.replace(str(listener.getsockname()[1]), "PORT"), others) == expected
+        assert is_loopback(listener) == (others == "")
+
+
+def test_a_server_takes_no_more_connections_than_files_may_be_open(student: Path) -> None:
+    command = [sys.executable, "-m", "serve", "run", str(student), "--port", "0", "--max-connections", "1000"]
+    limited = ["bash", "-c", 'ulimit -n 300; exec "$@"', "bash", *command]
+    with subprocess.Popen(limited, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().split(" on ")[1].partition(";")[0]
+        clients = [socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20) for _ in range(290)]
+        with urllib.request.urlopen(url + "/v2/health/live", timeout=20) as answer:
+            assert answer.status == 200
+        for client in clients:
+            client.close()
+        server.terminate()
+        _, err = server.communicate(timeout=60)
+    lines = [json.loads(line)["message"] for line in err.splitlines()]
+    assert lines == [
+        "This process may open 300 files (ulimit -n), so it takes 172 connections at once, "
+        "not 1000 (--max-connections).",
+        "172 connections are open, which is as many as may (--max-connections); others are answered 503.",
+    ]
+
+
+def test_a_full_disk_behind_standard_output_is_no_reason_not_to_serve(student: Path) -> None:
+    command = [sys.executable, "-m", "serve", "run", str(student), "--port", "0"]
+    with (
+        open("/dev/full", "w") as full,
+        subprocess.Popen(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True) as server,
+    ):
+        assert server.stderr is not None
+        url = server.stderr.readline().split(" on ")[1].partition(";")[0]
+        with urllib.request.urlopen(url + "/v2", timeout=20) as answer:
+            assert answer.status == 200
+        server.terminate()
+        assert "Traceback" not in server.communicate(timeout=60)[1]
 
 
 @pytest.mark.parametrize("content", ["", "two words", "\u00fcber", "\n"])

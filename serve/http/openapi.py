@@ -16,15 +16,18 @@ _NAMES = {"type": "array", "items": _TEXT}
 _ERRORS = {
     400: "The request is wrong; the sentence says what was expected and what came.",
     401: "The bearer token is missing or wrong.",
+    403: "A page of another origin sent the request.",
     404: "There is no such model or version.",
     405: "The path does not take this method.",
     408: "The request took too long to arrive.",
     413: "The body, its JSON or its number of images is larger than the limit.",
     415: "The body is compressed.",
+    421: "The header Host names another machine.",
     431: "The header is larger than the limit.",
     500: "The model failed.",
     503: "The server is busy, or the deadline passed; try again after Retry-After seconds.",
 }
+_OF_POST = tuple(status for status in _ERRORS if status != 405)
 
 
 def document(version: str, models: Iterable[str], limits: Limits) -> Json:
@@ -81,7 +84,7 @@ def _infer(limits: Limits) -> Json:
         "application/json": {"schema": _ref("Answer")},
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     }
-    operation = _operation("Pixels to probabilities and logits", answers, 400, 401, 404, 408, 413, 415, 431, 500, 503)
+    operation = _operation("Pixels to probabilities and logits", answers, *_OF_POST)
     operation["responses"]["200"]["headers"] = {
         HEADER: {"schema": {"type": "integer"}, "description": "Bytes of JSON before the binary tensors."}
     }
@@ -107,7 +110,7 @@ def _infer(limits: Limits) -> Json:
 
 def _classify(limits: Limits, models: list[str]) -> Json:
     answer = {"application/json": {"schema": _ref("Classified")}}
-    operation = _operation("An image file to its best labels", answer, 400, 401, 404, 408, 413, 415, 431, 500, 503)
+    operation = _operation("An image file to its best labels", answer, *_OF_POST)
     query: Json = {"in": "query", "required": False}
     operation["parameters"] = [
         query | {"name": "model", "schema": {"enum": models}, "description": "Left out, the first model."},

@@ -206,7 +206,7 @@ def test_bodies_just_below_the_limit_that_never_end_shut_nobody_out(server: Serv
     with withstood(server, rise_mib=400), ExitStack() as stack:  # 256 MiB of bodies, and what is on its way
         for _ in range(20):
             client = stack.enter_context(connect(server))
-            flood(client, head("POST", INFER, f"Content-Length: {size}", token=TOKEN), b" " * MIB, size - MIB)
+            flood(client, head("POST", INFER, f"Content-Length: {size}", token=TOKEN), b" " * (MIB - 1), size)
         assert is_well(server)
 
 

@@ -305,7 +305,7 @@ def _rows(server: Server) -> list[dict[str, Any]]:
 
 def _goals(rows: list[dict[str, Any]], in_process_ms: float) -> dict[str, Any]:
     ours = [row for row in rows if row["server"] == "pupil"]
-    others = [row for row in rows if row["server"] != "pupil"]
+    others = [row for row in rows if row["server"] in OTHERS]
     above = {f"{row['variant']}, {row['form']}": row["one_client"]["p50_ms"] - in_process_ms for row in ours}
     best = max(ours, key=lambda row: row["requests_per_s"])
     goals: dict[str, Any] = {

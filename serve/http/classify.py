@@ -90,7 +90,8 @@ class Decoder:
         if sum(not other.done() for other in self._inside) >= self._max_inside:
             raise Overloaded(f"{self._max_waiting} images wait already to be decoded; try again later.")
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._threads, _decode_for, is_left, data, image_px, resize_px)
+        held = [data]  # a job that is cancelled lies in the pool until a thread comes to it, but its image need not
+        future = loop.run_in_executor(self._threads, _decode_for, is_left, held, image_px, resize_px)
         self._inside[future] = is_left
         try:
             await asyncio.wait([future], timeout=None if limit_s == math.inf else limit_s)
@@ -102,12 +103,13 @@ class Decoder:
         finally:
             del self._inside[future]
             future.cancel()
+            held.clear()
 
 
-def _decode_for(is_left: IsLeft, data: bytes, image_px: int, resize_px: int) -> Pixels:
+def _decode_for(is_left: IsLeft, held: list[bytes], image_px: int, resize_px: int) -> Pixels:
     if is_left():
         raise ClientLeft(_LEFT)
-    return decode(data, image_px, resize_px)
+    return decode(held.pop(), image_px, resize_px)
 
 
 async def answer(

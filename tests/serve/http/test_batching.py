@@ -196,6 +196,23 @@ def test_nothing_is_computed_for_clients_that_left_the_queue(model: Watched) -> 
     run(model, use)
 
 
+def test_a_queue_full_of_clients_that_left_turns_nobody_away(model: Watched) -> None:
+    async def use(batcher: Batcher) -> None:
+        model.gate.clear()
+        running = asyncio.create_task(batcher(images(seed=1)))
+        await until(lambda: model.sizes == [1])
+        left = [asyncio.create_task(batcher(images(2), is_left=lambda: True)) for _ in range(2)]
+        await until(lambda: batcher.num_waiting == 4)
+        stays = asyncio.create_task(batcher(images(3, seed=2)))
+        assert [type(each) for each in await asyncio.gather(*left, return_exceptions=True)] == [ClientLeft] * 2
+        assert batcher.num_waiting == 3
+        model.gate.set()
+        np.testing.assert_allclose((await stays)[1], tiny_onnx.expected_logits(images(3, 2)), rtol=1e-4, atol=1e-5)
+        await running
+
+    run(model, use, max_queue=4)
+
+
 def test_those_that_leave_a_running_batch_shift_nobody(model: Watched) -> None:
     async def use(batcher: Batcher) -> None:
         model.gate.clear()

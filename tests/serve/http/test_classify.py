@@ -1,5 +1,6 @@
 """POST /classify over real models: what the model answers in process, and one clear sentence for what is wrong."""
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from serve.errors import Overloaded
+from serve.errors import ClientLeft, Overloaded
 from serve.http.app import create_app
 from serve.http.batching import Batching
 from serve.http.classify import Decoder
@@ -212,6 +213,38 @@ def test_the_event_loop_is_free_and_the_queue_bounded_while_images_are_decoded()
     anyio.run(run)
     assert outcomes == ["2 images wait already to be decoded; try again later."] * 2 + ["(8, 8, 3)"] * 3
     assert ticks > 5
+
+
+def test_an_image_whose_time_is_over_is_not_begun() -> None:
+    asked_for: list[str] = []  # as a thread begins
+
+    def is_left(name: str) -> bool:
+        asked_for.append(name)
+        return False
+
+    async def run() -> None:
+        decoder = Decoder(max_running=1)
+        before = asyncio.create_task(decoder(large(), 8, 8, is_left=lambda: is_left("before")))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            await decoder(picture(), 8, 8, limit_s=0, is_left=lambda: is_left("too late"))
+        await before
+        await decoder(picture(), 8, 8, is_left=lambda: is_left("after"))
+
+    asyncio.run(run())
+    assert asked_for == ["before", "after"]
+
+
+def test_clients_that_have_left_make_room_for_others() -> None:
+    async def run() -> list[object]:
+        decoder = Decoder(max_running=1, max_waiting=2)
+        asked = [decoder(large(), 8, 8), *(decoder(picture(), 8, 8, is_left=lambda: True) for _ in range(2))]
+        tasks = [asyncio.create_task(each) for each in asked]
+        await asyncio.sleep(0)
+        assert (await decoder(picture(), 8, 8)).shape == (8, 8, 3)
+        return [type(each) for each in await asyncio.gather(*tasks, return_exceptions=True)]
+
+    assert asyncio.run(run()) == [np.ndarray, ClientLeft, ClientLeft]
 
 
 def test_a_picture_that_takes_too_long_is_a_503(models: dict[str, OnnxClassifier]) -> None:

@@ -4,7 +4,6 @@ https://github.com/kserve/open-inference-protocol. Functions of values; the HTTP
 tensors lie in a body in binary_tensors.py.
 """
 
-import json
 import math
 import reprlib
 from dataclasses import dataclass
@@ -65,8 +64,10 @@ def answer(model: OnnxClassifier, request: Request, probabilities: Floats, logit
         if is_binary:
             raw.append(values.astype("<f4", copy=False).tobytes())
             output["parameters"] = {"binary_data_size": len(raw[-1])}
-        else:
+        elif np.isfinite(values).all():
             output["data"] = values.ravel().tolist()
+        else:
+            raise ValueError(f"{model.card.name} computed {name} that are no numbers, which JSON has no word for.")
         outputs.append(output)
     response["outputs"] = outputs
     return write(response), raw
@@ -85,8 +86,8 @@ def metadata(model: OnnxClassifier) -> dict[str, Any]:
 
 
 def write(content: object) -> bytes:
-    """JSON in ASCII."""
-    return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+    """JSON in UTF-8."""
+    return orjson.dumps(content)
 
 
 def _parsed(content: bytes, limits: Limits) -> Any:

@@ -114,7 +114,8 @@ def _varint(value: int) -> bytes:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
+    # JSON can hold half a surrogate pair, which is no text: no answer could carry it.
+    return isinstance(value, str) and value != "" and value == value.encode("utf-8", "ignore").decode("utf-8")
 
 
 def _is_name(value: Any) -> bool:

@@ -163,6 +163,7 @@ def test_files_are_not_scaled_below_what_the_model_takes() -> None:
         ("image_px", True),
         ("resize_px", "8"),
         ("resize_px", 4097),
+        ("arch", "\ud800"),
         ("image_px", 10**9),
         ("mean", [0.5, 0.5]),
         ("mean", [0.5, 0.5, float("nan")]),

@@ -273,7 +273,7 @@ def _strange(chance: random.Random, pixels: Pixels) -> Post:
         {"shape": chance.choice([*shapes, *values])},
         {"datatype": chance.choice([*values, "INT8", "FP32", "BYTES", "uint8"])},
         {"name": chance.choice([*values, "pixel", "pixels "])},
-        {"data": chance.choice([*values, [0] * size])},
+        {"data": chance.choice([*values[1:], [0] * size])},  # null would be none
         {
             "parameters": {
                 "binary_data_size": chance.choice([*values, size - 1, size + 1, -size, float(size), str(size)])

@@ -137,8 +137,8 @@ def become(command: Command) -> NoReturn:
     os.chdir(command.folder)
     os.environ.clear()
     os.environ.update(command.environment)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # as long as the process lives
-    sys.stdout, sys.stderr = (open(file, "w", encoding="utf-8", buffering=1, closefd=False) for file in (1, 2))
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(file, "w", encoding="utf-8", buffering=1, closefd=False) for file in (1, 2))  # noqa: SIM115
     sys.path[0] = command.folder
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
         del sys.modules[name]

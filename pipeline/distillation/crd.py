@@ -82,15 +82,15 @@ class Method(base.Method):
         """
         if len(labels) != self.num_images:
             raise ParamsError(
-                f"crd keeps an embedding for each of the {self.num_images} training images of the data card, and the "
-                f"training set has {len(labels)}. Run `dvc repro prepare`, so that card and images fit."
+                f"crd keeps an embedding for each of the {self.num_images} training images of the data card, but the "
+                f"training set has {len(labels)}. Run `dvc repro prepare`, so that card and images agree."
             )
         counts = labels.bincount()
         self.num_negatives = min(self.config.num_negatives, len(labels) - int(counts.max()))
         if self.num_negatives == 0:
             raise ParamsError(
-                f"crd contrasts an image with images of other classes, and all {len(labels)} training images are of "
-                "one class. Take crd out of distill.methods, or data with two classes at least."
+                f"crd contrasts an image with images of other classes, but all {len(labels)} training images are of "
+                "one class. Remove crd from distill.methods, or use data with at least two classes."
             )
         self.order = labels.argsort(stable=True)
         self.start = (counts.cumsum(0) - counts)[labels]
@@ -136,8 +136,8 @@ class Contrast(nn.Module):
         if (size := 2 * 4 * num_images * dim) > _LARGE_BYTES:
             print(
                 f"crd keeps two embeddings of {dim} numbers for each of {num_images:,} training images: "
-                f"{size / 1e9:.1f} GB of the device's memory, and as much on disk each time an epoch's state is saved. "
-                "A smaller distill.methods.crd.embedding_dim takes less.",
+                f"{size / 1e9:.1f} GB of the device's memory, and as much on disk each time an epoch's state is "
+                "saved. A smaller distill.methods.crd.embedding_dim needs less.",
                 file=sys.stderr,
             )
         self.embed_s, self.embed_t = nn.Linear(pooled_s, dim), nn.Linear(pooled_t, dim)

@@ -63,7 +63,9 @@ class Method(base.Method):
         self.student.neck = nn.Sequential(self.student.neck, transform)
         shapes(self.student, card.image_px)
         if transform.expanded is None:
-            raise ParamsError(f"norm needs a student that can carry a neck, and {student.spec['arch']} runs none.")
+            raise ParamsError(
+                f"norm needs a student that runs a neck, but {student.spec['arch']} runs none. Choose another student."
+            )
         transform.expanded = None
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:

@@ -55,8 +55,9 @@ class Method(base.Method):
             norms = self.teacher.stage_norms()
         except NotImplementedError:
             raise ParamsError(
-                f"ofd takes its margins from the BN behind each stage of the teacher, and {self.teacher.spec['arch']} "
-                "names none. Take one of this project's own, such as resnet34 or wrn_40_2, as teacher."
+                "ofd takes its margins from the batch normalisation behind each stage of the teacher, but "
+                f"{self.teacher.spec['arch']} names none. Choose one of this project's own networks as teacher, such "
+                "as resnet34 or wrn_40_2."
             ) from None
         self.stages = nn.ModuleList(Stage(a.channels, norm) for a, norm in zip(s.stages, norms, strict=True))
 

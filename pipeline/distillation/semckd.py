@@ -61,8 +61,8 @@ class Method(base.Method):
         if sizes != {size}:
             came = " and ".join(map(str, sorted(sizes, reverse=True)))
             raise ParamsError(
-                f"semckd compares the images of a batch by networks that are made for {size} of them "
-                f"(distill.methods.semckd.batch_size), and an epoch would have batches of {came}. Set "
+                f"semckd compares the images of a batch by networks that are made for {size} images "
+                f"(distill.methods.semckd.batch_size), but an epoch would have batches of {came}. Set "
                 f"distill.train.batch_size and distill.methods.semckd.batch_size to the same number (now {max(sizes)} "
                 f"and {size}) and distill.train.drop_last to true."
             )

@@ -55,8 +55,8 @@ class Method(base.Method):
         classes = self.teacher.fc.out_features
         if classes != card.num_classes:
             raise ParamsError(
-                f"simkd ships the teacher's classifier, which knows {classes} classes, and the data set has "
-                f"{card.num_classes}. Take a teacher trained on these classes, or another method."
+                f"simkd ships the teacher's classifier, which knows {classes} classes, but the data set has "
+                f"{card.num_classes}. Choose a teacher trained on these classes, or another method."
             )
         check_head_reads_average("simkd", self.teacher)
         if config.factor > t.channels:

@@ -63,7 +63,7 @@ class Data(Section):
     @model_validator(mode="after")
     def _stored_images_are_large_enough(self) -> "Data":
         if self.stored_px < self.image_px:
-            raise ValueError(f"storage_px {self.storage_px} must not lie below image_px {self.image_px}")
+            raise ValueError(f"storage_px {self.storage_px} must not be less than image_px {self.image_px}")
         return self
 
 
@@ -89,5 +89,5 @@ class Augment(Section):
         for name in ("crop_scale", "crop_ratio"):
             least, greatest = getattr(self, name)
             if least > greatest:
-                raise ValueError(f"{name} is [{least:g}, {greatest:g}]; the least comes first")
+                raise ValueError(f"{name} is [{least:g}, {greatest:g}], but the smaller number must come first")
         return self

@@ -27,7 +27,9 @@ class Teacher(Section):
     @model_validator(mode="after")
     def _weights_are_trained(self) -> "Teacher":
         if self.pretrained and self.weights is not None:
-            raise ValueError("with weights nothing is trained, so that pretrained: true has no meaning; drop either")
+            raise ValueError(
+                "with weights nothing is trained, so that pretrained: true has no effect; remove one of them"
+            )
         return self
 
 

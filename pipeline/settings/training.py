@@ -59,9 +59,11 @@ class Train(Section):
     @model_validator(mode="after")
     def _processes_take_equal_parts(self) -> "Train":
         if self.batch_size % self.processes:
-            raise ValueError(f"a batch_size of {self.batch_size} has no equal parts for {self.processes} processes")
+            raise ValueError(
+                f"a batch_size of {self.batch_size} cannot be divided equally among {self.processes} processes"
+            )
         if self.compile and self.processes > 1:
-            raise ValueError("compile: true works with one process; set it to false, or processes to 1")
+            raise ValueError("compile: true works with one process only; set it to false, or processes to 1")
         return self
 
     @model_validator(mode="after")
@@ -69,15 +71,17 @@ class Train(Section):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: true needs a momentum above 0")
         if self.reset_momentum and self.schedule != "milestones":
-            raise ValueError(f"reset_momentum acts at milestones, and schedule: {self.schedule} has none; set it false")
+            raise ValueError(
+                f"reset_momentum acts at milestones, but schedule: {self.schedule} has none; set it to false"
+            )
         if self.schedule == "one_cycle" and self.warmup_epochs:
-            raise ValueError("schedule: one_cycle rises by itself; set warmup_epochs to 0")
+            raise ValueError("schedule: one_cycle has a warm-up of its own; set warmup_epochs to 0")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs: {self.warmup_epochs} leaves none of the {self.epochs} epochs; lower it")
         if self.base_momentum is not None and self.schedule != "one_cycle":
             raise ValueError(f"base_momentum belongs to schedule: one_cycle, not {self.schedule}; set it to null")
         if self.base_momentum is not None and self.base_momentum > self.momentum:
-            raise ValueError(f"base_momentum is the lowest and cannot lie above momentum: {self.momentum}")
+            raise ValueError(f"base_momentum is the lowest momentum and cannot be above momentum: {self.momentum}")
         return self
 
     @property

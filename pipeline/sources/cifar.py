@@ -96,8 +96,8 @@ def _fetched(kind: Any, folder: Path) -> dict[str, Any]:
         return _loaded(kind, folder, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
-            f"{kind.base_folder} is not in data.path {folder} and could not be fetched from {kind.url}: {error}. "
-            f"Without a network here, put {kind.filename} into {folder}, or what is in it."
+            f"{kind.base_folder} is not in data.path {folder} and could not be fetched from {kind.url}: {error}. If "
+            f"this machine has no access to the network, put {kind.filename} or its content into {folder}."
         ) from error
 
 

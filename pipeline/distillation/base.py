@@ -39,9 +39,10 @@ class Config(Section):
     kl_weight: Weight = 0.0
     """Weight of the divergence between the softened predictions (Hinton's KD term); 0 switches it off."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
-    """Softens both predictions in the KD term."""
+    """Temperature by which both predictions are softened in the KD term."""
     teacher_bn: Literal["eval", "batch"] = "eval"
-    """The teacher normalises by its running statistics, or by those of the batch (as some official codes do)."""
+    """Whether the teacher's batch normalisation uses its running statistics (`eval`) or those of the batch (`batch`, as
+    some official code does)."""
 
 
 class Mixed(NamedTuple):

@@ -46,13 +46,13 @@ class Config(base.Config):
     contrast_weight: Weight = 0.8
     """Weight of both contrasts together: student against the teacher's bank, and teacher against the student's."""
     embedding_dim: Annotated[int, Field(ge=2)] = 128
-    """D, size of the space in which embeddings are compared."""
+    """D, the dimension of the space in which embeddings are compared."""
     num_negatives: Annotated[int, Field(ge=1)] = 16384
-    """K, images of other classes that each image is compared with; lowered where fewer exist."""
+    """K, the number of images of other classes that each image is compared with. It is lowered if there are fewer."""
     contrast_temperature: Annotated[float, Field(gt=0)] = 0.07
-    """tau; the smaller, the more the nearest negatives count."""
+    """tau, the temperature of the contrast. The smaller it is, the more the nearest negatives count."""
     bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """m, share of its old embedding that an image keeps in the bank."""
+    """m, the share of its old embedding that an image keeps in the bank."""
 
 
 class Method(base.Method):

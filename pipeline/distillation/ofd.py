@@ -39,7 +39,8 @@ class Config(base.Config):
     """Weights of the official CIFAR-100 code."""
 
     teacher_bn: Literal["eval", "batch"] = "batch"
-    """The teacher normalises by its running statistics, or by those of the batch, as the official code wants it."""
+    """Whether the teacher's batch normalisation uses its running statistics (`eval`) or those of the batch (`batch`),
+    as the official code does."""
     margin_weight: Weight = 1e-3
     """Weight of the distance between features before their ReLU, summed over a map and averaged over the batch."""
 

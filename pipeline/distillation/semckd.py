@@ -43,8 +43,9 @@ class Config(base.Config):
     semantic_weight: Weight = 400.0
     """Weight of the attended distance between projected student maps and teacher maps."""
     batch_size: Annotated[int, Field(ge=8)] = 64
-    """Images in every batch, the last one too: that of distill.train, whose drop_last is to be true. Below 8, queries
-    and keys would be single numbers, of which only the sign is left."""
+    """Number of images in every batch, including the last one. It must equal distill.train.batch_size, and
+    distill.train.drop_last must be true. Below 8, queries and keys would be single numbers, of which only the sign is
+    left."""
 
 
 class Method(base.Method):

@@ -37,13 +37,13 @@ from pipeline.system.errors import ParamsError
 
 
 class Config(base.Config):
-    """The paper's: the map alone."""
+    """Settings of the paper: the distance between the maps is the only term."""
 
     ce_weight: Weight = 0.0
     feature_weight: Weight = 1.0
     """Weight of the mean squared distance between projected student map and teacher map."""
     factor: Annotated[int, Field(ge=1)] = 2
-    """The teacher's channels divided by the projector's inner channels."""
+    """Number of the teacher's channels divided by the number of the projector's inner channels."""
 
 
 class Method(base.Method):

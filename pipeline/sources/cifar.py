@@ -23,12 +23,12 @@ from pipeline.system.errors import DataError
 
 
 class Config(Section):
-    """Which of the two data sets, and whether it may be fetched."""
+    """Which of the two data sets is used, and whether it may be downloaded."""
 
     classes: Literal[10, 100] = 100
-    """10: CIFAR-10. 100: the fine labels of CIFAR-100."""
+    """`10` is CIFAR-10, `100` is CIFAR-100 with its fine labels."""
     download: bool = False
-    """Fetch what data.path does not hold: 170 MB from the author's page."""
+    """Whether to download the data set if it is not in data.path: 170 MB from the author's page."""
 
 
 @dataclass(frozen=True)

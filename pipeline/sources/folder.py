@@ -31,7 +31,7 @@ EXPECTED = "a folder with one folder of images for each class (cat/1.jpg), or tr
 
 
 class Config(Section):
-    """What the folders do not say themselves."""
+    """Settings for what the folders do not say themselves."""
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each class that is drawn for test, by data.seed, if there is no test folder."""

@@ -36,15 +36,15 @@ class Config(Section):
     train_split: Name = "train"
     """What the data set calls its train split."""
     test_split: Name | None = "test"
-    """What the data set calls its test split; null: drawn from train, by test_fraction."""
+    """What the data set calls its test split. null: a test split is drawn from train, by test_fraction."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each class that is drawn for test, by data.seed, if test_split is null."""
     val_split: Name | None = None
-    """What the data set calls its validation split; null: drawn from train, by data.val_fraction."""
+    """What the data set calls its validation split. null: one is drawn from train, by data.val_fraction."""
     subset: Name | None = None
     """Which subset to take, if the data set has several. `datasets` calls them configurations."""
     revision: Name | None = None
-    """Branch, tag or commit on the Hub, so that the data cannot change unnoticed. Not for folders."""
+    """Branch, tag or commit on the Hub, so that the data cannot change unnoticed. It is not used for folders."""
 
     @model_validator(mode="after")
     def _splits_differ(self) -> "Config":

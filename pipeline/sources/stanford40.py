@@ -27,7 +27,7 @@ EXPECTED = f"the folder that holds {IMAGES} and {LISTS} of Stanford 40"
 
 
 class Config(Section):
-    """Nothing to set: the lists say it all."""
+    """There is nothing to set, because the lists of the data set say all that is needed."""
 
 
 def open_source(config: Config, data: Data) -> Source:

@@ -8,7 +8,7 @@ from pipeline.settings.section import Positive, Section, Seed
 
 
 class Evaluate(Section):
-    """How the results on the test split and their confidence intervals are computed (stages evaluate and compare)."""
+    """Confidence intervals of the results on the test split, which is used only once (stages evaluate and compare)."""
 
     resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
     """Number of bootstrap samples for each confidence interval."""

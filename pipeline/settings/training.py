@@ -8,8 +8,7 @@ from pipeline.settings.section import Positive, Section
 
 
 class Train(Section):
-    """How a network is trained: with SGD, and by default with a learning rate that drops at milestones. docs/recipes.md
-    describes the other recipes."""
+    """How a network is trained: SGD, by default at a learning rate that drops at milestones; see docs/recipes.md."""
 
     epochs: Positive = 240
     """Number of passes over the training images."""

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-delay-us",
         type=shared.positive,
         default=_DEFAULT.max_delay_us,
-        help="how long a request waits to be batched with others (default 1000)",
+        help="microseconds at most that a request waits to be batched with others (default 1000)",
     )
     add("--max-queue", type=shared.positive, default=_DEFAULT.max_queue, help="requests that may wait (default 512)")
     add("--instances", type=shared.positive, default=_DEFAULT.instances, help="copies of each model (default 1)")

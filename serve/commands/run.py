@@ -39,21 +39,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-delay-ms",
         type=float,
         default=_BATCHING.max_delay_ms,
-        help=_default("how long a request waits to be batched with others while another batch is computed"),
+        help=_default("milliseconds at most that a request waits to be batched with others while a batch is computed"),
     )
     add("--max-queue", type=shared.positive, default=_BATCHING.max_queue, help=_default("images that may wait"))
     add(
         "--deadline-ms",
         type=float,
         default=_BATCHING.deadline_ms,
-        help=_default("time after which a request is answered with 503"),
+        help=_default("milliseconds after which a request is answered with 503"),
     )
-    add("--max-connections", type=shared.positive, default=_LIMITS.max_connections, help=_default("at once"))
+    add(
+        "--max-connections",
+        type=shared.positive,
+        default=_LIMITS.max_connections,
+        help=_default("connections open at once"),
+    )
     add(
         "--max-body-mib",
         type=shared.positive,
         default=_LIMITS.max_body_bytes // MEBIBYTE,
-        help=_default("of one request"),
+        help=_default("MiB in the body of one request"),
     )
     add(
         "--token-file",

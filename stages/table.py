@@ -40,7 +40,7 @@ def table(
     part of one (0.5: two runs on each GPU).
     """
     if not all(seed.isdecimal() for seed in seeds.split(",")):
-        raise ParamsError(f"--seeds is '{seeds}': expected whole numbers with commas between them, such as 0,1,2.")
+        raise ParamsError(f"--seeds is '{seeds}': expected whole numbers separated by commas, such as 0,1,2.")
     numbers = map(int, seeds.split(","))
     runs = plan(params, presets, pairs.split(","), methods.split(","), list(numbers), protocol, out)
     remarks = []

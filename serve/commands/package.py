@@ -15,13 +15,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `package` takes."""
     shared.add_models(parser)
     add = parser.add_argument
-    add("--triton", type=Path, metavar="DIR", help="write a Triton model repository there; a new or empty folder")
-    add("--kserve", type=Path, metavar="FILE", help="write a KServe InferenceService there that runs the repository")
+    add(
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="write a Triton model repository to this folder, which must be new or empty",
+    )
+    add(
+        "--kserve",
+        type=Path,
+        metavar="FILE",
+        help="write a KServe InferenceService that runs the repository to this file",
+    )
     add("--storage-uri", metavar="URI", help="where KServe finds the repository, such as s3://bucket/models")
-    add("--name", default="pupil", help="of the InferenceService (default pupil)")
-    add("--replicas", type=int, nargs=2, default=[1, 4], metavar=("MIN", "MAX"), help="(default 1 4)")
+    add("--name", default="pupil", help="name of the InferenceService (default pupil)")
+    add(
+        "--replicas",
+        type=int,
+        nargs=2,
+        default=[1, 4],
+        metavar=("MIN", "MAX"),
+        help="fewest and most replicas (default 1 4)",
+    )
     add("--max-batch", type=shared.positive, default=_DEFAULT.max_batch, help="images in a batch (default 32)")
-    add("--max-delay-us", type=shared.positive, default=_DEFAULT.max_delay_us, help="wait for company (default 1000)")
+    add(
+        "--max-delay-us",
+        type=shared.positive,
+        default=_DEFAULT.max_delay_us,
+        help="microseconds at most that a request waits to be batched with others (default 1000)",
+    )
     add("--max-queue", type=shared.positive, default=_DEFAULT.max_queue, help="requests that may wait (default 512)")
     add("--instances", type=shared.positive, default=_DEFAULT.instances, help="copies of each model (default 1)")
     add("--gpu", action="store_true", help="run the copies on a GPU")
@@ -32,7 +54,9 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.triton is None and arguments.kserve is None:
         raise ServeError("Nothing to write: give --triton DIR, --kserve FILE or both.")
     if arguments.kserve is not None and arguments.storage_uri is None:
-        raise ServeError("--kserve needs --storage-uri: where the cluster finds the Triton model repository.")
+        raise ServeError(
+            "--kserve needs --storage-uri, which says where the cluster finds the Triton model repository."
+        )
     serving = triton.Serving(
         arguments.max_batch,
         arguments.max_delay_us,

@@ -238,7 +238,7 @@ def test_crd_in_eval_mode_changes_nothing_and_repeats_itself() -> None:
 def test_crd_refuses_a_training_set_of_one_class_or_of_another_size() -> None:
     with pytest.raises(ParamsError, match="all 64 training images are of one class"):
         tiny.method("crd").begin(torch.zeros(64, dtype=torch.int64))
-    with pytest.raises(ParamsError, match="64 training images of the data card, and the training set has 63"):
+    with pytest.raises(ParamsError, match="64 training images of the data card, but the training set has 63"):
         tiny.method("crd").begin(torch.zeros(63, dtype=torch.int64))
 
 

@@ -163,7 +163,7 @@ def test_another_seed_draws_another_validation_split() -> None:
         (toy([0, 1], test=[]), "The test split holds no image"),
         (toy([0, 1], val=[]), "The val split holds no image"),
         (toy([1, 1, 1], test=[1]), "All 3 train images are of one class, 'b'"),
-        (toy([0, 1, 1], test=[0, 2, 3], names="abcd"), "2 classes stand in test but not in train.*: c, d"),
+        (toy([0, 1, 1], test=[0, 2, 3], names="abcd"), "2 classes occur in test but not in train.*: c, d"),
         (toy([0, 2, 2], test=[0, 2], names="abc"), "1 of 3 classes have no image in train: b"),
         (toy([], test=[0, 5]), "The train split holds no image.* The test split has class numbers from 0 to 5"),
         (toy([0, 2, 2], test=[3], names="abcd"), "1 classes stand in test.*: d.* 1 of 4 classes .* in train: b"),

@@ -33,7 +33,7 @@ def test_a_ray_of_this_machine_listens_on_loopback_alone_and_knows_what_it_has()
     ).stdout
     assert "address 127.0.0.1" in said
     assert "needs {'num_cpus': 0.5, 'num_gpus': 0.0}" in said
-    assert "each run asks for 100000 CPU and 0 GPU, and the nodes have" in said
+    assert "each run asks for 100000 CPU and 0 GPU, but the nodes have" in said
 
 
 def test_the_same_work_is_done_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,5 +215,5 @@ def test_repeated_views_are_another_run_and_a_teacher_cache_is_refused(tmp_path:
         return run.key
 
     assert len({key("null", "false"), key("8", "false"), key("9", "false")}) == 3
-    with pytest.raises(ParamsError, match="and the runs of a table share no folder"):
+    with pytest.raises(ParamsError, match="but the runs of a table share no folder"):
         key("8", "true")

@@ -178,7 +178,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_cache_of_another_training_is_refused(change: dict[str, object], said: str, cache: Path) -> None:
-    with pytest.raises(DataError, match=rf"is of another training: {said}.*Run `dvc repro teach`"):
+    with pytest.raises(DataError, match=rf"belongs to another training: {said}.*Run `dvc repro teach`"):
         recall.attach(tiny.method("kd"), cache, facts(**change))
 
 
@@ -193,9 +193,9 @@ def test_a_torn_or_incomplete_cache_is_refused(cache: Path, tmp_path: Path) -> N
 
     assert "lacks pooled, which rkd reads" in said("rkd")
     os.truncate(copy / "logits.npy", (copy / "logits.npy").stat().st_size - 1)
-    assert "logits.npy of the teacher cache is missing or torn" in said()
+    assert "logits.npy of the teacher cache is missing or incomplete" in said()
     (copy / "logits.npy").unlink()
-    assert "logits.npy of the teacher cache is missing or torn" in said()
+    assert "logits.npy of the teacher cache is missing or incomplete" in said()
     (copy / "answers.json").write_text("{}")
     assert "is not the card of a teacher cache" in said()
     (copy / "answers.json").unlink()

@@ -272,8 +272,12 @@ def test_what_breaks_in_the_generator_is_no_result(faulty: tuple[Faulty, str], m
     [
         ("127.0.0.1:8000", "student", "must be given as http://HOST:PORT"),
         ("https://localhost", "student", "must be given as http://HOST:PORT"),
-        ("http://localhost:port", "student", "is no URL"),
-        ("http://127.0.0.1:9", "student", "does not answer (Connection refused); is `python -m serve run` up there?"),
+        ("http://localhost:port", "student", "is not a URL"),
+        (
+            "http://127.0.0.1:9",
+            "student",
+            "does not answer (Connection refused); is `python -m serve run` running there?",
+        ),
         (None, "nobody", "GET /v2/models/nobody: the server answers 404, There is no model"),
     ],
 )

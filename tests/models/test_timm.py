@@ -332,7 +332,7 @@ def test_pretrained_weights_that_cannot_be_had_are_one_paragraph_in_seconds(no_h
         base.build_to_train({"arch": "timm/test_resnet", "num_classes": 4}, True, "teacher")
     assert time.perf_counter() - started < 20
     said = str(caught.value)
-    assert said.startswith(f"the pretrained weights of timm/test_resnet are not in the cache ({no_hub}), and could not")
+    assert said.startswith(f"the pretrained weights of timm/test_resnet are not in the cache ({no_hub}) and could not")
     assert "be fetched from http://127.0.0.1:9" in said
     assert "HF_HOME" in said
     assert "set pretrained to false" in said

@@ -166,7 +166,7 @@ def test_another_seed_draws_another_validation_split() -> None:
         (toy([0, 1, 1], test=[0, 2, 3], names="abcd"), "2 classes occur in test but not in train.*: c, d"),
         (toy([0, 2, 2], test=[0, 2], names="abc"), "1 of 3 classes have no image in train: b"),
         (toy([], test=[0, 5]), "The train split holds no image.* The test split has class numbers from 0 to 5"),
-        (toy([0, 2, 2], test=[3], names="abcd"), "1 classes stand in test.*: d.* 1 of 4 classes .* in train: b"),
+        (toy([0, 2, 2], test=[3], names="abcd"), "1 classes occur in test.*: d.* 1 of 4 classes .* in train: b"),
         (toy([0, 1, 5]), "class numbers from 0 to 5; with 2 class names, expected 0 to 1"),
         (toy([0, 1, -1]), "class numbers from -1 to 1"),
         (toy([0, 1]), "No class of train has two images"),

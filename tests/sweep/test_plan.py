@@ -150,7 +150,7 @@ def test_weights_from_outside_make_a_run_by_their_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pairs", "methods", "protocol", "said"),
     [
-        ("z", "kd", "unified", "no preset .*z.yaml. Known: a, b"),
+        ("z", "kd", "unified", "no preset .*z.yaml. The known ones are a, b"),
         ("a", "kdd", "unified", "did you mean 'kd'"),
         ("a", "kd", "unifed", "no preset"),
     ],

@@ -307,7 +307,7 @@ def test_a_torn_array_of_an_interrupted_build_is_said_and_not_used(
 
 def test_no_room_is_said_before_the_teacher_is_asked_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1))  # type: ignore[attr-defined]
-    with pytest.raises(PupilError, match=r"takes 0\.0 GB, and 0\.0 GB are free .* logits 16"):
+    with pytest.raises(PupilError, match=r"takes 0\.0 GB, but only 0\.0 GB are free .* logits 16"):
         build(tmp_path, tiny.method("kd"))
 
 

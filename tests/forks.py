@@ -93,6 +93,7 @@ def serve(listener: socket.socket) -> Command | None:
     """Copy this process for each command, until the other end of stdin is closed; a copy gets its command returned."""
     for name in PACKAGES:
         importlib.import_module(name)
+    sys.executable = str(Path(listener.getsockname()).with_name("python"))  # what a copy starts, starts at once too
     gc.freeze()
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()

@@ -58,8 +58,10 @@ def environment() -> dict[str, str]:
 
 
 def at_once() -> dict[str, str]:
-    """The same, with a `python` and a `dvc` that need no time to start: for all but signals and what is not Linux."""
+    """The same, with a `python` and a `dvc` that need no time to start; for all but tests of signals."""
     started = environment()
+    if sys.platform != "linux":  # elsewhere a copy of a process may not use all of its libraries
+        return started
     return started | {"PATH": f"{forks.folder()}{os.pathsep}{started['PATH']}"}
 
 

@@ -1,6 +1,5 @@
 """Settings of the whole suite."""
 
-import os
 import signal
 
 import pytest

@@ -26,6 +26,8 @@ from stages.quantize import quantize as stage
 from tests import tiny, tiny_onnx
 from tests.models.test_checkpoint import header
 
+pytestmark = pytest.mark.slow
+
 SPLIT = tiny.split(64)
 CULPRITS = ("model.blocks.0.conv1.weight", "model.blocks.0.conv2.weight")
 

@@ -21,6 +21,8 @@ from pipeline.training import state as training_state
 from pipeline.training.resume import Resume
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 METHODS = registry.names("pipeline.distillation")
 
 STEEP = ("dist", "pkt", "sakd_sparse", "semckd", "sp")

@@ -18,6 +18,8 @@ from stages._train import make_header
 from tests import tiny
 from tests.golden import G, fill, logits, stages_s, stages_t
 
+pytestmark = pytest.mark.slow
+
 PAIRS = (("resnet8", "wrn_16_2"), ("wrn_16_1", "resnet14"), ("wrn_16_1", "wrn_16_2"))
 every_pair = pytest.mark.parametrize(("student", "teacher"), PAIRS)
 

@@ -319,6 +319,7 @@ def test_semckd_serves_networks_with_different_numbers_and_sizes_of_stages() -> 
 # All
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["crd", "rkd", "semckd"])
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_a_killed_and_resumed_run_ends_in_the_same_bits(name: str, precision: str, tmp_path: Path) -> None:

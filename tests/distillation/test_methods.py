@@ -106,6 +106,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @every_method
 def test_a_method_serves_a_mobilenet_or_says_why_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny, "IMAGE_PX", 32)  # its last map would be a single place

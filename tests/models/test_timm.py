@@ -26,6 +26,8 @@ from tests import tiny, toy
 from tests.distillation import test_methods as contract
 from tests.models import test_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROUND_TRIPS = ("timm/resnet18", "timm/mobilenetv3_small_100")
 NETWORKS = ("timm/test_resnet", "timm/test_efficientnet", "timm/test_convnext", "timm/test_vit", *ROUND_TRIPS)
 OFD = "ofd takes its margins from the batch normalisation behind each stage of the teacher, but timm/.* names none"

@@ -23,6 +23,8 @@ from pipeline.settings.data import Data, Normalization
 from stages.distill import distill
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 NUM_CLASSES = 100
 
 

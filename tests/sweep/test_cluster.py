@@ -11,10 +11,13 @@ import pytest
 from pipeline.sweep import cluster
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 from pathlib import Path
 from pipeline.sweep import cluster
 from pipeline.system.errors import ParamsError
+
 with cluster.joined(Path("pipeline")):
     import ray
     print("address", ray.util.get_node_ip_address())

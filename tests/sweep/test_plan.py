@@ -78,6 +78,7 @@ def test_students_of_one_teacher_share_it_whatever_they_learn_at() -> None:
     assert f.teacher == mobile.teacher
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", REFUSED)
 def test_what_a_method_refuses_of_a_pair_is_known_before_training_starts(pair: str) -> None:
     for method, said in REFUSED[pair].items():
@@ -92,6 +93,7 @@ def test_what_a_method_refuses_of_a_pair_is_known_before_training_starts(pair: s
     rehearse(parse(Params, values, "", "run"))
 
 
+@pytest.mark.slow
 def test_every_method_fits_every_protocol() -> None:
     methods = ",".join(registry.names("pipeline.distillation"))
     for protocol in (*(path.stem for path in (ROOT / "presets/protocols").glob("*.yaml")), "published"):

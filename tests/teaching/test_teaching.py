@@ -70,6 +70,7 @@ def history(method: Method, state: Path, precision: str, batch_size: int = 24) -
     return [r["train"] for r in engine.fit(method, feed(), val, settings, AUGMENT, 5, resume, lambda r: None).history]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pair", "precision"),
     [(name, RESNETS, precision) for name in CACHABLE for precision in ("fp32", "auto")]

@@ -55,6 +55,7 @@ def test_training_learns_the_tiny_task(tmp_path: Path) -> None:
     assert result.history[-1]["val"]["top1"] > 90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vanilla", "afd", "sakd", "norm", "simkd", "crd", "sakd_sparse"])
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_a_killed_and_resumed_run_ends_in_the_same_bits(name: str, precision: str, tmp_path: Path) -> None:

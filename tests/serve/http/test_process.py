@@ -22,6 +22,8 @@ from benchmarks.serving import ROOT, Served, served
 from serve.__main__ import main
 from tests import tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 MANY = 12
 
 

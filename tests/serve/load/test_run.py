@@ -31,6 +31,8 @@ from serve.load.target import Target, look_up
 from serve.model.classifier import OnnxClassifier
 from tests import tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 # Other tests run beside these: what is late because of them must not decide.
 PATIENT = Limits(bound_ms=20_000.0, timeout_s=30.0)

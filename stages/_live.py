@@ -20,7 +20,8 @@ def recorder(out: Path, val_is_seen: bool = False) -> Iterator[Recorder]:
         from dvclive.live import Live
     except ImportError:
         print(
-            "dvclive is not installed: no metrics.json and plots; history.json is written all the same.",
+            "dvclive is not installed, so no metrics.json and no plots are written; history.json is written all "
+            "the same.",
             file=sys.stderr,
         )
         yield lambda record: None

@@ -67,8 +67,8 @@ def _watch(stage: Callable[[], None], number: int) -> None:
             if not lost:
                 raise
             raise TrainingError(
-                f"process {lost[0][0]} of {number} was ended by {lost[0][1]}, and the training with it. The state of "
-                "the last epoch is kept: the same command goes on from there."
+                f"process {lost[0][0]} of {number} was ended by {lost[0][1]}, and the training ended with it. The "
+                "state of the last epoch is kept: the same command goes on from there."
             ) from error
         if stop.received is not None and (said := _said(folder)):
             raise StoppedError(said, stop.received)

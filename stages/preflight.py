@@ -54,7 +54,9 @@ def _source(path: str | None, earlier: Path) -> dict[str, Any]:
     known: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
     if known.get("digest") is None or known["path"] != path:
         return {"path": path, "files": None, "digest": None}
-    print(f"note: data.path {path} is gone. What was prepared from it stays in use; to prepare anew, bring it back.")
+    print(
+        f"note: data.path {path} is gone. What was prepared from it stays in use; to prepare it again, bring it back."
+    )
     return known
 
 

@@ -40,7 +40,7 @@ def table(
     part of one (0.5: two runs on each GPU).
     """
     if not all(seed.isdecimal() for seed in seeds.split(",")):
-        raise ParamsError(f"--seeds is '{seeds}': expected whole numbers with commas between them, such as 0,1,2.")
+        raise ParamsError(f"--seeds is '{seeds}': expected whole numbers separated by commas, such as 0,1,2.")
     for name, value in (("cpus", cpus), ("gpus", gpus)):
         if value is not None and not 0 <= value <= 10_000:
             raise ParamsError(f"--{name} is {value}: expected a number in 0..10,000, of each run.")

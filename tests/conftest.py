@@ -5,6 +5,8 @@ import signal
 import pytest
 import torch
 
+from serve import machine
+
 LONGEST = (
     "docs/test_followed",
     "stages/test_chain",
@@ -28,6 +30,11 @@ def _one_thread_per_worker() -> None:
 def _ctrl_c_is_heard() -> None:
     # A shell has what it starts in the background ignore Ctrl-C, and so would every process that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto`: one worker more than cores, because tests wait for servers, nodes and processes that start."""
+    return machine.num_cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -62,6 +62,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[
     return folder, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unwanted", ["serve", "stages", "dvclive", "dvc", "onnxruntime", "starlette"])
 def test_the_library_imports_nothing_that_serves_or_runs_stages(
     unwanted: str, imported: tuple[Path, list[list[str]]]

@@ -12,6 +12,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from tests import forks
+
 ROOT = Path(__file__).parent.parent
 CODE = ("pipeline", "stages", "serve")
 FILES = (
@@ -55,6 +57,14 @@ def environment() -> dict[str, str]:
     }
 
 
+def at_once() -> dict[str, str]:
+    """The same, with a `python` and a `dvc` that need no time to start; for all but tests of signals."""
+    started = environment()
+    if sys.platform != "linux":  # elsewhere a copy of a process may not use all of its libraries
+        return started
+    return started | {"PATH": f"{forks.folder()}{os.pathsep}{started['PATH']}"}
+
+
 def make(folder: Path, changes: Mapping[str, Any] = SMALL) -> Path:
     """The project's own code and DAG with small numbers, in a new git and DVC repository of one commit."""
     for name in CODE:
@@ -91,7 +101,7 @@ def run(folder: Path, *command: str) -> str:
     result = subprocess.run(
         command,
         cwd=folder,
-        env=environment(),
+        env=at_once(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

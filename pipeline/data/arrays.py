@@ -92,7 +92,7 @@ class RowReader(Generic[T]):
         for row, position in zip(rows, positions.tolist(), strict=True):
             self._file.seek(self._array.offset + position * row.nbytes)
             if self._file.readinto(row.data.cast("B")) != row.nbytes:
-                raise DataError(f"{self._array.filename} has become shorter while it is read. {self._remake}")
+                raise DataError(f"{self._array.filename} became shorter while it was being read. {self._remake}")
         return rows
 
 
@@ -109,8 +109,8 @@ def verify(folder: Path, card: DataCard) -> None:
             raise DataError(f"{path} cannot be read: {error.strerror}. {REMAKE}") from error
         if came != expected:
             raise DataError(
-                f"{path} is not the file that {folder / 'card.json'} describes: expected sha256 {expected}, "
-                f"came {came}. {REMAKE}"
+                f"{path} is not the file that {folder / 'card.json'} describes: expected sha256 {expected}, but got "
+                f"{came}. {REMAKE}"
             )
 
 
@@ -138,7 +138,7 @@ class ImagesWriter:
     def add(self, pixels: NDArray[np.uint8]) -> None:
         """Append one image (px, px, 3). Raises OSError when the disk refuses."""
         if pixels.shape != self._shape or pixels.dtype != np.uint8:
-            raise ValueError(f"expected uint8 {self._shape}, came {pixels.dtype} {pixels.shape}")
+            raise ValueError(f"expected uint8 {self._shape}, but got {pixels.dtype} {pixels.shape}")
         if self._missing == 0:
             raise ValueError("more images than the header announces")
         self._file.write(pixels.tobytes())
@@ -173,7 +173,7 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: type[T]) -> NDArray[T]:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing, though the card beside it lists this split. {REMAKE}") from error
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a whole .npy file: {error}. {REMAKE}") from error
+        raise DataError(f"{path} is not a complete .npy file: {error}. {REMAKE}") from error
     check_fit(path, array, shape, dtype, REMAKE)
     return array
 
@@ -184,6 +184,6 @@ def check_fit(
     """Raise DataError where what `path` holds is not what its card says; `remake` is what to do then."""
     if array.shape != shape or array.dtype != dtype:
         raise DataError(
-            f"{path} does not fit its card: expected {np.dtype(dtype)} {shape}, "
-            f"came {array.dtype} {array.shape}. {remake}"
+            f"{path} does not fit its card: expected {np.dtype(dtype)} {shape}, but got {array.dtype} {array.shape}. "
+            f"{remake}"
         )

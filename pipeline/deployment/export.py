@@ -119,6 +119,7 @@ def check_parity(
             raise ParityError(
                 f"at batch {len(batch)} the exported file's probabilities differ from torch's by up to "
                 f"{errors[0]:.2e}, more than deploy.max_probability_error {max_probability_error:.2e}. No file was "
-                "written. Raise the tolerance only if that is small for your use; try another deploy.opset first."
+                "written. Try another deploy.opset first; raise the tolerance only if this difference is small "
+                "enough for your use."
             )
     return records

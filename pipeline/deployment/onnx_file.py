@@ -48,7 +48,9 @@ def read(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
         card: dict[str, Any] = json.loads(text)
         is_whole = card["graph_sha256"] == hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     except Exception as error:  # protobuf's, json's and more: all mean that another wrote it, or less than all is here
-        raise PupilError(f"{path} is no exported model of Pupil ({error}). Run `dvc repro --force export`.") from error
+        raise PupilError(
+            f"{path} is not a model that Pupil exported ({error}). Run `dvc repro --force export`."
+        ) from error
     if not is_whole:
         raise PupilError(f"{path} was changed after its export. Run `dvc repro --force export`.")
     return model, card

@@ -72,8 +72,8 @@ class Quantizer:
             known = [node.name for node in model.graph.node]
             if name not in known:
                 raise ParamsError(
-                    f"quantize.exclude names '{name}', which student.onnx has not{nearest(name, known)}; a node's "
-                    "name is what a viewer such as Netron shows."
+                    f"quantize.exclude names '{name}', but student.onnx has no such node{nearest(name, known)}. A "
+                    "viewer such as Netron shows the names of the nodes."
                 )
         # Eight bits of the normalised pixels would be fewer than eight bits of the pixels.
         self._in_float = [*settings.exclude, *(node.name for node in integer_graph.normalisation(nodes))]

@@ -41,7 +41,7 @@ def joined() -> Iterator[torch.device]:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise ParamsError(
-                f"this machine has {torch.cuda.device_count()} GPUs, and process {local + 1} was started on it. Start "
+                f"this machine has {torch.cuda.device_count()} GPUs, but process {local + 1} was started on it. Start "
                 "no more processes than it has GPUs (train.processes, or --nproc-per-node of torchrun)."
             )
         device = torch.device("cuda", local)
@@ -71,9 +71,9 @@ def check_batches(sizes: set[int], processes: int) -> None:
     uneven = sorted(size for size in sizes if size % processes)
     if uneven:
         raise ParamsError(
-            f"{processes} processes take equal parts of each batch, and an epoch would have one of {uneven[0]} images. "
-            f"Set train.batch_size to a multiple of {processes} and train.drop_last to true, or take another number of "
-            "processes."
+            f"{processes} processes take equal parts of each batch, but an epoch would have a batch of {uneven[0]} "
+            f"images. Set train.batch_size to a multiple of {processes} and train.drop_last to true, or use another "
+            "number of processes."
         )
 
 
@@ -170,6 +170,6 @@ def check_same(what: str, value: str) -> None:
     different = [str(r) for r, other in enumerate(said) if other != said[0]]
     if different:
         raise TrainingError(
-            f"the processes of this training differ in {what}: number {', '.join(different)} from number 0. All "
-            "machines must hold the same project, data and resume folder (a shared disk, or equal copies)."
+            f"the processes of this training differ in {what}: process {', '.join(different)} differs from process 0. "
+            "All machines must hold the same project, data and resume folder (a shared disk, or equal copies)."
         )

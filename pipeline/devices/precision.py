@@ -22,7 +22,7 @@ def computes_in_bf16(device: torch.device, precision: str) -> bool:
     on_cuda = device.type == "cuda"
     has_bf16 = torch.cuda.is_bf16_supported() if on_cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if precision == "bf16" and not has_bf16:
-        raise ParamsError("train.precision is bf16, which this processor does not compute in: set auto or fp32.")
+        raise ParamsError("train.precision is bf16, which this processor cannot compute in. Set it to auto or fp32.")
     return bool(has_bf16) and precision != "fp32"
 
 

@@ -49,7 +49,7 @@ class Config(base.Config):
     attention_weight: Weight = 200.0
     """Weight of the attended distance between energy maps."""
     query_dim: Annotated[int, Field(ge=1)] = 128
-    """d, size of queries and keys."""
+    """d, the dimension of queries and keys."""
 
 
 class Method(base.Method):

@@ -39,9 +39,10 @@ class Config(Section):
     kl_weight: Weight = 0.0
     """Weight of the divergence between the softened predictions (Hinton's KD term); 0 switches it off."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
-    """Softens both predictions in the KD term."""
+    """Temperature by which both predictions are softened in the KD term."""
     teacher_bn: Literal["eval", "batch"] = "eval"
-    """The teacher normalises by its running statistics, or by those of the batch (as some official codes do)."""
+    """Whether the teacher's batch normalisation uses its running statistics (`eval`) or those of the batch (`batch`, as
+    some official code does)."""
 
 
 class Mixed(NamedTuple):
@@ -128,12 +129,12 @@ class Method(nn.Module):
         if not self.needs_teacher:
             return
         if teacher is None:
-            raise ParamsError(f"{type(self).__module__} learns from a teacher, and none was given.")
+            raise ParamsError(f"{type(self).__module__} learns from a teacher, but none was given.")
         classes = teacher.model.fc.out_features
         if (self.compares_logits or config.kl_weight > 0) and classes != card.num_classes:
-            cause, cure = f"kl_weight is {config.kl_weight}", "Set kl_weight to 0 or take another teacher."
+            cause, cure = f"kl_weight is {config.kl_weight}", "Set kl_weight to 0 or choose another teacher."
             if self.compares_logits:
-                cause, cure = f"{type(self).__module__} compares predictions", "Take another teacher or method."
+                cause, cure = f"{type(self).__module__} compares predictions", "Choose another teacher or method."
             raise ParamsError(
                 f"{cause}, but the teacher knows {classes} classes and the data set has {card.num_classes}: their "
                 f"predictions cannot be compared. {cure}"
@@ -153,22 +154,23 @@ class Method(nn.Module):
         if min(sizes) < self.smallest_batch:
             name = type(self).__module__.rpartition(".")[2]
             raise ParamsError(
-                f"{name} needs at least {self.smallest_batch} images in a batch, and an epoch would have one of "
-                f"{min(sizes)}. Set distill.train.drop_last to true, or another distill.train.batch_size."
+                f"{name} needs at least {self.smallest_batch} images in a batch, but an epoch would have a batch of "
+                f"{min(sizes)}. Set distill.train.drop_last to true, or change distill.train.batch_size."
             )
 
     def check_recipe(self, settings: Train) -> None:
         """Refuse, before training, a recipe that the method cannot follow."""
         if settings.mixes and self.recall is not None:
             raise ParamsError(
-                "a teacher cache answers for single images, and distill.train mixes them. Set teach.cache to false, or "
-                "distill.train.mixup_alpha and cutmix_alpha to 0."
+                "a teacher cache keeps the answers to single images, but distill.train mixes images. Set teach.cache "
+                "to false, or distill.train.mixup_alpha and cutmix_alpha to 0."
             )
         if settings.mixes and not self.takes_mixed:
             name = type(self).__module__.rpartition(".")[2]
             raise ParamsError(
-                f"{name} takes each image for one of its labelled class, and distill.train mixes images of two. Set "
-                f"distill.train.mixup_alpha and cutmix_alpha to 0, or take {name} out of distill.methods."
+                f"{name} expects that each image shows its labelled class alone, but distill.train mixes images of "
+                f"two classes. Set distill.train.mixup_alpha and cutmix_alpha to 0, or remove {name} from "
+                "distill.methods."
             )
 
     def begin(self, labels: Tensor) -> None:

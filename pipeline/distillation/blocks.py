@@ -189,8 +189,8 @@ def say_where_blocks_are_stages(method: str, *networks: Classifier) -> None:
     archs = dict.fromkeys(network.spec["arch"] for network in networks if not network.has_block_taps)
     if archs:
         print(
-            f"{method} compares residual blocks, and of {' and '.join(archs)} only the stages can be seen: they take "
-            "the blocks' place.",
+            f"{method} compares residual blocks, but only the stages of {' and '.join(archs)} can be seen, so they "
+            "take the blocks' place.",
             file=sys.stderr,
         )
 
@@ -200,8 +200,8 @@ def say_where_stages_are_left_out(method: str, student: Classifier, teacher: Cla
     stages_s, stages_t = len(student.stage_ends), len(teacher.stage_ends)
     if stages_s != stages_t:
         print(
-            f"warning: {method} pairs stages in order, and the student has {stages_s}, the teacher {stages_t}: only "
-            f"the first {min(stages_s, stages_t)} of each are compared.",
+            f"warning: {method} pairs stages in order, but the student has {stages_s} and the teacher {stages_t}, so "
+            f"only the first {min(stages_s, stages_t)} of each are compared.",
             file=sys.stderr,
         )
 
@@ -211,7 +211,7 @@ def check_same_stages(method: str, student: Shapes, teacher: Shapes) -> None:
     if len(student.stages) != len(teacher.stages):
         raise ParamsError(
             f"{method} compares the networks stage by stage, but the student has {len(student.stages)} stages and the "
-            f"teacher {len(teacher.stages)}. Take networks with the same number of stages."
+            f"teacher {len(teacher.stages)}. Choose networks with the same number of stages."
         )
 
 
@@ -219,9 +219,9 @@ def check_head_reads_average(method: str, teacher: Classifier) -> None:
     """Refuse, for a method that puts another map before the teacher's classifier, one that reads no plain average."""
     if not teacher.fc_reads_average:
         raise ParamsError(
-            f"{method} lets the teacher's classifier read the average of a map made by the student, and in "
-            f"{teacher.spec['arch']} more than an average lies between the last map and the classifier. Take another "
-            "teacher, such as timm/resnet18, or another method."
+            f"{method} lets the teacher's classifier read the average of a map made by the student, but in "
+            f"{teacher.spec['arch']} more than an average lies between the last map and the classifier. Choose "
+            "another teacher, such as timm/resnet18, or another method."
         )
 
 

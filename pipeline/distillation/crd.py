@@ -46,13 +46,13 @@ class Config(base.Config):
     contrast_weight: Weight = 0.8
     """Weight of both contrasts together: student against the teacher's bank, and teacher against the student's."""
     embedding_dim: Annotated[int, Field(ge=2)] = 128
-    """D, size of the space in which embeddings are compared."""
+    """D, the dimension of the space in which embeddings are compared."""
     num_negatives: Annotated[int, Field(ge=1)] = 16384
-    """K, images of other classes that each image is compared with; lowered where fewer exist."""
+    """K, the number of images of other classes that each image is compared with. It is lowered if there are fewer."""
     contrast_temperature: Annotated[float, Field(gt=0)] = 0.07
-    """tau; the smaller, the more the nearest negatives count."""
+    """tau, the temperature of the contrast. The smaller it is, the more the nearest negatives count."""
     bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """m, share of its old embedding that an image keeps in the bank."""
+    """m, the share of its old embedding that an image keeps in the bank."""
 
 
 class Method(base.Method):
@@ -82,15 +82,15 @@ class Method(base.Method):
         """
         if len(labels) != self.num_images:
             raise ParamsError(
-                f"crd keeps an embedding for each of the {self.num_images} training images of the data card, and the "
-                f"training set has {len(labels)}. Run `dvc repro prepare`, so that card and images fit."
+                f"crd keeps an embedding for each of the {self.num_images} training images of the data card, but the "
+                f"training set has {len(labels)}. Run `dvc repro prepare`, so that card and images agree."
             )
         counts = labels.bincount()
         self.num_negatives = min(self.config.num_negatives, len(labels) - int(counts.max()))
         if self.num_negatives == 0:
             raise ParamsError(
-                f"crd contrasts an image with images of other classes, and all {len(labels)} training images are of "
-                "one class. Take crd out of distill.methods, or data with two classes at least."
+                f"crd contrasts an image with images of other classes, but all {len(labels)} training images are of "
+                "one class. Remove crd from distill.methods, or use data with at least two classes."
             )
         self.order = labels.argsort(stable=True)
         self.start = (counts.cumsum(0) - counts)[labels]
@@ -136,8 +136,8 @@ class Contrast(nn.Module):
         if (size := 2 * 4 * num_images * dim) > _LARGE_BYTES:
             print(
                 f"crd keeps two embeddings of {dim} numbers for each of {num_images:,} training images: "
-                f"{size / 1e9:.1f} GB of the device's memory, and as much on disk each time an epoch's state is saved. "
-                "A smaller distill.methods.crd.embedding_dim takes less.",
+                f"{size / 1e9:.1f} GB of the device's memory, and as much on disk each time an epoch's state is "
+                "saved. A smaller distill.methods.crd.embedding_dim needs less.",
                 file=sys.stderr,
             )
         self.embed_s, self.embed_t = nn.Linear(pooled_s, dim), nn.Linear(pooled_t, dim)

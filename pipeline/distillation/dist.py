@@ -31,7 +31,7 @@ class Config(base.Config):
     """Settings of the official CIFAR-100 strategy."""
 
     temperature: Annotated[float, Field(gt=0)] = 4.0
-    """Softens both predictions, in both terms and in the KD term."""
+    """Temperature by which both predictions are softened, in both terms and in the KD term."""
     dist_weight: Weight = 2.0
     """Weight of both terms."""
     inter_weight: Weight = 1.0

@@ -35,13 +35,13 @@ class Config(base.Config):
     """Settings of the paper's CIFAR-100 table."""
 
     temperature: Annotated[float, Field(gt=0)] = 4.0
-    """Softens both predictions, in both terms and in the KD term."""
+    """Temperature by which both predictions are softened, in both terms and in the KD term."""
     target_weight: Weight = 1.0
     """Weight of the divergence between "the labelled class" and "any other"; alpha in the paper."""
     nontarget_weight: Weight = 8.0
     """Weight of the divergence among the other classes; beta in the paper."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
-    """Both weights grow linearly over this many epochs; 0 starts with the full weights."""
+    """Number of epochs over which both weights grow linearly; 0 starts with the full weights."""
 
 
 class Method(base.Method):

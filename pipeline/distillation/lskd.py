@@ -32,7 +32,7 @@ class Config(base.Config):
     kl_weight: Weight = 9.0
     """Weight of the divergence between the softened predictions, from standardised logits."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
-    """Softens both predictions after their logits were standardised."""
+    """Temperature by which both predictions are softened after their logits were standardised."""
 
 
 class Method(base.Method):

@@ -44,13 +44,13 @@ _LOGIT_STD = 2.5
 
 
 class Config(base.Config):
-    """The official example's."""
+    """Settings of the official example."""
 
     ce_weight: Weight = 0.1
     norm_weight: Weight = 1.0
     """Weight of the distance between the widened map and the repeated teacher map, before the ramp."""
     num_repeats: Annotated[int, Field(ge=1)] = 8
-    """N, how often the teacher's map is repeated."""
+    """N, the number of times that the teacher's map is repeated."""
 
 
 class Method(base.Method):
@@ -63,7 +63,9 @@ class Method(base.Method):
         self.student.neck = nn.Sequential(self.student.neck, transform)
         shapes(self.student, card.image_px)
         if transform.expanded is None:
-            raise ParamsError(f"norm needs a student that can carry a neck, and {student.spec['arch']} runs none.")
+            raise ParamsError(
+                f"norm needs a student that runs a neck, but {student.spec['arch']} runs none. Choose another student."
+            )
         transform.expanded = None
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:

@@ -39,7 +39,8 @@ class Config(base.Config):
     """Weights of the official CIFAR-100 code."""
 
     teacher_bn: Literal["eval", "batch"] = "batch"
-    """The teacher normalises by its running statistics, or by those of the batch, as the official code wants it."""
+    """Whether the teacher's batch normalisation uses its running statistics (`eval`) or those of the batch (`batch`),
+    as the official code does."""
     margin_weight: Weight = 1e-3
     """Weight of the distance between features before their ReLU, summed over a map and averaged over the batch."""
 
@@ -55,8 +56,9 @@ class Method(base.Method):
             norms = self.teacher.stage_norms()
         except NotImplementedError:
             raise ParamsError(
-                f"ofd takes its margins from the BN behind each stage of the teacher, and {self.teacher.spec['arch']} "
-                "names none. Take one of this project's own, such as resnet34 or wrn_40_2, as teacher."
+                "ofd takes its margins from the batch normalisation behind each stage of the teacher, but "
+                f"{self.teacher.spec['arch']} names none. Choose one of this project's own networks as teacher, such "
+                "as resnet34 or wrn_40_2."
             ) from None
         self.stages = nn.ModuleList(Stage(a.channels, norm) for a, norm in zip(s.stages, norms, strict=True))
 

@@ -46,11 +46,12 @@ class Config(base.Config):
 
     # The official code never calls eval() on its teacher, so its published numbers come from batch statistics.
     teacher_bn: Literal["eval", "batch"] = "batch"
-    """The teacher normalises by its running statistics, or by those of the batch, as the official code does."""
+    """Whether the teacher's batch normalisation uses its running statistics (`eval`) or those of the batch (`batch`),
+    as the official code does."""
     review_weight: Weight = 1.0
     """Weight of the distance between fused student maps and teacher maps, summed over levels."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
-    """review_weight rises over this many epochs, from 0 in the first one; 0 starts with all of it."""
+    """Number of epochs over which review_weight grows, from 0 in the first one; 0 starts with the full weight."""
 
 
 class Method(base.Method):

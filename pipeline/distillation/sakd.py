@@ -51,8 +51,8 @@ class Method(base.Method):
         sizes = [(a, b) for a, b in zip(s.stages, t.stages, strict=False)]
         if len(s.stages) != len(t.stages) or any(a[1:] != b[1:] or a.height != a.width for a, b in sizes):
             raise ParamsError(
-                "sakd compares square stage maps of equal size one by one. "
-                f"Student: {_text(s.stages)}; teacher: {_text(t.stages)}. Take networks with the same stages."
+                f"sakd compares square stage maps of equal size one by one. The student has {_text(s.stages)}, the "
+                f"teacher {_text(t.stages)}. Choose networks with the same stages."
             )
         self.connectors = nn.ModuleList(connector(a.channels, b.channels) for a, b in sizes)
 

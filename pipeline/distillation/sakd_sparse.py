@@ -50,19 +50,20 @@ Sparsify = Literal["scale", "mask"]
 
 
 class Config(base.Config):
-    """This project's choices; the weights are those of AFD and SAKD."""
+    """Settings chosen by this project; the weights are those of AFD and SAKD."""
 
     kl_weight: Weight = 0.9
     attention_weight: Weight = 200.0
     """Weight of the attended distance between energy maps."""
     query_dim: Annotated[int, Field(ge=1)] = 128
-    """d, size of queries and keys."""
+    """d, the dimension of queries and keys."""
     drop_probability: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Probability of dropping each attention value, in training; 0 keeps the attention dense."""
+    """Probability with which each attention value is dropped in training; 0 keeps the attention dense."""
     sparsify: Sparsify = "scale"
-    """scale: drop behind the softmax and scale up the rest; mask: drop before it, so that rows still sum to 1."""
+    """Where attention values are dropped: `scale` drops them after the softmax and scales up the rest, `mask` drops
+    them before it, so that rows still sum to 1."""
     taps: Literal["blocks", "stages"] = "blocks"
-    """Attend between all residual blocks, or between the last ones of each stage."""
+    """Whether attention is between all residual blocks, or only between the last ones of each stage."""
 
 
 class Method(base.Method):

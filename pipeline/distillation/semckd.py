@@ -43,8 +43,9 @@ class Config(base.Config):
     semantic_weight: Weight = 400.0
     """Weight of the attended distance between projected student maps and teacher maps."""
     batch_size: Annotated[int, Field(ge=8)] = 64
-    """Images in every batch, the last one too: that of distill.train, whose drop_last is to be true. Below 8, queries
-    and keys would be single numbers, of which only the sign is left."""
+    """Number of images in every batch, including the last one. It must equal distill.train.batch_size, and
+    distill.train.drop_last must be true. Below 8, queries and keys would be single numbers, of which only the sign is
+    left."""
 
 
 class Method(base.Method):
@@ -61,8 +62,8 @@ class Method(base.Method):
         if sizes != {size}:
             came = " and ".join(map(str, sorted(sizes, reverse=True)))
             raise ParamsError(
-                f"semckd compares the images of a batch by networks that are made for {size} of them "
-                f"(distill.methods.semckd.batch_size), and an epoch would have batches of {came}. Set "
+                f"semckd compares the images of a batch by networks that are made for {size} images "
+                f"(distill.methods.semckd.batch_size), but an epoch would have batches of {came}. Set "
                 f"distill.train.batch_size and distill.methods.semckd.batch_size to the same number (now {max(sizes)} "
                 f"and {size}) and distill.train.drop_last to true."
             )

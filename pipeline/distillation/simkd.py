@@ -37,13 +37,13 @@ from pipeline.system.errors import ParamsError
 
 
 class Config(base.Config):
-    """The paper's: the map alone."""
+    """Settings of the paper: the distance between the maps is the only term."""
 
     ce_weight: Weight = 0.0
     feature_weight: Weight = 1.0
     """Weight of the mean squared distance between projected student map and teacher map."""
     factor: Annotated[int, Field(ge=1)] = 2
-    """The teacher's channels divided by the projector's inner channels."""
+    """Number of the teacher's channels divided by the number of the projector's inner channels."""
 
 
 class Method(base.Method):
@@ -55,8 +55,8 @@ class Method(base.Method):
         classes = self.teacher.fc.out_features
         if classes != card.num_classes:
             raise ParamsError(
-                f"simkd ships the teacher's classifier, which knows {classes} classes, and the data set has "
-                f"{card.num_classes}. Take a teacher trained on these classes, or another method."
+                f"simkd ships the teacher's classifier, which knows {classes} classes, but the data set has "
+                f"{card.num_classes}. Choose a teacher trained on these classes, or another method."
             )
         check_head_reads_average("simkd", self.teacher)
         if config.factor > t.channels:

@@ -27,10 +27,10 @@ def read(path: Path, images: int, classes: int, stage: str) -> NDArray[np.float3
     try:
         logits: NDArray[np.float32] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is not there as a whole .npy file: {error}. {remake}") from error
+        raise DataError(f"{path} is missing or is not a complete .npy file: {error}. {remake}") from error
     if logits.shape != (images, classes) or logits.dtype != np.float32:
         raise DataError(
-            f"{path} is not of this test split: expected float32 {(images, classes)}, one row an image and one column "
-            f"a class; came {logits.dtype} {logits.shape}. {remake}"
+            f"{path} does not belong to this test split: expected float32 {(images, classes)}, one row per image and "
+            f"one column per class, but got {logits.dtype} {logits.shape}. {remake}"
         )
     return logits

@@ -196,8 +196,8 @@ def check_pretrained(arch: str, role: str) -> None:
     known = getattr(family(arch), "has_pretrained", None)
     if known is None or not known(arch):
         raise ParamsError(
-            f"{role}.pretrained is true, and there are no pretrained weights of {arch}. Most networks of timm have some"
-            f": take one, such as timm/resnet18, or set {role}.pretrained to false."
+            f"{role}.pretrained is true, but there are no pretrained weights of {arch}. Most networks of timm have "
+            f"some: choose one, such as timm/resnet18, or set {role}.pretrained to false."
         )
 
 
@@ -213,8 +213,8 @@ def shapes(model: Classifier, image_px: int) -> Shapes:
         features = model.features(_blank(model, 2, image_px))
     except RuntimeError as error:
         raise ParamsError(
-            f"{model.spec['arch']} cannot take images of {image_px} x {image_px} px ({error}). Raise data.image_px, or "
-            "take another network."
+            f"{model.spec['arch']} cannot take images of {image_px} x {image_px} px ({error}). Raise data.image_px, "
+            "or choose another network."
         ) from error
     model.train(training)
 

@@ -63,7 +63,8 @@ def load(path: Path) -> tuple[Classifier, Header]:
     tensors, raw = read_tensors(path)
     if raw is None:
         raise CheckpointError(
-            f"{path} has no header of Pupil's. Weights from elsewhere come in through teacher.weights in params.yaml."
+            f"{path} has no header written by Pupil. To use weights from elsewhere, name the file in "
+            "teacher.weights in params.yaml."
         )
     header = _header(raw, path)
     model = build(header.model)
@@ -75,8 +76,8 @@ def check_data(header: Header, card: DataCard, path: Path) -> None:
     """Raise CheckpointError where the network in `path` was trained on other classes than the card's."""
     if header.labels != card.labels:
         raise CheckpointError(
-            f"{path} knows the classes {_short(header.labels)}, and the data set has {_short(card.labels)}. Train it "
-            "anew: run `dvc repro`."
+            f"{path} knows the classes {_short(header.labels)}, but the data set has {_short(card.labels)}. Run `dvc "
+            "repro` to train it again."
         )
 
 
@@ -84,7 +85,8 @@ def weights_sha256(path: str) -> str:
     """Checksum of the file that teacher.weights names. Raises CheckpointError when there is none."""
     if not Path(path).is_file():
         raise CheckpointError(
-            f"teacher.weights is '{path}', and there is no such file. Give a safetensors file, or null to train."
+            f"teacher.weights is '{path}', but there is no such file. Set it to a safetensors file, or to null to "
+            "train the teacher."
         )
     return sha256(Path(path))
 
@@ -109,7 +111,7 @@ def import_weights(
         ):
             if expected != came:
                 raise CheckpointError(
-                    f"{path} does not fit: {what} is {_short(expected)}, the file says {_short(came)}."
+                    f"{path} does not fit: {what} is {_short(expected)}, but the file says {_short(came)}."
                 )
         spec, used = stated.model, stated.normalization
     else:
@@ -146,7 +148,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is no whole safetensors file ({error}). Pickled weights are not read."
+            f"{path} is not a complete safetensors file ({error}). Pickled weights are not read."
         ) from error
     return tensors, json.loads(metadata[_KEY]) if _KEY in metadata else None
 
@@ -171,8 +173,8 @@ def _fill(model: Classifier, tensors: dict[str, Tensor], path: Path) -> None:
     ]
     if missing or unknown or shapes:
         found = "; ".join(
-            [f"lacks {_short(missing)}"] * bool(missing)
-            + [f"has {_short(unknown)}"] * bool(unknown)
+            [f"it lacks {_short(missing)}"] * bool(missing)
+            + [f"it has in addition {_short(unknown)}"] * bool(unknown)
             + sorted(shapes)[:3]
         )
         raise CheckpointError(

@@ -40,8 +40,8 @@ def build(spec: base.Spec) -> "MobileNetV2":
     """A MobileNetV2 of WIDTHS with fresh weights. Raises ParamsError for one that is not there."""
     if spec["arch"] not in WIDTHS:
         raise ParamsError(
-            f"there is no '{spec['arch']}'{nearest(spec['arch'], list(WIDTHS))}. MobileNets: {', '.join(WIDTHS)}; timm "
-            "has others, such as timm/mobilenetv2_100."
+            f"there is no '{spec['arch']}'{nearest(spec['arch'], list(WIDTHS))}. The MobileNets are "
+            f"{', '.join(WIDTHS)}; timm has others, such as timm/mobilenetv2_100."
         )
     return MobileNetV2(spec, WIDTHS[spec["arch"]])
 

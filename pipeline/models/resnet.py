@@ -57,7 +57,7 @@ def build(spec: base.Spec) -> "ResNet":
     """A ResNet of SIZES with fresh weights. Raises ParamsError for a size that is not there."""
     if spec["arch"] not in SIZES:
         raise ParamsError(
-            f"there is no '{spec['arch']}'{nearest(spec['arch'], list(SIZES))}. ResNets: {', '.join(SIZES)}."
+            f"there is no '{spec['arch']}'{nearest(spec['arch'], list(SIZES))}. The ResNets are {', '.join(SIZES)}."
         )
     return ResNet(spec, SIZES[spec["arch"]])
 

@@ -27,8 +27,8 @@ def build(spec: base.Spec) -> "Reused":
     """Body, projector and head with fresh weights. Raises ParamsError for a spec that names no body."""
     if "body" not in spec:
         raise ParamsError(
-            "'reused' is no network to train from the start: simkd puts it together, and its file says of what. "
-            "Choose a body, such as resnet20 or wrn_16_2."
+            "'reused' is not a network to train from the start: simkd puts it together, and its file says from what. "
+            "Choose another network, such as resnet20 or wrn_16_2."
         )
     body = base.build(spec["body"])
     channels = body.map_channels

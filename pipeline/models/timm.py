@@ -57,10 +57,10 @@ def build_pretrained(spec: base.Spec) -> "Timm":
     except Exception as error:  # of the hub, of its HTTP client, of urllib, or timm's own
         cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise CheckpointError(
-            f"the pretrained weights of {spec['arch']} are not in the cache ({constants.HF_HUB_CACHE}), and could not "
-            f"be fetched from {constants.ENDPOINT} ({cause}). Run this once where there is a network; or bring the "
-            "cache of a machine that has one, and say by HF_HOME where it lies (by TORCH_HOME for the few weights that "
-            "are not on the hub); or set pretrained to false."
+            f"the pretrained weights of {spec['arch']} are not in the cache ({constants.HF_HUB_CACHE}) and could not "
+            f"be fetched from {constants.ENDPOINT} ({cause}). Run this once on a machine with access to the network; "
+            "or copy the cache from such a machine and set HF_HOME to where it lies (TORCH_HOME for the few weights "
+            "that are not on the Hub); or set pretrained to false."
         ) from error
     config: Any = network.pretrained_cfg
     tag = ".".join(filter(None, (config["architecture"], config.get("tag"))))
@@ -86,7 +86,7 @@ class Timm(base.Classifier):
         if not isinstance(net.get_classifier(), nn.Linear):
             raise _unfit(spec, f"its classifier is a {type(net.get_classifier()).__name__}, not one nn.Linear")
         if not (hasattr(net, "forward_intermediates") and hasattr(net, "feature_info")):
-            raise _unfit(spec, "timm does not show what lies inside it")
+            raise _unfit(spec, "timm does not show its stages")
         for module in net.modules():
             if getattr(module, "inplace", False):
                 # An activation in place would rewrite a tap that was handed out before.
@@ -154,7 +154,7 @@ class Timm(base.Classifier):
             raise ParamsError(
                 f"{self.spec['arch']} cannot take images of {images.shape[2]} x {images.shape[3]} px "
                 f"({str(error).rstrip('.') or 'no reason is given'}). It is made for {self._made_for()} px: set "
-                "data.image_px to that, or take another network."
+                "data.image_px to that, or choose another network."
             ) from error
 
     def _made_for(self) -> int:
@@ -172,7 +172,7 @@ class Timm(base.Classifier):
             pooled = self.net.forward_head(final, pre_logits=True)
             came, expected = self.fc(pooled), self.net(images)
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise _unfit(self.spec, f"timm shows its inside in another way ({error})") from error
+            raise _unfit(self.spec, f"timm does not show its stages as it does those of others ({error})") from error
         self.net.train()
         # The limits are below what a fresh BN changes (1 / sqrt(1 + eps)), and above what the order of a sum does.
         if came.shape != expected.shape or not torch.allclose(came, expected, rtol=0, atol=1e-6 * _largest(expected)):
@@ -184,7 +184,7 @@ class Timm(base.Classifier):
 
 def _unfit(spec: base.Spec, why: str) -> ParamsError:
     return ParamsError(
-        f"{spec['arch']} cannot be used here: {why}. Take another network of timm, such as timm/resnet18 or "
+        f"{spec['arch']} cannot be used here: {why}. Choose another network of timm, such as timm/resnet18 or "
         "timm/mobilenetv3_small_100."
     )
 
@@ -202,8 +202,8 @@ def _name(arch: str) -> str:
     tagged = timm.list_models(f"{plain}.*", pretrained=True)
     if tag and name not in tagged:
         raise ParamsError(
-            f"there is no '{arch}'{nearest(arch, [f'timm/{one}' for one in tagged])}: timm knows no weights '{tag}' of "
-            f"{plain}. Leave the part behind the dot out for the usual ones."
+            f"there is no '{arch}'{nearest(arch, [f'timm/{one}' for one in tagged])}: timm knows no weights '{tag}' "
+            f"of {plain}. Leave out the part after the dot to get the usual ones."
         )
     return name
 

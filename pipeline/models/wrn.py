@@ -23,7 +23,7 @@ def build(spec: base.Spec) -> "WRN":
     match = re.fullmatch(r"wrn_(\d+)_(\d+)", spec["arch"])
     if not match or (int(match[1]) - 4) % 6 or int(match[1]) < 10 or int(match[2]) < 1:
         raise ParamsError(
-            f"there is no '{spec['arch']}'. A WRN is wrn_DEPTH_WIDTH with a depth of 6n + 4, such as wrn_16_2, "
+            f"there is no '{spec['arch']}'. A WRN is named wrn_DEPTH_WIDTH, with a depth of 6n + 4, such as wrn_16_2, "
             "wrn_28_4 or wrn_40_2."
         )
     return WRN(spec, blocks_per_stage=(int(match[1]) - 4) // 6, width=int(match[2]))

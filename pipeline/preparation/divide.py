@@ -69,7 +69,7 @@ def _class_problems(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str
         missing &= of_split == 0
         if untrained:
             problems.append(
-                f"{len(untrained)} classes stand in {split} but not in train, so nothing could learn them: "
+                f"{len(untrained)} classes occur in {split} but not in train, so that no network could learn them: "
                 f"{listed(untrained)}. Remove them from {split} or add images of them to train."
             )
     gaps = [names[k] for k in np.flatnonzero(missing).tolist()]

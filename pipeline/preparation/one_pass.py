@@ -43,7 +43,7 @@ class OnePass:
         self._growing = Growing(folder, key)
         if self._growing.facts:
             done = self._growing.facts["done"]
-            print(f"resuming after {done:,} of {self._ends[-1]:,} images, by {folder}", file=sys.stderr)
+            print(f"resuming after {done:,} of {self._ends[-1]:,} images, from {folder}", file=sys.stderr)
         else:
             beginnings = {f"{name}.images": self._header(len(part.order)) for name, part in reader.parts.items()}
             facts = {"done": 0, "histogram": np.zeros((3, 256), int).tolist()}

@@ -56,8 +56,8 @@ def prepare(
         print(f"note: {note}", file=sys.stderr)
     if data.train_includes_val and "val" in source.splits:
         print(
-            "note: this data set's own validation split is trained on too (data.train_includes_val), so that no figure "
-            "on it is one of new images.",
+            "note: this data set's own validation split is used for training too (data.train_includes_val), so that "
+            "no figure on it is a figure on new images.",
             file=sys.stderr,
         )
     return write(source, data, out, progress, resume, fingerprint)
@@ -117,8 +117,8 @@ def _problem(source: Source, parts: Mapping[str, Part], examined: Examined, data
         kinds = ", ".join(f"{audit.counts[kind]} {kind}" for kind in UNUSABLE if audit.counts[kind])
         first = [f"{it.name}: {it.reason}" for it in audit.findings if it.kind in UNUSABLE]
         return (
-            f"{audit.num_bad} of {total} images cannot be read ({kinds}): {listed(first, '; ', _NAMED)}. Mend or "
-            "remove them and run again, or set data.on_bad to skip, to go without them."
+            f"{audit.num_bad} of {total} images cannot be read ({kinds}): {listed(first, '; ', _NAMED)}. Repair or "
+            "remove them and run again, or set data.on_bad to skip to leave them out."
         )
     try:
         check({name: part.labels[examined.keep[name]] for name, part in parts.items()}, source.labels)

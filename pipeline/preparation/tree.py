@@ -83,7 +83,9 @@ def data_folder(data: Data, expected: str) -> Path:
     Raises ParamsError where data.path is null, DataError where there is no such folder.
     """
     if data.path is None:
-        raise ParamsError(f"params.yaml: data.path is null; the source {data.source} needs there {expected}.")
+        raise ParamsError(
+            f"params.yaml: data.path is null, but the source {data.source} needs a path there: {expected}."
+        )
     folder = Path(data.path)
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"

@@ -33,7 +33,9 @@ class Attention(Record):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if [len(row) for row in self.weights] != [len(self.columns)] * len(self.rows):
-            raise ValueError("the weights are not one row for each teacher block, one number for each student block")
+            raise ValueError(
+                "the weights must have one row for each teacher block, with one number for each student block"
+            )
         return self
 
     @property
@@ -135,7 +137,9 @@ class EnergyMaps(Record):
         for network in self.networks:
             counts = [len(network.predictions), *(len(stage.maps) for stage in network.stages)]
             if counts != [len(self.images)] * len(counts):
-                raise ValueError(f"{network.name} has not one prediction and one map of each stage for each image")
+                raise ValueError(
+                    f"{network.name} does not have one prediction, and one map of each stage, for each image"
+                )
         return self
 
     def stage_names(self) -> tuple[str, ...]:

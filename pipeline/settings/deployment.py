@@ -8,77 +8,87 @@ from pipeline.settings.section import Positive, Section, Seed
 
 
 class Evaluate(Section):
-    """The test split, touched once, and how sure what it says is (stages evaluate and compare)."""
+    """Confidence intervals of the results on the test split, which is used only once (stages evaluate and compare)."""
 
     resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
-    """Bootstrap samples behind each interval."""
+    """Number of bootstrap samples for each confidence interval."""
     seed: Seed = 0
-    """Draws them."""
+    """Seed of the bootstrap samples."""
 
 
 class Deploy(Section):
     """Which student is exported, how exactly the ONNX file must agree with it, and what a smaller file may cost."""
 
     method: str = "vanilla"
-    """One of `distill.methods`."""
+    """The method whose student is exported, one of `distill.methods`."""
     seed: Seed = 0
-    """One of `distill.seeds`."""
+    """The seed of that student, one of `distill.seeds`."""
     opset: Annotated[int, Field(ge=18, le=23)] = 20
-    """Version of ONNX's operators that the files use."""
+    """Version of the ONNX operator set that the files use."""
     max_probability_error: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """Largest difference in any probability between torch and ONNX Runtime, both in float32 (stage export)."""
     max_drop: Annotated[float, Field(ge=0, le=100)] = 0.5
-    """Points of validation top-1 that a quantised or half-precision student may lose; else it is refused (quantize)."""
+    """Percentage points of validation top-1 accuracy that a quantised or half-precision student may lose. If it loses
+    more, it is refused (stage quantize)."""
 
 
 class Quantize(Section):
-    """The exported student in integers, and in half precision (stage quantize)."""
+    """How the exported student is converted to 8-bit integers and to half precision (stage quantize)."""
 
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
-    """How the range of every tensor is read off calibration images: extremes; least KL divergence; see percentile."""
+    """How the range of every tensor is found from the calibration images: from its smallest and largest value
+    (`minmax`), by the least KL divergence (`entropy`), or so that it holds a share of the values (`percentile`)."""
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
-    """Of method percentile: the share of values, in percent, that the range holds."""
+    """For `method: percentile`: the share of values, in percent, that lie within the range."""
     images: Annotated[int, Field(ge=1)] = 512
-    """Calibration images, drawn from train; all of train where it has fewer."""
+    """Number of calibration images, drawn from the train split. If it has fewer, all of them are used."""
     seed: Seed = 0
-    """Draws them."""
+    """Seed by which the calibration images are drawn."""
     exclude: tuple[str, ...] = ()
-    """Nodes of student.onnx that stay in float32, by name. A refusal names those that would help."""
+    """Names of the nodes of student.onnx that stay in float32. If a student is refused, the message names the nodes
+    that do most damage."""
     reduce_range: bool = False
-    """Weights in 7 bits: for processors without VNNI, whose sums of 8-bit products overflow."""
+    """Whether weights are quantised to 7 bits, for processors without VNNI, whose sums of 8-bit products overflow."""
     tensorrt: bool = False
-    """Make student.int8_signed.onnx too: signed, symmetric, as TensorRT wants it; slow on a CPU."""
+    """Whether to write student.int8_signed.onnx too, with the signed and symmetric integers that TensorRT needs. It is
+    slow on a CPU."""
 
 
 class LoadGen(Section):
-    """MLPerf Inference's scenarios, run by its own load generator."""
+    """The scenarios of MLPerf Inference, run by its own load generator."""
 
     seconds: Annotated[float, Field(gt=0, le=86_400)] = 0.5
-    """Of each run. MLPerf asks for 600; LoadGen's verdict on a shorter one is of that one alone."""
+    """Duration of each run. MLPerf asks for 600 seconds; LoadGen's verdict on a shorter run holds for that run
+    alone."""
     server_p99_ms: Annotated[float, Field(gt=0)] = 10.0
-    """Scenario Server looks for the highest rate of arrivals whose p99 is at most this."""
+    """Latency bound in milliseconds: the scenario Server searches for the highest rate of arrivals whose p99 is at most
+    this."""
 
 
 class Benchmark(Section):
     """Latency of the deployed student beside its teacher (stage benchmark)."""
 
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 8, 32)
-    """Images of one call; the first one is what the report answers with."""
+    """Numbers of images in one call. The report gives its answer for the first of them."""
     samples: Annotated[int, Field(ge=20)] = 700
-    """Timed calls of each candidate at batch 1; larger batches take fewer, never below 70. p99 needs 662, p90 64."""
+    """Number of timed calls of each candidate at batch size 1. Larger batches take fewer, but never fewer than 70. A
+    p99 needs 662 calls, a p90 needs 64."""
     warmup: Annotated[int, Field(ge=1)] = 20
-    """Calls of each candidate at each batch size before the clock starts."""
+    """Number of calls of each candidate at each batch size before timing starts."""
     threads: Positive = 1
-    """Of ONNX Runtime and of torch alike."""
+    """Number of CPU threads, for ONNX Runtime and torch alike."""
     seed: Seed = 0
-    """Draws the order of the rounds, the test images, the bootstrap, and LoadGen's samples and arrivals."""
+    """Seed of the order of the rounds, the test images, the bootstrap, and the samples and arrivals of LoadGen."""
     device: Literal["auto", "cpu"] = "auto"
-    """auto: a GPU where ONNX Runtime really runs on one, for torch as well; int8 is timed on the CPU only."""
+    """`auto` takes a GPU if ONNX Runtime really runs on one, and then for torch as well. int8 is timed on the CPU
+    only."""
     thread_counts: tuple[Positive, ...] = (1, 2, 4)
-    """The exported files are also timed on so many threads, up to the cores of the machine."""
+    """Further numbers of threads on which the exported files are timed, up to the number of cores of the machine."""
     cold_starts: Annotated[int, Field(ge=0)] = 3
-    """Fresh processes of each exported file, for the time to the first answer and the peak of memory."""
+    """Number of new processes that are started with each exported file, to measure the time to the first answer and the
+    peak memory."""
     loadgen: LoadGen | None = LoadGen()
-    """null: not run."""
+    """Settings of MLPerf's load generator. null: it is not run."""
     torch_alone: bool = False
-    """Cold starts and LoadGen for student and teacher in torch too; about half a minute more."""
+    """Whether to measure cold starts and LoadGen for student and teacher in torch too, which takes about half a minute
+    more."""

@@ -10,24 +10,29 @@ from pipeline.settings.training import Train
 
 
 class Teacher(Section):
-    """The good, large network (stage train_teacher)."""
+    """The large, accurate network that the student learns from (stage train_teacher)."""
 
     arch: str = "resnet56"
-    """resnet20, wrn_40_2, timm/resnet50, ...: a family file of pipeline/models and a size it knows."""
+    """Name of the network, such as resnet20, wrn_40_2 or timm/resnet50: a family that has a file in pipeline/models,
+    and a size that this file knows."""
     pretrained: bool = False
-    """Start training from the weights that timm has for this network, fetched where they are not in the cache."""
+    """Whether training starts from the pretrained weights that timm has for this network. They are downloaded if they
+    are not in the cache."""
     weights: str | None = None
-    """A safetensors file to take instead of training."""
+    """A safetensors file with weights that are used instead of training a teacher. null: the teacher is trained."""
     normalization: Normalization | None = None
-    """What `weights` was trained with, where the file does not say so itself; null: that of the data card."""
+    """Normalisation with which `weights` were trained, if the file does not say so itself. null: that of the data
+    card."""
     seed: Seed = 0
-    """Draws the first weights and the order and views of the images."""
+    """Seed of the initial weights and of the order and the views of the images."""
     train: Train = Train()
 
     @model_validator(mode="after")
     def _weights_are_trained(self) -> "Teacher":
         if self.pretrained and self.weights is not None:
-            raise ValueError("with weights nothing is trained, so that pretrained: true has no meaning; drop either")
+            raise ValueError(
+                "with weights nothing is trained, so that pretrained: true has no effect; remove one of them"
+            )
         return self
 
 
@@ -35,9 +40,11 @@ class Teach(Section):
     """What the teacher says of the training images, computed once for all students (stage teach)."""
 
     views: Positive | None = None
-    """K, of each training image: epochs e and e + K show the same one, to all students; null: every epoch its own."""
+    """K, the number of views (random changes) of each training image. All students see the same views, and epochs e and
+    e + K show the same one. null: every epoch has a view of its own."""
     cache: bool = False
-    """Keep on disk what the teacher says of every view, for methods that read no whole maps of it. The same numbers."""
+    """Whether to keep on disk what the teacher says of every view, for methods that read no whole maps of the teacher.
+    The results are the same."""
 
     @model_validator(mode="after")
     def _what_is_kept_repeats(self) -> "Teach":
@@ -50,16 +57,18 @@ class Student(Section):
     """The small network that is to be deployed."""
 
     arch: str = "resnet20"
-    """As the teacher's."""
+    """Name of the network, as for the teacher."""
     pretrained: bool = False
-    """Start training from the weights that timm has for this network, fetched where they are not in the cache."""
+    """Whether training starts from the pretrained weights that timm has for this network. They are downloaded if they
+    are not in the cache."""
 
 
 class Distill(Section):
-    """From teacher to student: every method of `methods` with every seed of `seeds` (stage distill)."""
+    """How students are trained: one for every method of `methods` and every seed of `seeds` (stage distill)."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    """Each draws the first weights and the order and views of the images; several tell a difference from luck."""
+    """Seeds of the initial weights and of the order and the views of the images. With several seeds, a difference
+    between methods can be told from chance."""
     train: Train = Train()
     methods: dict[str, dict[str, Any]] = Field(default={"vanilla": {}}, min_length=1)
-    """Settings of each method by its name; what is listed is trained."""
+    """Settings of each method, by its name. Every method that is listed is trained."""

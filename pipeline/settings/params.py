@@ -37,7 +37,7 @@ class Params(Section):
     def _a_cache_is_of_single_images(self) -> "Params":
         if self.teach.cache and self.distill.train.mixes:
             raise ValueError(
-                "teach.cache keeps what the teacher says of single images, and distill.train.mixup_alpha or "
+                "teach.cache keeps what the teacher says of single images, but distill.train.mixup_alpha or "
                 "cutmix_alpha mixes them; set cache to false, or both to 0"
             )
         return self
@@ -51,9 +51,9 @@ class Params(Section):
         ]
         if self.data.train_includes_val and chosen:
             raise ValueError(
-                f"data.train_includes_val is true and {' and '.join(chosen)} is best: the validation images are then "
-                "trained on, so that they cannot tell which epoch is best, whether they are drawn from train or "
-                "the source's own split; set select to last, or train_includes_val to false"
+                f"data.train_includes_val is true and {' and '.join(chosen)} is best: the network is then trained on "
+                "the validation images, so that they cannot tell which epoch is best, whether they are drawn from "
+                "train or are the source's own split; set select to last, or train_includes_val to false"
             )
         return self
 
@@ -61,8 +61,8 @@ class Params(Section):
     def _a_mirror_reaches_as_far_as_the_padding(self) -> "Params":
         if self.augment.pad_mode == "reflect" and self.augment.crop_padding_px >= self.data.stored_px:
             raise ValueError(
-                f"augment.crop_padding_px is {self.augment.crop_padding_px}, and images of {self.data.stored_px} px "
-                f"mirror {self.data.stored_px - 1} at most; lower it, or set augment.pad_mode to zeros"
+                f"augment.crop_padding_px is {self.augment.crop_padding_px}, but images of {self.data.stored_px} px "
+                f"can be mirrored by {self.data.stored_px - 1} px at most; lower it, or set augment.pad_mode to zeros"
             )
         return self
 
@@ -102,7 +102,9 @@ def check_all(params: Params) -> None:
         )
     if params.deploy.seed not in params.distill.seeds:
         seeds = ", ".join(map(str, params.distill.seeds))
-        raise ParamsError(f"params.yaml: deploy.seed is {params.deploy.seed}, distill.seeds lists {seeds}.")
+        raise ParamsError(
+            f"params.yaml: deploy.seed is {params.deploy.seed}, which distill.seeds does not list ({seeds})."
+        )
 
 
 def check_complete(params: Params) -> None:
@@ -112,4 +114,4 @@ def check_complete(params: Params) -> None:
     if params.data.source not in params.data.sources:
         missing.append(f"data.sources.{params.data.source}")
     if missing:
-        raise ParamsError(f"params.yaml lacks {', '.join(missing)}: write them down, the stages of dvc.yaml read them.")
+        raise ParamsError(f"params.yaml lacks {', '.join(missing)}. Write them down: the stages of dvc.yaml read them.")

@@ -8,60 +8,73 @@ from pipeline.settings.section import Positive, Section
 
 
 class Train(Section):
-    """How a network is trained: SGD, and a learning rate that drops at milestones; docs/recipes.md has the rest."""
+    """How a network is trained: SGD, by default at a learning rate that drops at milestones; see docs/recipes.md."""
 
     epochs: Positive = 240
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch_size: Positive = 64
-    """Images of one step, over all processes."""
+    """Number of images in one training step, over all processes."""
     lr: Annotated[float, Field(gt=0)] = 0.05
-    """The highest of the schedule."""
+    """Learning rate. If the schedule changes it, this is the highest value."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of SGD: share of the last step that is taken again."""
+    """Momentum factor of SGD: the share of its momentum buffer that is kept from one step to the next."""
     nesterov: bool = False
-    """Look ahead along the momentum (Nesterov); needs some."""
+    """Whether to use Nesterov momentum, which needs a `momentum` above 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    """On all parameters, those of BN and biases too, as in the published recipes."""
+    """Weight decay (L2 penalty) of SGD. It applies to all parameters, including biases and those of batch
+    normalisation, as in the published recipes."""
     schedule: Literal["milestones", "cosine", "one_cycle"] = "milestones"
-    """How the learning rate moves: in drops, down along half a cosine, or up and down again; the last two by steps."""
+    """How the learning rate changes: `milestones` multiplies it by `decay` at each milestone, `cosine` lowers it along
+    half a cosine, `one_cycle` raises it and lowers it again. The last two change it after every step."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
-    """The learning rate grows linearly over these epochs, step by step. one_cycle has a rise of its own."""
+    """Number of epochs over which the learning rate first grows linearly, step by step. `one_cycle` has a warm-up of
+    its own."""
     base_momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Of one_cycle: momentum falls from `momentum` to this and climbs back, against the learning rate; null: stays."""
+    """For `schedule: one_cycle`: the lowest momentum. Momentum is cycled inversely to the learning rate, from
+    `momentum` down to this value and back. null: momentum stays constant."""
     milestones: tuple[Annotated[float, Field(gt=0)], ...] = (150, 180, 210)
-    """After this many epochs the learning rate is multiplied by `decay`. Below 1: a fraction of `epochs`."""
+    """Epochs after which the learning rate is multiplied by `decay`. A value below 1 is a fraction of `epochs`."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """What the learning rate is multiplied by at each milestone."""
+    """Factor by which the learning rate is multiplied at each milestone."""
     reset_momentum: bool = False
-    """Forget the momentum at each milestone, as codes do that build a new optimiser there."""
+    """Whether to reset the momentum buffers at each milestone, as code does that creates a new optimiser there."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each label that is spread evenly over all classes, in the cross-entropy with the labels."""
+    """Amount of label smoothing in the cross-entropy with the labels: the share of each label that is spread evenly
+    over all classes."""
     mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
-    """Above 0, images are mixed in pairs with shares of Beta(alpha, alpha); a teacher sees the same mixtures."""
+    """Mixup: above 0, images are mixed in pairs, with shares drawn from Beta(alpha, alpha). The teacher sees the same
+    mixtures. 0 switches it off."""
     cutmix_alpha: Annotated[float, Field(ge=0)] = 0.0
-    """Above 0, a box of another image is put in, with such a share. With mixup too, each image has one of the two."""
+    """CutMix: above 0, a box of another image is pasted in, and the area of the box follows a share drawn from
+    Beta(alpha, alpha). With mixup too, each image gets one of the two. 0 switches it off."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Validate and ship a moving average of the weights, of about the last 1 / (1 - ema_decay) steps; null: none."""
+    """Decay of an exponential moving average (EMA) of the weights, which is then validated and shipped. It averages
+    over about the last 1 / (1 - ema_decay) steps. null: no average."""
     drop_last: bool = False
-    """Leave out the last batch of an epoch where it is smaller than the others."""
+    """Whether to leave out the last batch of an epoch if it is smaller than the others."""
     compile: bool = False
-    """Compile networks and losses with torch.compile: faster steps after a minute or more, and other last bits."""
+    """Whether to compile networks and losses with torch.compile. Compilation takes a minute or more, then steps are
+    faster; results differ in their last bits."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Networks compute in this; losses are always fp32. auto: bf16 where the processor has it."""
+    """Number format in which the networks compute; losses are always computed in fp32. `auto` is bf16 if the processor
+    supports it, else fp32."""
     select: Literal["last", "best"] = "last"
-    """Which epoch ships: the last one, or the best on the validation split (never the test split)."""
+    """Which epoch is shipped: the last one, or the best one on the validation split (never on the test split)."""
     processes: Positive = 1
-    """How many processes of this machine share each batch; the results are the same but for rounding. With GPUs, one
-    each. For several machines, start the stage by torchrun instead, which decides their number."""
+    """Number of processes on this machine that share each batch. The results are the same except for rounding. With
+    GPUs, each process has one. For several machines, start the stage with torchrun instead, which sets their number."""
     sync_bn: bool = True
-    """With several processes, BN sees the whole batch. false: each its own part, faster, and with other results."""
+    """Whether batch normalisation uses the statistics of the whole batch if several processes share it. false: each
+    process uses those of its own part, which is faster and gives other results."""
 
     @model_validator(mode="after")
     def _processes_take_equal_parts(self) -> "Train":
         if self.batch_size % self.processes:
-            raise ValueError(f"a batch_size of {self.batch_size} has no equal parts for {self.processes} processes")
+            raise ValueError(
+                f"a batch_size of {self.batch_size} cannot be divided equally among {self.processes} processes"
+            )
         if self.compile and self.processes > 1:
-            raise ValueError("compile: true works with one process; set it to false, or processes to 1")
+            raise ValueError("compile: true works with one process only; set it to false, or processes to 1")
         return self
 
     @model_validator(mode="after")
@@ -69,15 +82,17 @@ class Train(Section):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: true needs a momentum above 0")
         if self.reset_momentum and self.schedule != "milestones":
-            raise ValueError(f"reset_momentum acts at milestones, and schedule: {self.schedule} has none; set it false")
+            raise ValueError(
+                f"reset_momentum acts at milestones, but schedule: {self.schedule} has none; set it to false"
+            )
         if self.schedule == "one_cycle" and self.warmup_epochs:
-            raise ValueError("schedule: one_cycle rises by itself; set warmup_epochs to 0")
+            raise ValueError("schedule: one_cycle has a warm-up of its own; set warmup_epochs to 0")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs: {self.warmup_epochs} leaves none of the {self.epochs} epochs; lower it")
         if self.base_momentum is not None and self.schedule != "one_cycle":
             raise ValueError(f"base_momentum belongs to schedule: one_cycle, not {self.schedule}; set it to null")
         if self.base_momentum is not None and self.base_momentum > self.momentum:
-            raise ValueError(f"base_momentum is the lowest and cannot lie above momentum: {self.momentum}")
+            raise ValueError(f"base_momentum is the lowest momentum and cannot be above momentum: {self.momentum}")
         return self
 
     @property

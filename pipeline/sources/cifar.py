@@ -23,12 +23,12 @@ from pipeline.system.errors import DataError
 
 
 class Config(Section):
-    """Which of the two data sets, and whether it may be fetched."""
+    """Which of the two data sets is used, and whether it may be downloaded."""
 
     classes: Literal[10, 100] = 100
-    """10: CIFAR-10. 100: the fine labels of CIFAR-100."""
+    """`10` is CIFAR-10, `100` is CIFAR-100 with its fine labels."""
     download: bool = False
-    """Fetch what data.path does not hold: 170 MB from the author's page."""
+    """Whether to download the data set if it is not in data.path: 170 MB from the author's page."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def _fetched(kind: Any, folder: Path) -> dict[str, Any]:
         return _loaded(kind, folder, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
-            f"{kind.base_folder} is not in data.path {folder} and could not be fetched from {kind.url}: {error}. "
-            f"Without a network here, put {kind.filename} into {folder}, or what is in it."
+            f"{kind.base_folder} is not in data.path {folder} and could not be fetched from {kind.url}: {error}. If "
+            f"this machine has no access to the network, put {kind.filename} or its content into {folder}."
         ) from error
 
 

@@ -31,7 +31,7 @@ EXPECTED = "a folder with one folder of images for each class (cat/1.jpg), or tr
 
 
 class Config(Section):
-    """What the folders do not say themselves."""
+    """Settings for what the folders do not say themselves."""
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each class that is drawn for test, by data.seed, if there is no test folder."""
@@ -46,11 +46,13 @@ def open_source(config: Config, data: Data) -> Source:
     folder = data_folder(data, EXPECTED)
     tree = walk(folder)
     if tree.closed:
-        raise DataError(f"Not all of data.path {folder} may be read: {listed(list(tree.closed))}. Permit it.")
+        raise DataError(
+            f"Not all of data.path {folder} may be read: {listed(list(tree.closed))}. Give permission to read it."
+        )
     if tree.circles:
         links = [f"{printable(link)} -> {(folder / link).resolve()}" for link in tree.circles]
         raise DataError(
-            f"In data.path {folder}, links lead to folders that are read by another way too: {listed(links)}. Their "
+            f"In data.path {folder}, links lead to folders that are also read in another way: {listed(links)}. Their "
             "images would count twice; remove the links."
         )
     images = [name for name in tree.files if Path(name).suffix.lower() in SUFFIXES]
@@ -86,8 +88,8 @@ def _split_folders(folder: Path, folders: tuple[str, ...], images: list[str]) ->
         if split not in named:
             raise DataError(
                 f"data.path {folder} has {', '.join(listed_tops)}, but no folder {split}. Add it, or put the class "
-                "folders of all splits into one folder and give that: a test split is drawn then. A validation split "
-                "is drawn from train where there is none."
+                "folders of all splits into one folder and give that folder: then a test split is drawn. A "
+                "validation split is drawn from train where there is none."
             )
     return {split: found[0] for split, found in named.items()}
 
@@ -106,7 +108,7 @@ def _by_class(folders: tuple[str, ...], images: list[str], prefix: str) -> dict[
     foreign = [printable(name) for name in classes if printable(name) != name]
     if twice or foreign:
         raise DataError(
-            f"{len(twice + foreign)} class folders have names that are written in two ways or are no UTF-8: "
+            f"{len(twice + foreign)} class folders have names that are written in two ways or are not UTF-8: "
             f"{listed(twice + foreign)}. Rename them."
         )
     return {unicodedata.normalize("NFC", name): files for name, files in classes.items()}
@@ -121,8 +123,8 @@ def _check(folder: Path, found: dict[str, dict[str, list[str]]], tops: dict[str,
         if len(classes) == 1:
             only = next(iter(classes))
             raise DataError(
-                f"{place} has one folder only, {only}; a classifier needs at least two classes. If they lie in {only}, "
-                f"give the path that ends there."
+                f"{place} has only one folder, {only}, but a classifier needs at least two classes. If the class "
+                f"folders are in {only}, give the path of that folder."
             )
         empty = sorted(name for name, files in classes.items() if not files)
         if empty:

@@ -36,21 +36,23 @@ class Config(Section):
     train_split: Name = "train"
     """What the data set calls its train split."""
     test_split: Name | None = "test"
-    """What the data set calls its test split; null: drawn from train, by test_fraction."""
+    """What the data set calls its test split. null: a test split is drawn from train, by test_fraction."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each class that is drawn for test, by data.seed, if test_split is null."""
     val_split: Name | None = None
-    """What the data set calls its validation split; null: drawn from train, by data.val_fraction."""
+    """What the data set calls its validation split. null: one is drawn from train, by data.val_fraction."""
     subset: Name | None = None
     """Which subset to take, if the data set has several. `datasets` calls them configurations."""
     revision: Name | None = None
-    """Branch, tag or commit on the Hub, so that the data cannot change unnoticed. Not for folders."""
+    """Branch, tag or commit on the Hub, so that the data cannot change unnoticed. It is not used for folders."""
 
     @model_validator(mode="after")
     def _splits_differ(self) -> "Config":
         names = [name for name in (self.train_split, self.val_split, self.test_split) if name]
         if len(set(names)) < len(names):
-            raise ValueError("train_split, val_split and test_split must differ, or the test images are trained on")
+            raise ValueError(
+                "train_split, val_split and test_split must differ, so that no test image is used for training"
+            )
         return self
 
 
@@ -106,7 +108,9 @@ def open_source(config: Config, data: Data) -> Source:
     is missing, or if the label column holds neither classes, integers nor strings.
     """
     if data.path is None:
-        raise ParamsError("params.yaml: data.path is null; the source huggingface needs a folder or a Hub id there.")
+        raise ParamsError(
+            "params.yaml: data.path is null, but the source huggingface needs a folder or a Hub id there."
+        )
     folder = Path(data.path)
     loaded = _load_folder(folder, config) if folder.exists() else _fetch(data.path, config)
 
@@ -172,7 +176,8 @@ def _fetch(hub_id: str, config: Config) -> Any:
     except Exception as error:  # its own errors have no common base, and those of the network even less
         raise DataError(
             f"There is no folder {hub_id}, and as a data set id it could not be fetched from the Hub: {_why(error)}. "
-            "Without a network here, download it where there is one and give its folder as data.path."
+            "If this machine has no access to the network, download the data set on one that has, and set data.path "
+            "to its folder."
         ) from error
 
 
@@ -212,7 +217,9 @@ def _image_column(dataset: Any, column: str) -> Any:
     kind = feature.pa_type if isinstance(feature, datasets.Image) else dataset.data.column(column).type
     is_cell = pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     if not (is_cell or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)):
-        raise DataError(f"Column '{column}' holds {kind}; expected images. Choose with {KEY}.image_column.")
+        raise DataError(
+            f"Column '{column}' holds {kind}; expected images. Choose another column with {KEY}.image_column."
+        )
     cells = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     return cells.data.column(column)
 

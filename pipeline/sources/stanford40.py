@@ -27,7 +27,7 @@ EXPECTED = f"the folder that holds {IMAGES} and {LISTS} of Stanford 40"
 
 
 class Config(Section):
-    """Nothing to set: the lists say it all."""
+    """There is nothing to set, because the lists of the data set say all that is needed."""
 
 
 def open_source(config: Config, data: Data) -> Source:
@@ -57,7 +57,7 @@ def open_source(config: Config, data: Data) -> Source:
                 labels.append(number)
         splits[split] = ImageFiles(folder, tuple(files), np.array(labels, dtype=np.int64))
     if twice:
-        raise DataError(f"{len(twice)} images are listed twice: {listed(twice, '; ')}. Take one line of each out.")
+        raise DataError(f"{len(twice)} images are listed twice: {listed(twice, '; ')}. Remove one line of each.")
     return Source(names, splits, None)
 
 
@@ -84,5 +84,5 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path} cannot be read as a list of file names: {error}.") from error
     images = [line for line in lines if line]
     if not images:
-        raise DataError(f"{path} names no image; expected one file name a line.")
+        raise DataError(f"{path} names no image; expected one file name per line.")
     return images

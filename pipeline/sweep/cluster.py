@@ -43,7 +43,7 @@ def needs(cpus: float, gpus: float | None) -> dict[str, float]:
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
         raise ParamsError(
-            f"each run asks for {cpus:g} CPU and {gpus:g} GPU, and the nodes have {have}. Lower --cpus or --gpus."
+            f"each run asks for {cpus:g} CPU and {gpus:g} GPU, but the nodes have {have}. Lower --cpus or --gpus."
         )
     return {"num_cpus": cpus, "num_gpus": gpus}
 

@@ -85,8 +85,8 @@ def plan(
                 check_all(checked)
                 if checked.teach.cache:
                     raise ParamsError(
-                        "teach.cache is true, and the runs of a table share no folder that a teacher cache could lie "
-                        "in: set it to false. teach.views may stay, and the numbers are the same."
+                        "teach.cache is true, but the runs of a table share no folder in which a teacher cache could "
+                        "lie. Set it to false; teach.views may stay, and the numbers are the same."
                     )
                 deciding = {name: values.get(name) for name in _DECIDING}
                 if checked.teach.views is not None:
@@ -144,5 +144,5 @@ def _preset(folder: Path, name: str) -> Path:
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ParamsError(f"there is no preset {path}. Known: {known}.")
+        raise ParamsError(f"there is no preset {path}. The known ones are {known}.")
     return path

@@ -66,8 +66,8 @@ def cannot_write(what: str, path: Path, error: OSError) -> PupilError:
     existing = next(folder for folder in path.absolute().parents if folder.is_dir())
     disk = os.statvfs(existing)
     return PupilError(
-        f"{what} could not be written: {error.strerror or error} ({disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB free "
-        "there). What stood there before is untouched; mend that and run again."
+        f"{what} could not be written: {error.strerror or error} ({disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB "
+        "free there). What was there before is untouched; solve this problem and run again."
     )
 
 

@@ -29,7 +29,7 @@ def find(package: str, name: str, key: str) -> ModuleType:
     """
     known = names(package)
     if name not in known:
-        raise ParamsError(f"{key}: there is no '{name}'{nearest(name, known)}. Known: {', '.join(known)}.")
+        raise ParamsError(f"{key}: there is no '{name}'{nearest(name, known)}. The known ones are {', '.join(known)}.")
     return importlib.import_module(f"{package}.{name}")
 
 

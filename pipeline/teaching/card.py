@@ -83,5 +83,5 @@ def load(folder: Path, expected: Facts) -> Card:
     came, wanted = card.facts.model_dump(), expected.model_dump()
     other = [f"{key} is {came[key]} there and {wanted[key]} here" for key in wanted if came[key] != wanted[key]]
     if other:
-        raise DataError(f"the teacher cache in {folder} is of another training: {'; '.join(other)}. {REMAKE}")
+        raise DataError(f"the teacher cache in {folder} belongs to another training: {'; '.join(other)}. {REMAKE}")
     return card

@@ -76,7 +76,10 @@ def attach(method: Method, folder: Path, expected: Facts) -> None:
     name = type(method).__module__.rpartition(".")[2]
     _check_statistics(name, method.config)
     if method.reads is None:
-        print(f"{name} reads whole maps of the teacher, which no cache keeps: it runs in every step.", file=sys.stderr)
+        print(
+            f"{name} reads whole maps of the teacher, which no cache keeps, so the teacher runs in every step.",
+            file=sys.stderr,
+        )
         return
     card = cards.load(folder, expected)
     missing = [what for what in method.reads if what not in card.layouts]
@@ -104,7 +107,8 @@ def _check_statistics(name: str, config: Any) -> None:
     if config.teacher_bn == "batch":
         raise ParamsError(
             f"teach.cache is true, and distill.methods.{name}.teacher_bn is batch: what the teacher says of an image "
-            "then depends on the others in its batch, and cannot be kept. Set it to eval, or teach.cache to false."
+            "then depends on the others in its batch, so that it cannot be kept. Set teacher_bn to eval, or "
+            "teach.cache to false."
         )
 
 
@@ -115,6 +119,6 @@ def _mapped(folder: Path, name: str, layout: Layout, card: Card) -> NDArray[Any]
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} of the teacher cache is missing or torn: {error}. {cards.REMAKE}") from error
+        raise DataError(f"{path} of the teacher cache is missing or incomplete: {error}. {cards.REMAKE}") from error
     check_fit(path, array, shape, dtype, cards.REMAKE)
     return array

@@ -35,7 +35,7 @@ class Rows:
         """Rows of every array, from 0 to K * N."""
         self.layouts = {name: Layout.model_validate(layout) for name, layout in found.get("layouts", {}).items()}
         if found:
-            print(f"resuming after {self.done:,} of {self._total:,} images, by {folder}", file=sys.stderr)
+            print(f"resuming after {self.done:,} of {self._total:,} images, from {folder}", file=sys.stderr)
 
     def add(self, taken: dict[str, tuple[Tensor, Layout]]) -> None:
         """Append the next rows (B, W) of every name."""
@@ -67,11 +67,15 @@ class Rows:
         each = ", ".join(f"{name} {layout.row_bytes:,}" for name, layout in layouts.items())
         if size > free:
             raise PupilError(
-                f"a teacher cache of {self.facts.num_views} views takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
-                f"are free at {self.folder}. Lower teach.views, leave methods that read much out of distill.methods "
-                f"(bytes of an image and view: {each}), or set teach.cache to false."
+                f"a teacher cache of {self.facts.num_views} views takes {size / 1e9:.1f} GB, but only "
+                f"{free / 1e9:.1f} GB are free at {self.folder}. Lower teach.views, remove methods that read much "
+                f"from distill.methods (bytes per image and view: {each}), or set teach.cache to false."
             )
-        print(f"keeping {size / 1e9:.2f} GB; bytes of an image and view: {each}", file=sys.stderr, flush=True)
+        print(
+            f"the teacher cache takes {size / 1e9:.2f} GB; bytes per image and view: {each}",
+            file=sys.stderr,
+            flush=True,
+        )
         self.layouts = layouts
         self._growing.start({f"{name}.npy": self._header(layout) for name, layout in layouts.items()}, self._said())
 

@@ -147,7 +147,9 @@ def fit(
 def _compile(objective: Method) -> None:
     """Let calls of `objective` run compiled; what it owns, and what it deploys, stays as it is."""
     if distributed.world() > 1:
-        raise ParamsError("train.compile is true, which works with one process; set it to false, or start one.")
+        raise ParamsError(
+            "train.compile is true, which works with one process only. Set it to false, or start one process."
+        )
     objective.compile()
 
 

@@ -23,40 +23,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `benchmark` takes."""
     shared.add_models(parser)
     parser.add_argument(
-        "--batch-sizes", type=shared.whole(1, 4096), nargs="+", default=[1, 32], metavar="N", help="(default 1 32)"
+        "--batch-sizes",
+        type=shared.whole(1, 4096),
+        nargs="+",
+        default=[1, 32],
+        metavar="N",
+        help="images in one call (default 1 32)",
     )
     parser.add_argument(
-        "--samples", type=shared.whole(1, 1_000_000), default=700, help="rounds; p99 needs 662 (default 700)"
+        "--samples",
+        type=shared.whole(1, 1_000_000),
+        default=700,
+        help="rounds to measure; a p99 needs 662 (default 700)",
     )
     parser.add_argument(
         "--warmup", type=shared.whole(1, 1_000_000), default=20, help="calls before each measurement (default 20)"
     )
     parser.add_argument(
-        "--seed", type=shared.whole(0, shared.SEED), default=0, help="of pixels, order and intervals (default 0)"
+        "--seed",
+        type=shared.whole(0, shared.SEED),
+        default=0,
+        help="seed of the pixels, the order and the intervals (default 0)",
     )
-    parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: the GPU where there is one")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu"], default="auto", help="auto uses the GPU if there is one (default auto)"
+    )
     parser.add_argument(
         "--thread-counts",
         type=shared.whole(1, 1_000_000),
         nargs="+",
         default=[],
         metavar="N",
-        help="also with so many threads",
+        help="measure with these numbers of threads too",
     )
-    parser.add_argument("--cold-starts", type=shared.whole(1, 1000), default=0, help="also so many fresh processes")
+    parser.add_argument(
+        "--cold-starts",
+        type=shared.whole(1, 1000),
+        default=0,
+        help="start each file in so many new processes too (default 0)",
+    )
     parser.add_argument(
         "--loadgen",
         type=shared.number(0.001, shared.DAY_S),
         metavar="SECONDS",
-        help="also MLPerf's scenarios, each so long",
+        help="run MLPerf's scenarios too, each for so long",
     )
     parser.add_argument(
         "--server-p99-ms",
         type=shared.number(0.001, 1000 * shared.DAY_S),
         default=10.0,
-        help="bound of scenario Server (default 10)",
+        help="bound on p99 in the scenario Server (default 10)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file too")
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -30,40 +30,47 @@ HELP = "load a running server with random arrivals, to its knee or at one rate"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `load` takes."""
     parser.add_argument("url", metavar="URL", help="the server, such as http://127.0.0.1:8000")
-    parser.add_argument("--model", default="student", help="the model to ask (default student)")
+    parser.add_argument("--model", default="student", help="name of the model to ask (default student)")
     parser.add_argument(
-        "--rate", type=shared.number(0.001, knee.HIGHEST), help="hold so many arrivals/s; without it, look for the knee"
+        "--rate",
+        type=shared.number(0.001, knee.HIGHEST),
+        help="hold this rate of arrivals per second; without it, search for the knee",
     )
     parser.add_argument(
         "--duration",
         type=shared.number(0.001, shared.DAY_S),
         metavar="S",
-        help="seconds at --rate (default 60), or of each run to the knee (10)",
+        help="seconds at --rate (default 60), or of each run of the search for the knee (default 10)",
     )
     parser.add_argument(
         "--first",
         type=shared.number(knee.LOWEST, knee.HIGHEST),
         default=50.0,
-        help="rate that the search begins at (default 50)",
+        help="rate at which the search begins (default 50)",
     )
     parser.add_argument(
         "--bound-ms",
         type=shared.number(0.001, 1000 * shared.DAY_S),
         default=20.0,
-        help="what p99 must be within (default 20)",
+        help="upper bound on p99 (default 20)",
     )
     parser.add_argument(
         "--timeout",
         type=shared.number(0.001, shared.DAY_S),
         default=10.0,
-        help="seconds an answer may take (default 10)",
+        help="seconds that an answer may take (default 10)",
     )
-    parser.add_argument("--connections", type=shared.whole(1, 60_000), default=256, help="open at once (default 256)")
-    parser.add_argument("--pid", type=shared.whole(1, 2**22), help="process of the server, to watch its memory")
     parser.add_argument(
-        "--seed", type=shared.whole(0, shared.SEED), default=0, help="of images and arrivals (default 0)"
+        "--connections",
+        type=shared.whole(1, 60_000),
+        default=256,
+        help="connections that are open at once (default 256)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
+    parser.add_argument("--pid", type=shared.whole(1, 2**22), help="process id of the server, to watch its memory")
+    parser.add_argument(
+        "--seed", type=shared.whole(0, shared.SEED), default=0, help="seed of the images and arrivals (default 0)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file too")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -174,7 +181,7 @@ def _of_knee(found: knee.Knee) -> str | None:
     if found.limited_by == "generator":
         known = f"The knee is at {found.rate:.1f} arrivals/s or above" if found.rate else "The knee is not known"
         reason = found.outcomes[-1].invalid or "no rate was too high"
-        return f"{known}: {reason}. Give the generator cores, or a machine, of its own."
+        return f"{known}: {reason}. Give the generator cores of its own, or a machine of its own."
     if found.rate is None:
         return (
             "No rate held, not even the lowest: the last rows say what failed. Is --bound-ms below one answer's time?"

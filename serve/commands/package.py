@@ -15,24 +15,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `package` takes."""
     shared.add_models(parser)
     add = parser.add_argument
-    add("--triton", type=Path, metavar="DIR", help="write a Triton model repository there; a new or empty folder")
-    add("--kserve", type=Path, metavar="FILE", help="write a KServe InferenceService there that runs the repository")
+    add(
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="write a Triton model repository to this folder, which must be new or empty",
+    )
+    add(
+        "--kserve",
+        type=Path,
+        metavar="FILE",
+        help="write a KServe InferenceService that runs the repository to this file",
+    )
     add("--storage-uri", metavar="URI", help="where KServe finds the repository, such as s3://bucket/models")
-    add("--name", default="pupil", help="of the InferenceService (default pupil)")
+    add("--name", default="pupil", help="name of the InferenceService (default pupil)")
     add(
         "--replicas",
         type=shared.whole(0, 100_000),
         nargs=2,
         default=[1, 4],
         metavar=("MIN", "MAX"),
-        help="(default 1 4)",
+        help="fewest and most replicas (default 1 4)",
     )
     add("--max-batch", type=shared.whole(1, 4096), default=_DEFAULT.max_batch, help="images in a batch (default 32)")
     add(
         "--max-delay-us",
         type=shared.whole(1, 60_000_000),
         default=_DEFAULT.max_delay_us,
-        help="wait for company (default 1000)",
+        help="microseconds at most that a request waits to be batched with others (default 1000)",
     )
     add(
         "--max-queue",
@@ -49,7 +59,9 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.triton is None and arguments.kserve is None:
         raise ServeError("Nothing to write: give --triton DIR, --kserve FILE or both.")
     if arguments.kserve is not None and arguments.storage_uri is None:
-        raise ServeError("--kserve needs --storage-uri: where the cluster finds the Triton model repository.")
+        raise ServeError(
+            "--kserve needs --storage-uri, which says where the cluster finds the Triton model repository."
+        )
     serving = triton.Serving(
         arguments.max_batch,
         arguments.max_delay_us,

@@ -22,21 +22,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `run` takes."""
     shared.add_models(parser)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
-    add("--port", type=shared.whole(0, 2**16 - 1), default=8000, help="0 takes a free one (default 8000)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default 127.0.0.1, which only this machine can reach)",
+    )
+    add(
+        "--port",
+        type=shared.whole(0, 2**16 - 1),
+        default=8000,
+        help="port to listen on; 0 takes a free one (default 8000)",
+    )
     add("--workers", type=shared.whole(1, 1024), default=1, help="processes that share the port (default 1)")
     add(
         "--parallel",
         type=shared.whole(1, 1024),
         default=_BATCHING.num_threads,
-        help=_default("batches computed at once"),
+        help=_default("batches that are computed at once"),
     )
     add("--max-batch", type=shared.whole(1, 4096), default=_BATCHING.max_batch, help=_default("images in a batch"))
     add(
         "--max-delay-ms",
         type=shared.number(0, 60_000),
         default=_BATCHING.max_delay_ms,
-        help=_default("a request waits no longer for company while another is computed"),
+        help=_default("milliseconds at most that a request waits to be batched with others while a batch is computed"),
     )
     add(
         "--max-queue",
@@ -48,28 +57,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--deadline-ms",
         type=shared.number(0.1, 1000 * shared.DAY_S),
         default=_BATCHING.deadline_ms,
-        help=_default("a later answer is a 503"),
+        help=_default("milliseconds after which a request is answered with 503"),
     )
     add(
         "--max-connections",
         type=shared.whole(1, 1_000_000),
         default=_LIMITS.max_connections,
-        help=_default("at once"),
+        help=_default("connections open at once"),
     )
     add(
         "--max-body-mib",
         type=shared.whole(1, 1024),
         default=_LIMITS.max_body_bytes // MEBIBYTE,
-        help=_default("of one request"),
+        help=_default("MiB in the body of one request"),
     )
     add(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help=f"ask for the bearer token in its first line (or in the variable {TOKEN_VARIABLE})",
+        help="require the bearer token in the first line of this file (or in the environment variable "
+        f"{TOKEN_VARIABLE})",
     )
-    add("--samples", type=Path, metavar="DIR", help="a prepared split, such as data/prepared/test, to show on the page")
-    add("--access-log", action="store_true", help="a line of JSON on stderr for every request")
+    add(
+        "--samples",
+        type=Path,
+        metavar="DIR",
+        help="show images of this prepared split, such as data/prepared/test, on the page",
+    )
+    add("--access-log", action="store_true", help="write a line of JSON to stderr for every request")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -99,7 +114,9 @@ def main(arguments: argparse.Namespace) -> None:
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ServeError(f"Cannot listen on {host} port {port} ({error.strerror}); choose --host or --port.") from error
+        raise ServeError(
+            f"Cannot listen on {host} port {port} ({error.strerror}); choose another --host or --port."
+        ) from error
     url, others = address(listener, host)
 
     def ready(names: list[str]) -> None:

@@ -19,7 +19,10 @@ class Memory:
         self._pid, self._proc = pid, proc
         self._samples: list[tuple[float, int]] = []
         if not (proc / str(pid) / "status").is_file():
-            raise ServeError(f"There is no process {pid} on this machine; --pid takes the server's, on Linux.")
+            raise ServeError(
+                f"There is no process {pid} on this machine; --pid takes the server's process id, and works on Linux "
+                "only."
+            )
 
     def sample(self, elapsed_s: float) -> None:
         """Take a sample; none once the process has ended."""

@@ -41,7 +41,7 @@ def look_up(url: str, model: str, token: str | None, num_images: int = 16, seed:
         parts = urlsplit(url)
         port = parts.port or 80
     except ValueError as error:
-        raise ServeError(f"{url!r} is no URL ({error}); expected something like http://127.0.0.1:8000.") from error
+        raise ServeError(f"{url!r} is not a URL ({error}); expected something like http://127.0.0.1:8000.") from error
     if parts.scheme != "http" or parts.hostname is None or parts.path.strip("/") or parts.query:
         raise ServeError(f"The server must be given as http://HOST:PORT, not {url!r}.")
     headers = {"Host": parts.netloc} | ({"Authorization": f"Bearer {token}"} if token else {})
@@ -59,7 +59,7 @@ def look_up(url: str, model: str, token: str | None, num_images: int = 16, seed:
             answers.append(_answer(connection))
     except (OSError, http.client.HTTPException) as error:
         reason = str(error) or type(error).__name__
-        raise ServeError(f"{url} does not answer ({reason}); is `python -m serve run` up there?") from error
+        raise ServeError(f"{url} does not answer ({reason}); is `python -m serve run` running there?") from error
     finally:
         connection.close()
     return Target(
@@ -90,11 +90,9 @@ def _ask(connection: http.client.HTTPConnection, method: str, path: str, headers
     try:
         content = json.loads(body)
     except ValueError as error:
-        raise ServeError(
-            f"{method} {path}: the server answers what is not JSON; is it one of this protocol?"
-        ) from error
+        raise ServeError(f"{method} {path}: the server's answer is not JSON; does it speak this protocol?") from error
     if not isinstance(content, dict):
-        raise ServeError(f"{method} {path}: the server answers no JSON object; is it one of this protocol?")
+        raise ServeError(f"{method} {path}: the server's answer is not a JSON object; does it speak this protocol?")
     return content
 
 
@@ -129,7 +127,8 @@ def _signature(metadata: dict[str, Any], model: str) -> tuple[str, tuple[int, ..
         return tensor["name"], tuple(shape[1:]), output["name"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ServeError(
-            f"Model {model!r} must take one UINT8 tensor of images, [-1, H, W, 3], and answer FP32; it says {metadata}."
+            f"Model {model!r} must take one UINT8 tensor of images, [-1, H, W, 3], and answer FP32; its metadata "
+            f"are {metadata}."
         ) from error
 
 

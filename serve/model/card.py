@@ -54,7 +54,7 @@ class Card:
         text = content.rpartition(_HEAD)[2].lstrip(_CONTINUED)[1:]
         entry = _entry(text)
         if not content.endswith(entry):
-            raise ModelError(f"it does not end in a {KEY!r} entry: it was torn, changed, or not exported by Pupil")
+            raise ModelError(f"it does not end in a {KEY!r} entry: it was cut short, changed, or not exported by Pupil")
         try:
             card = cls.from_json(text.decode("utf-8"))
         except UnicodeDecodeError as error:
@@ -62,8 +62,8 @@ class Card:
         came = hashlib.sha256(memoryview(content)[: -len(entry)]).hexdigest()
         if came != card.graph_sha256:
             raise ModelError(
-                f"its network is not the one that its card was written for: expected sha256 {card.graph_sha256}, "
-                f"came {came}"
+                f"its network is not the one that its card was written for: expected sha256 {card.graph_sha256}, but "
+                f"got {came}"
             )
         return card
 
@@ -80,7 +80,7 @@ class Card:
             # Exporters wrote no resize_px while it was always image_px.
             values.setdefault("resize_px", values["image_px"])
         if values.get("format") != FORMAT:
-            raise ModelError(f"its card has format {values.get('format')!r}, and this server reads format {FORMAT}")
+            raise ModelError(f"its card has format {values.get('format')!r}, but this server reads format {FORMAT}")
         for key, (is_valid, expected) in _FIELDS.items():
             if key not in values:
                 raise ModelError(f"its card has no {key!r} (expected {expected})")

@@ -44,7 +44,9 @@ class OnnxClassifier:
             self._session = _open(content, threads, chosen)
             _check_signature(self._session, self.card)
         except ModelError as error:
-            raise ModelError(f"{path} is no usable Pupil model: {error}. Export it again, or name another.") from error
+            raise ModelError(
+                f"{path} is not a usable Pupil model: {error}. Export it again, or name another."
+            ) from error
         self.file_bytes = path.stat().st_size
         self.provider = self._session.get_providers()[0]
 
@@ -61,11 +63,11 @@ class OnnxClassifier:
         pixels = np.asarray(pixels)
         size = self.card.image_px
         if pixels.dtype != np.uint8:
-            raise InputError(f"pixels must be uint8 in 0..255, these are {pixels.dtype}.")
+            raise InputError(f"pixels must be uint8 in 0..255, but these are {pixels.dtype}.")
         if pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
-            raise InputError(f"pixels must have shape (N, {size}, {size}, 3), these have {pixels.shape}.")
+            raise InputError(f"pixels must have shape (N, {size}, {size}, 3), but these have {pixels.shape}.")
         if len(pixels) == 0:
-            raise InputError("pixels must hold at least one image, these hold none.")
+            raise InputError("pixels must hold at least one image, but these hold none.")
         results: list[Floats] = self._session.run(names, {"pixels": pixels})
         return results
 
@@ -140,5 +142,5 @@ def _check_signature(session: onnxruntime.InferenceSession, card: Card) -> None:
         is_free = len(tensor.shape) > 0 and not isinstance(tensor.shape[0], int)
         if tensor.type != kind or not is_free or tensor.shape[1:] != dimensions:
             raise ModelError(
-                f"{name!r} is {tensor.type} {tensor.shape}, and its card promises {kind} {['batch', *dimensions]}"
+                f"{name!r} is {tensor.type} {tensor.shape}, but its card promises {kind} {['batch', *dimensions]}"
             )

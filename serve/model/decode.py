@@ -52,7 +52,7 @@ def decode(data: bytes, image_px: int, resize_px: int | None = None, max_pixels:
     except Exception as error:
         reason = str(error).split(" <")[0] or type(error).__name__  # without the address of a buffer
         raise ImageError(
-            f"The {header.kind} file is torn or broken ({reason}); send all of it, or store it anew."
+            f"The {header.kind} file is incomplete or broken ({reason}); send all of it, or save it again."
         ) from error
 
 

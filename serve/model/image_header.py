@@ -41,7 +41,7 @@ class Header:
 def read(data: bytes) -> Header:
     """The header of an image file. Raises ImageError where it is none, or has more parts than an honest one."""
     if not data:
-        raise ImageError(f"Expected {EXPECTED}, nothing came.")
+        raise ImageError(f"Expected {EXPECTED}, but nothing came.")
     try:
         if data.startswith(b"\xff\xd8\xff"):
             return _jpeg(data)
@@ -50,9 +50,9 @@ def read(data: bytes) -> Header:
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _webp(data)
     except struct.error:
-        short = f"The image ends after {len(data)} bytes, before it has said its size; send all of it."
+        short = f"The image ends after {len(data)} bytes, before its size is given; send all of it."
         raise ImageError(short) from None
-    raise ImageError(f"Expected {EXPECTED}, this is {_other(data)}.")
+    raise ImageError(f"Expected {EXPECTED}, but this is {_other(data)}.")
 
 
 def _jpeg(data: bytes) -> Header:
@@ -70,19 +70,19 @@ def _jpeg(data: bytes) -> Header:
         else:
             position += 2 + length
     else:
-        raise ImageError(f"The JPEG has more than {MAX_PARTS:,} segments before its pixels; store it anew.")
+        raise ImageError(f"The JPEG has more than {MAX_PARTS:,} segments before its pixels; save it again.")
     if size is None:
-        raise ImageError("The JPEG has pixels without a size; store it anew.")
+        raise ImageError("The JPEG has pixels without a size; save it again.")
     # Between scans 0xff is followed by another byte, so this counts them, and those of a thumbnail or two.
     if data.count(b"\xff\xda") > MAX_SCANS:
-        raise ImageError(f"The JPEG has more than {MAX_SCANS} scans; store it anew.")
+        raise ImageError(f"The JPEG has more than {MAX_SCANS} scans; save it again.")
     return Header("JPEG", size[1], size[0])
 
 
 def _png(data: bytes) -> Header:
     (kind, width, height) = struct.unpack_from(">4x4sII", data, 8)
     if kind != b"IHDR":
-        raise ImageError(f"The PNG begins with {kind!r} where its size should stand; store it anew.")
+        raise ImageError(f"The PNG begins with {kind!r} where its size should be; save it again.")
     position, profiles = 8, 0
     for _ in range(MAX_PARTS):
         if position + 8 > len(data):  # cut short, or no end mark: for the decoder to say
@@ -90,9 +90,9 @@ def _png(data: bytes) -> Header:
         (length, kind) = struct.unpack_from(">I4s", data, position)
         profiles += kind == b"iCCP"
         if profiles > MAX_PROFILES:
-            raise ImageError("The PNG has more than one colour profile; store it anew.")
+            raise ImageError("The PNG has more than one colour profile; save it again.")
         position += 12 + length
-    raise ImageError(f"The PNG has more than {MAX_PARTS:,} chunks; store it anew.")
+    raise ImageError(f"The PNG has more than {MAX_PARTS:,} chunks; save it again.")
 
 
 def _webp(data: bytes) -> Header:
@@ -106,7 +106,7 @@ def _webp(data: bytes) -> Header:
     if kind == b"VP8 ":
         (width, height) = struct.unpack_from("<HH", data, 26)
         return Header("WEBP", width & 0x3FFF, height & 0x3FFF)
-    raise ImageError(f"The WebP begins with {kind!r} where its size should stand; store it anew.")
+    raise ImageError(f"The WebP begins with {kind!r} where its size should be; save it again.")
 
 
 def _other(data: bytes) -> str:

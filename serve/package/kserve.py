@@ -41,7 +41,10 @@ def write(path: Path, service: Service, serving: Serving) -> None:
 def manifest(service: Service, serving: Serving) -> str:
     """The InferenceService as YAML. Raises ServeError."""
     if not _NAME.fullmatch(service.name):
-        raise ServeError(f"A service's name holds a-z, 0-9 and '-', 63 at most, not {service.name!r}; give --name.")
+        raise ServeError(
+            f"A service's name is made of a-z, 0-9 and '-', at most 63 characters in all, not {service.name!r}; give "
+            "another --name."
+        )
     if not _STORAGE.fullmatch(service.storage_uri):
         raise ServeError(
             f"--storage-uri must say where the repository lies, such as s3://bucket/models or pvc://claim/models, "
@@ -49,7 +52,7 @@ def manifest(service: Service, serving: Serving) -> str:
         )
     if not 0 <= service.min_replicas <= service.max_replicas or service.max_replicas < 1:
         raise ServeError(
-            f"--replicas takes the fewest and the most, not {service.min_replicas} and {service.max_replicas}."
+            f"--replicas takes the fewest and the most replicas, not {service.min_replicas} and {service.max_replicas}."
         )
     resources = f'cpu: "{serving.instances * serving.threads}"'
     if serving.on_gpu:

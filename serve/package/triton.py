@@ -46,7 +46,7 @@ def write(folder: Path, models: Mapping[Path, Card], serving: Serving) -> None:
     Raises ModelError for a label that Triton cannot read, ServeError for a folder that holds something.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ServeError(f"{folder} is there already and not an empty folder; name a new one.")
+        raise ServeError(f"{folder} exists already and is not an empty folder; name a new one.")
     try:
         folder = Path(os.path.realpath(folder))  # a link to an empty folder stays one
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,9 @@ def read_cards(paths: Sequence[Path]) -> dict[Path, Card]:
     for path in paths:
         card = OnnxClassifier(path, providers=("CPUExecutionProvider",)).card
         if any(card.name == other.name for other in cards.values()):
-            raise ServeError(f"{path} is named {card.name!r} like a model before it; package one of them at a time.")
+            raise ServeError(
+                f"{path} has the same name as a model before it, {card.name!r}; package one of them at a time."
+            )
         cards[path] = card
     return cards
 
@@ -108,7 +110,7 @@ def _warmup(batch: int, image: str) -> str:
 def _write_model(folder: Path, path: Path, card: Card, serving: Serving) -> None:
     for label in card.labels:
         if len(label.splitlines()) != 1:
-            raise ModelError(f"{path} has the label {label!r}, and Triton reads one label a line. Rename the class.")
+            raise ModelError(f"{path} has the label {label!r}, but Triton reads one label per line. Rename the class.")
     version = folder / str(VERSION)
     version.mkdir(parents=True)
     shutil.copyfile(path, version / "model.onnx")

@@ -83,7 +83,7 @@ def open_onnx(path: Path, threads: int, device: str) -> Call:
         return OnnxClassifier(path, threads, ("CPUExecutionProvider",))
     classifier = OnnxClassifier(path, threads)
     if classifier.provider != _GPU:
-        raise ServeError(f"{path} was to run on the GPU, and ONNX Runtime runs it by {classifier.provider}.")
+        raise ServeError(f"{path} was to run on the GPU, but ONNX Runtime runs it by {classifier.provider}.")
     return Bound(classifier, device)
 
 

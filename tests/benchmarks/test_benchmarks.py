@@ -29,6 +29,8 @@ from serve.model.classifier import OnnxClassifier
 from tests import tiny
 from tests.golden import G, fill
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 2**20
 Shapes = tuple[tuple[int, int, int], ...]
 PAIRS: dict[str, tuple[Shapes, Shapes]] = {

@@ -59,7 +59,7 @@ def test_the_writer_counts(tmp_path: Path) -> None:
         writer.add(PIXELS[0])
         with pytest.raises(ValueError, match="1 images fewer"):
             writer.finish()
-        with pytest.raises(ValueError, match=r"expected uint8 \(8, 8, 3\), came float64"):
+        with pytest.raises(ValueError, match=r"expected uint8 \(8, 8, 3\), but got float64"):
             writer.add(PIXELS[0] / 2)
         writer.add(PIXELS[1])
         with pytest.raises(ValueError, match="more images"):
@@ -68,10 +68,10 @@ def test_the_writer_counts(tmp_path: Path) -> None:
 
 def test_load_names_file_expected_and_came(prepared: tuple[Path, DataCard]) -> None:
     folder, card = prepared
-    with pytest.raises(DataError, match=r"images\.npy .* expected uint8 \(4, 8, 8, 3\), came uint8 \(3, 8, 8, 3\)"):
+    with pytest.raises(DataError, match=r"images\.npy .* expected uint8 \(4, 8, 8, 3\), but got uint8 \(3, 8, 8, 3\)"):
         arrays.Split.load(folder, "train", card.model_copy(update={"counts": {"train": 4}}))
     np.save(folder / "train/labels.npy", LABELS.astype(np.int32))
-    with pytest.raises(DataError, match=r"labels\.npy .* expected int64 \(3,\), came int32"):
+    with pytest.raises(DataError, match=r"labels\.npy .* expected int64 \(3,\), but got int32"):
         arrays.Split.load(folder, "train", card)
 
 
@@ -79,13 +79,13 @@ def test_load_refuses_missing_torn_and_pickled_files(prepared: tuple[Path, DataC
     folder, card = prepared
     images = folder / "train/images.npy"
     images.write_bytes(images.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"not a whole .npy file"):
+    with pytest.raises(DataError, match=r"not a complete .npy file"):
         arrays.Split.load(folder, "train", card)
     np.save(images, np.array([{}], dtype=object))
-    with pytest.raises(DataError, match=r"not a whole .npy file"):
+    with pytest.raises(DataError, match=r"not a complete .npy file"):
         arrays.Split.load(folder, "train", card)
     images.write_bytes(b"")
-    with pytest.raises(DataError, match=r"not a whole .npy file"):
+    with pytest.raises(DataError, match=r"not a complete .npy file"):
         arrays.Split.load(folder, "train", card)
     images.unlink()
     with pytest.raises(DataError, match="is missing"):
@@ -101,7 +101,9 @@ def test_verify_finds_one_changed_byte(prepared: tuple[Path, DataCard]) -> None:
     torn = bytearray(images.read_bytes())
     torn[-1] ^= 1
     images.write_bytes(torn)
-    with pytest.raises(DataError, match=r"images\.npy is not the file .* expected sha256 [0-9a-f]{64}, came [0-9a-f]"):
+    with pytest.raises(
+        DataError, match=r"images\.npy is not the file .* expected sha256 [0-9a-f]{64}, but got [0-9a-f]"
+    ):
         arrays.verify(folder, card)
     images.unlink()
     with pytest.raises(DataError, match=r"images\.npy cannot be read"):
@@ -123,5 +125,5 @@ def test_images_are_read_from_the_file_that_was_opened(prepared: tuple[Path, Dat
 
     with (folder / "earlier.npy").open("r+b") as file:
         file.truncate(300)
-    with pytest.raises(DataError, match="has become shorter while it is read"):
+    with pytest.raises(DataError, match="became shorter while it was being read"):
         read(positions)

@@ -130,11 +130,11 @@ def test_evaluation_sees_torchvisions_centre_crop_in_torch_and_in_onnx(stored_px
 def test_a_mirror_that_is_smaller_than_the_padding_is_refused() -> None:
     data = Data(image_px=16, storage_px=20)
     assert Params(data=data, augment=Augment(crop_padding_px=19, pad_mode="reflect")).data is data
-    with pytest.raises(ValueError, match="images of 20 px mirror 19 at most"):
+    with pytest.raises(ValueError, match="images of 20 px can be mirrored by 19 px at most"):
         Params(data=data, augment=Augment(crop_padding_px=20, pad_mode="reflect"))
 
 
 @pytest.mark.parametrize(("key", "value"), [("crop_scale", (0.5, 0.2)), ("crop_ratio", (2.0, 0.5))])
 def test_ranges_have_their_least_first(key: str, value: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="the least comes first"):
+    with pytest.raises(ValueError, match="the smaller number must come first"):
         Augment.model_validate({key: value})

@@ -21,6 +21,8 @@ from pipeline.training import state as training_state
 from pipeline.training.resume import Resume
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 METHODS = registry.names("pipeline.distillation")
 
 STEEP = ("dist", "pkt", "sakd_sparse", "semckd", "sp")
@@ -156,9 +158,9 @@ def test_two_processes_predict_in_the_same_batches_and_so_to_the_same_bits(both:
 def disagree() -> None:
     """What must be the same and is not; what one process alone knows. Raises in the group, and so in the fixture."""
     distributed.check_same("a thing that is the same", "same")
-    with pytest.raises(TrainingError, match="differ in the data: number 1 from number 0"):
+    with pytest.raises(TrainingError, match="differ in the data: process 1 differs from process 0"):
         distributed.check_same("the data", str(distributed.rank()))
-    with pytest.raises(ParamsError, match="equal parts of each batch, and an epoch would have one of 7 images"):
+    with pytest.raises(ParamsError, match="equal parts of each batch, but an epoch would have a batch of 7 images"):
         distributed.check_batches({8, 7}, distributed.world())
     assert not distributed.anybody(False)
     assert distributed.anybody(distributed.rank() == 1)

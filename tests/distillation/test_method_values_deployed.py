@@ -18,6 +18,8 @@ from stages._train import make_header
 from tests import tiny
 from tests.golden import G, fill, logits, stages_s, stages_t
 
+pytestmark = pytest.mark.slow
+
 PAIRS = (("resnet8", "wrn_16_2"), ("wrn_16_1", "resnet14"), ("wrn_16_1", "wrn_16_2"))
 every_pair = pytest.mark.parametrize(("student", "teacher"), PAIRS)
 
@@ -184,11 +186,11 @@ def test_what_simkd_ships_can_teach_and_learn(name: str, student: str, teacher: 
 
 def test_simkd_refuses_what_cannot_work() -> None:
     teacher = Teacher(tiny.network("resnet14", classes=7), tiny.NORMALIZATION)
-    with pytest.raises(ParamsError, match="knows 7 classes, and the data set has 4"):
+    with pytest.raises(ParamsError, match="knows 7 classes, but the data set has 4"):
         simkd.Method(simkd.Config(), tiny.network(), teacher, tiny.card())
     with pytest.raises(ParamsError, match="factor is 100, more than the 64 channels"):
         tiny.method("simkd", factor=100)
-    with pytest.raises(ParamsError, match="no network to train from the start"):
+    with pytest.raises(ParamsError, match="not a network to train from the start"):
         base.build({"arch": "reused", "num_classes": 4})
 
 

@@ -109,7 +109,7 @@ def test_networks_with_other_stages_and_sizes_are_served(name: str, student: str
 @pytest.mark.parametrize("name", ["at", "vid", "nst"])
 def test_stages_left_out_are_warned_about(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.method(name, "resnet8", "resnet18")
-    assert "the student has 3, the teacher 4: only the first 3 of each" in capsys.readouterr().err
+    assert "the student has 3 and the teacher 4, so only the first 3 of each" in capsys.readouterr().err
     tiny.method(name, "resnet8", "resnet14")
     assert capsys.readouterr().err == ""
 

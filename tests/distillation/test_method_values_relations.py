@@ -238,7 +238,7 @@ def test_crd_in_eval_mode_changes_nothing_and_repeats_itself() -> None:
 def test_crd_refuses_a_training_set_of_one_class_or_of_another_size() -> None:
     with pytest.raises(ParamsError, match="all 64 training images are of one class"):
         tiny.method("crd").begin(torch.zeros(64, dtype=torch.int64))
-    with pytest.raises(ParamsError, match="64 training images of the data card, and the training set has 63"):
+    with pytest.raises(ParamsError, match="64 training images of the data card, but the training set has 63"):
         tiny.method("crd").begin(torch.zeros(63, dtype=torch.int64))
 
 
@@ -319,6 +319,7 @@ def test_semckd_serves_networks_with_different_numbers_and_sizes_of_stages() -> 
 # All
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["crd", "rkd", "semckd"])
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_a_killed_and_resumed_run_ends_in_the_same_bits(name: str, precision: str, tmp_path: Path) -> None:

@@ -102,10 +102,10 @@ def said(project: Path) -> dict[str, dict[str, str]]:
         shorter = text
         for long, short in SHORTER.items():
             shorter = shorter.replace(long, short)
-        return None if shorter == text else pages.run(shorter, project, toy.environment())
+        return None if shorter == text else pages.run(shorter, project, toy.at_once())
 
     def followed(some: list[pages.Block]) -> dict[str, str]:
-        return pages.follow(some, project, toy.environment(), shortened)
+        return pages.follow(some, project, toy.at_once(), shortened)
 
     tutorial = lines(TUTORIAL)
     small, turn = (tutorial.index(("sh", text)) + 1 for text in (APPLY, "dvc plots show"))

@@ -262,7 +262,7 @@ def test_shapes_leave_the_model_as_it_was() -> None:
         ("resnt20", "did you mean 'resnet'"),
         ("wrn_17_2", "6n \\+ 4"),
         ("mobilenet_v2", r"did you mean 'mobilenet_v2_half'\?\).*timm/mobilenetv2_100"),
-        ("20", "Known:"),
+        ("20", "The known ones are"),
     ],
 )
 def test_unknown_network_is_named_with_what_there_is(arch: str, said: str) -> None:

@@ -26,15 +26,17 @@ from tests import tiny, toy
 from tests.distillation import test_methods as contract
 from tests.models import test_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROUND_TRIPS = ("timm/resnet18", "timm/mobilenetv3_small_100")
 NETWORKS = ("timm/test_resnet", "timm/test_efficientnet", "timm/test_convnext", "timm/test_vit", *ROUND_TRIPS)
-OFD = "ofd takes its margins from the BN behind each stage of the teacher, and timm/.* names none"
-HEAD = "lets the teacher's classifier read the average of a map made by the student, and in timm/test_mambaout"
+OFD = "ofd takes its margins from the batch normalisation behind each stage of the teacher, but timm/.* names none"
+HEAD = "lets the teacher's classifier read the average of a map made by the student, but in timm/test_mambaout"
 # A pair, and which methods refuse it, by what they say. Of ofd alone there is no pair that it serves.
 PAIRS: dict[tuple[str, str], dict[str, str]] = {
     ("timm/test_efficientnet", "timm/test_resnet"): {
         "ofd": OFD,
-        "norm": "norm needs a student that can carry a neck, and timm/test_efficientnet runs none",
+        "norm": "norm needs a student that runs a neck, but timm/test_efficientnet runs none",
     },
     ("timm/test_convnext", "timm/test_mambaout"): {
         "ofd": OFD,
@@ -177,11 +179,11 @@ def test_methods_with_block_taps_say_once_that_stages_take_their_place(
 ) -> None:
     tiny.method(name, "timm/test_resnet", "timm/test_efficientnet").train()(tiny.batch())
     assert capsys.readouterr().err == (
-        f"{name} compares residual blocks, and of timm/test_resnet and timm/test_efficientnet only the stages can be "
-        "seen: they take the blocks' place.\n"
+        f"{name} compares residual blocks, but only the stages of timm/test_resnet and timm/test_efficientnet can be "
+        "seen, so they take the blocks' place.\n"
     )
     tiny.method(name, "resnet8", "timm/test_resnet")
-    assert "of timm/test_resnet only" in capsys.readouterr().err
+    assert "only the stages of timm/test_resnet can" in capsys.readouterr().err
     tiny.method(name, "resnet8", "resnet14")
     assert capsys.readouterr().err == ""
 
@@ -300,10 +302,10 @@ def test_a_teacher_of_other_classes_serves_methods_that_compare_no_predictions(n
     weights = {"kl_weight": 0.0} if module.Method.needs_teacher else {}
     config = module.Config(**(tiny.SETTINGS.get(name, {}) | weights))
     refused = {
-        "simkd": "ships the teacher's classifier, which knows 7 classes, and the data set has 4",
+        "simkd": "ships the teacher's classifier, which knows 7 classes, but the data set has 4",
         "ofd": "the student has 4 stages and the teacher 3",
         "reviewkd": "the student has 4 stages and the teacher 3",
-        "sakd": "Take networks with the same stages",
+        "sakd": "Choose networks with the same stages",
     }
     if module.Method.compares_logits:
         refused[name] = "compares predictions, but the teacher knows 7 classes and the data set has 4"
@@ -332,7 +334,7 @@ def test_pretrained_weights_that_cannot_be_had_are_one_paragraph_in_seconds(no_h
         base.build_to_train({"arch": "timm/test_resnet", "num_classes": 4}, True, "teacher")
     assert time.perf_counter() - started < 20
     said = str(caught.value)
-    assert said.startswith(f"the pretrained weights of timm/test_resnet are not in the cache ({no_hub}), and could not")
+    assert said.startswith(f"the pretrained weights of timm/test_resnet are not in the cache ({no_hub}) and could not")
     assert "be fetched from http://127.0.0.1:9" in said
     assert "HF_HOME" in said
     assert "set pretrained to false" in said
@@ -369,10 +371,10 @@ def test_a_network_without_pretrained_weights_is_named(arch: str) -> None:
 
 def test_pretrained_weights_that_do_not_exist_are_known_before_training_starts() -> None:
     with pytest.raises(
-        ParamsError, match=r"teacher\.pretrained is true, and there are no pretrained weights of resnet56"
+        ParamsError, match=r"teacher\.pretrained is true, but there are no pretrained weights of resnet56"
     ):
         rehearse(settings(teacher={"pretrained": True}))
-    with pytest.raises(ParamsError, match=r"student\.pretrained is true, and there are no pretrained weights of timm/"):
+    with pytest.raises(ParamsError, match=r"student\.pretrained is true, but there are no pretrained weights of timm/"):
         rehearse(settings(student={"arch": "timm/resnet50t", "pretrained": True}))
 
 

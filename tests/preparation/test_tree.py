@@ -89,7 +89,7 @@ def test_a_folder_that_may_not_be_read_is_named(open_place: Path) -> None:
         assert fingerprint(open_place)[0] == 1
         data = Data(source="folder", path=str(open_place))
         with pytest.raises(
-            DataError, match=rf"of data\.path {open_place} may be read: cat \(Permission denied\)\. Permit it"
+            DataError, match=rf"of data\.path {open_place} may be read: cat \(Permission denied\)\. Give permission"
         ):
             source.open_source(source.Config(), data)
 

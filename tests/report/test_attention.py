@@ -242,7 +242,9 @@ def test_torn_attention_is_refused_by_its_file_and_stage(shown: attention.Shown,
         attention.collect(tmp_path, (), 0, tmp_path / "maps.json")
     weights_torn = {"rows": ["1"], "columns": ["1", "2"], "weights": [[1.0]], "images": 2}
     write_json(tmp_path / "afd/0/history.json", {"epochs": [{"epoch": 1, "attention": weights_torn}]})
-    with pytest.raises(PupilError, match=r"history\.json .*not one row for each teacher block.*dvc repro distill"):
+    with pytest.raises(
+        PupilError, match=r"history\.json .*must have one row for each teacher block.*dvc repro distill"
+    ):
         attention.collect(tmp_path, ("afd",), 0, tmp_path / "maps.json")
 
 

@@ -202,7 +202,7 @@ def test_examples_say_what_both_networks_said(run: Run) -> None:
 
 def test_a_position_beyond_the_split_is_refused(run: Run) -> None:
     run.edit("students/sakd/0/analysis.json", mistakes=[analysis()["mistakes"][0] | {"position": IMAGES}])
-    with pytest.raises(PupilError, match=f"test image {IMAGES} of {IMAGES}"):
+    with pytest.raises(PupilError, match=f"test image {IMAGES}, but the test split has {IMAGES} images"):
         run.results()
 
 

@@ -63,7 +63,7 @@ def test_one_paragraph_for_what_a_user_can_mend(capsys: pytest.CaptureFixture[st
     broken = student.with_name("broken.onnx")
     broken.write_bytes(student.read_bytes()[:100])
     for command in ("run", "benchmark"):
-        assert "broken.onnx is no usable Pupil model" in refused(capsys, command, broken)
+        assert "broken.onnx is not a usable Pupil model" in refused(capsys, command, broken)
     twin = student.with_name("twin.onnx")
     twin.write_bytes(student.read_bytes())
     assert "twin.onnx is named 'student' like a model before it" in refused(capsys, "run", student, twin)

@@ -39,7 +39,7 @@ def load(text: str, tmp_path: Path) -> params.Params:
         ("distill: {train: {schedule: one_cycle, warmup_epochs: 5}}", "set warmup_epochs to 0"),
         ("distill: {train: {epochs: 5, warmup_epochs: 5}}", "leaves none of the 5 epochs"),
         ("distill: {train: {base_momentum: 0.85}}", "belongs to schedule: one_cycle, not milestones"),
-        ("distill: {train: {schedule: one_cycle, base_momentum: 0.95}}", r"cannot lie above momentum: 0\.9"),
+        ("distill: {train: {schedule: one_cycle, base_momentum: 0.95}}", r"cannot be above momentum: 0\.9"),
         (
             "{data: {train_includes_val: true}, distill: {train: {select: best}}}",
             r"data\.train_includes_val is true and distill\.train\.select is best.*set select to last",
@@ -84,7 +84,7 @@ def test_numbers_written_with_an_exponent_are_numbers(tmp_path: Path) -> None:
         ("data: {source: digits}", r"data\.source: there is no 'digits'"),
         ("data: {sources: {digit_pairs: {trian: 6000}}}", r"data\.sources\.digit_pairs\.trian is not a key"),
         ("deploy: {method: kd}", r"deploy\.method is 'kd', which distill\.methods does not list \(vanilla\)"),
-        ("deploy: {seed: 3}", r"deploy\.seed is 3, distill\.seeds lists 0"),
+        ("deploy: {seed: 3}", r"deploy\.seed is 3, which distill\.seeds does not list \(0\)"),
     ],
 )
 def test_what_the_sections_say_of_each_other_is_checked_before_anything_runs(
@@ -121,5 +121,5 @@ def test_a_teacher_cache_needs_views_that_repeat(tmp_path: Path) -> None:
 def test_a_teacher_cache_is_of_single_images(tmp_path: Path) -> None:
     text = "teach: {views: 2, cache: true}\ndistill: {train: {mixup_alpha: 0.2}}"
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(ParamsError, match=r"single images, and distill\.train\.mixup_alpha or cutmix_alpha mixes them"):
+    with pytest.raises(ParamsError, match=r"single images, but distill\.train\.mixup_alpha or cutmix_alpha mixes them"):
         params.load(tmp_path / "params.yaml")

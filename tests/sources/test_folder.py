@@ -115,7 +115,7 @@ def test_names_in_any_language_and_in_none(tmp_path: Path) -> None:
         ),
         (("1.png", "2.png"), "has no class folders; expected"),
         (("train/1.png", "test/2.png"), "train has no class folders; expected"),
-        (("photos/cat/1.png", "photos/dog/2.png"), "has one folder only, photos; .* give the path that ends there"),
+        (("photos/cat/1.png", "photos/dog/2.png"), "has only one folder, photos, .* give the path of that folder"),
         ((*SPLIT, "train/bee/"), r"1 of 3 class folders in .*train have no image: bee\. Add images"),
         ((*SPLIT, "train/bee/1.txt", "test/bee/5.png"), "1 of 3 class folders in .*train have no image: bee"),
         ((*SPLIT, "test/bee/5.png"), r"1 classes of .*test have no folder in train: bee\. All splits need the same"),
@@ -123,10 +123,10 @@ def test_names_in_any_language_and_in_none(tmp_path: Path) -> None:
         ((*SPLIT, "val/Cat/5.png", "val/dog/6.png"), "1 classes of .*val have no folder in train: Cat"),
         ((*SPLIT, "val/cat/5.png", "Validation/cat/6.png"), "two folders for one split: .*val.*Keep one"),
         (SPLIT[:2], "has train, but no folder test"),
-        ((*SPLIT[:2], "val/cat/5.png"), "has train, val, but no folder test.* a test split is drawn then"),
+        ((*SPLIT[:2], "val/cat/5.png"), "has train, val, but no folder test.* then a test split is drawn"),
         (SPLIT[2:], "has test, but no folder train"),
-        (("caf\xe9/1.png", "cafe\u0301/2.png"), "1 class folders have names that are written in two ways or are no"),
-        (("cat/1.png", "\udcff/2.png"), r"1 class folders have names .* no UTF-8: \\xff\. Rename them"),
+        (("caf\xe9/1.png", "cafe\u0301/2.png"), "1 class folders have names that are written in two ways or are not"),
+        (("cat/1.png", "\udcff/2.png"), r"1 class folders have names .* not UTF-8: \\xff\. Rename them"),
     ],
 )
 def test_a_layout_that_is_none_is_named(files: tuple[str, ...], words: str, tmp_path: Path) -> None:
@@ -148,7 +148,9 @@ def test_a_path_that_leads_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.
         opened("none")
     with pytest.raises(DataError, match=r"data\.path file is a file"):
         opened("file")
-    with pytest.raises(ParamsError, match=r"data\.path is null; the source folder needs there a folder with"):
+    with pytest.raises(
+        ParamsError, match=r"data\.path is null, but the source folder needs a path there: a folder with"
+    ):
         folder.open_source(Config(), Data(source="folder"))
 
 
@@ -163,7 +165,9 @@ def test_links_in_circles_are_named_and_links_to_nothing_are_missing_images(tmp_
         assert caught.value.kind == kind
     (photos / "val").symlink_to("test")
     (photos / "train/cat/all").symlink_to("../..")
-    with pytest.raises(DataError, match=rf"too: train/cat/all -> {photos}, val -> {photos}/test\. .*remove the links"):
+    with pytest.raises(
+        DataError, match=rf"in another way: train/cat/all -> {photos}, val -> {photos}/test\. .*remove the links"
+    ):
         opened(photos)
 
 

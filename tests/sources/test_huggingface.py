@@ -155,7 +155,7 @@ def test_a_class_of_test_that_train_lacks_is_named(tmp_path: Path) -> None:
     shard(tmp_path / "pets", "train", ["owl", "ant"] * 2, datasets.Value("string"))
     shard(tmp_path / "pets", "test", ["bee"], datasets.Value("string"))
     data = Data(source="huggingface", path=str(tmp_path / "pets"))
-    with pytest.raises(DataError, match=r"1 classes stand in test but not in train.*: bee"):
+    with pytest.raises(DataError, match=r"1 classes occur in test but not in train.*: bee"):
         prepare.prepare(data, tmp_path / "out", progress=False)
 
 
@@ -267,4 +267,4 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path: Path) -> None:
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=offline, capture_output=True, text=True)
     assert "There is no folder nobody/nothing, and as a data set id it could not be fetched" in done.stdout, done.stderr
-    assert "give its folder as data.path" in done.stdout
+    assert "set data.path to its folder" in done.stdout

@@ -68,13 +68,13 @@ def test_a_listed_image_that_is_missing_fails_as_such(home: Path) -> None:
     [
         ("watching_TV_test.txt", None, "ImageSplits lacks watching_TV_test.txt; expected two lists for each class"),
         ("cooking_test.txt", "x.jpg", "ImageSplits lacks cooking_train.txt"),
-        ("watching_TV_test.txt", "\n \n", "watching_TV_test.txt names no image; expected one file name a line"),
+        ("watching_TV_test.txt", "\n \n", "watching_TV_test.txt names no image; expected one file name per line"),
         ("watching_TV_test.txt", "\xff", "watching_TV_test.txt cannot be read as a list of file names: 'utf-8' codec"),
         (
             "watching_TV_test.txt",
             "watching_TV_003.jpg\nthrowing_frisby_001.jpg\nwatching_TV_003.jpg\n",
             "2 images are listed twice: throwing_frisby_001.jpg in throwing_frisby_train.txt and watching_TV_test.txt; "
-            "watching_TV_003.jpg in watching_TV_test.txt and watching_TV_test.txt. Take one line of each out.",
+            "watching_TV_003.jpg in watching_TV_test.txt and watching_TV_test.txt. Remove one line of each.",
         ),
     ],
 )

@@ -23,6 +23,8 @@ from pipeline.settings.data import Data, Normalization
 from stages.distill import distill
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 NUM_CLASSES = 100
 
 
@@ -164,14 +166,14 @@ def test_a_teacher_that_no_cache_can_answer_for_is_named_before_anything_runs(pr
 def test_missing_teacher_weights_are_named_before_anything_runs(project: Path) -> None:
     toy.edit(project, {"teacher.weights": "weights/none.safetensors"})
     said = refused(project, "preflight", touched="artifacts/preflight/")
-    assert "teacher.weights is 'weights/none.safetensors', and there is no such file" in said
+    assert "teacher.weights is 'weights/none.safetensors', but there is no such file" in said
 
 
 @pytest.mark.parametrize(
     ("arch", "seed", "said"),
     [
         ("resnet21", 0, "there is no 'resnet21' (did you mean 'resnet"),
-        ("resnet8", 7, "deploy.seed is 7, distill.seeds lists 0"),
+        ("resnet8", 7, "deploy.seed is 7, which distill.seeds does not list (0)"),
     ],
 )
 def test_what_single_stages_would_meet_late_is_named_before_anything_runs(
@@ -208,9 +210,9 @@ def pickled(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (other_arch, "does not fit: teacher.arch is resnet14, the file says resnet8"),
+        (other_arch, "does not fit: teacher.arch is resnet14, but the file says resnet8"),
         (other_classes, "does not hold a resnet14 with 100 classes: fc.bias is (7,), not (100,)"),
-        (torn, "is no whole safetensors file"),
+        (torn, "is not a complete safetensors file"),
         (pickled, "Pickled weights are not read"),
     ],
 )
@@ -265,7 +267,7 @@ def test_a_teacher_of_other_classes_is_refused_where_predictions_are_compared_an
     for method in ("kd", "fitnet"):
         said = refused(project, "distill", "--method", method, "--teacher", teacher, "--data", prepared)
         assert "the teacher knows 7 classes and the data set has 100" in said
-        assert "Set kl_weight to 0 or take another teacher." in said
+        assert "Set kl_weight to 0 or choose another teacher." in said
     distill(project / "params.yaml", "at", 0, teacher, prepared, project / "out", project / "resume.safetensors")
     student, header = checkpoint.load(project / "out/model.safetensors")
     assert student.fc.out_features == len(header.labels) == NUM_CLASSES

@@ -205,7 +205,7 @@ def test_a_student_that_is_not_there_or_torn_is_no_result(evaluated: Project, tm
         evaluated.evaluate(tmp_path)
     whole = (evaluated.folder / "students/kd/0/model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a complete safetensors file"):
         evaluated.evaluate(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
@@ -232,11 +232,11 @@ def test_teacher_logits_that_are_missing_torn_or_of_another_split_are_refused(pr
     whole, student = logits.read_bytes(), project.teacher
     remake = "Stage evaluate_teacher writes it: run `dvc repro --force evaluate_teacher`"
     for content, said in (
-        (whole[:-4], "is not there as a whole .npy file"),
-        (np.zeros((31, 4), np.float32), r"expected float32 \(32, 4\), .*; came float32 \(31, 4\)"),
-        (np.zeros((32, 5), np.float32), r"came float32 \(32, 5\)"),
-        (np.zeros((32, 4)), r"came float64 \(32, 4\)"),
-        (None, "is not there as a whole .npy file: .*No such file"),
+        (whole[:-4], "is missing or is not a complete .npy file"),
+        (np.zeros((31, 4), np.float32), r"expected float32 \(32, 4\), .*, but got float32 \(31, 4\)"),
+        (np.zeros((32, 5), np.float32), r"but got float32 \(32, 5\)"),
+        (np.zeros((32, 4)), r"but got float64 \(32, 4\)"),
+        (None, "is missing or is not a complete .npy file: .*No such file"),
     ):
         if isinstance(content, bytes):
             logits.write_bytes(content)
@@ -252,6 +252,6 @@ def test_a_comparison_lacks_no_run_that_is_listed(evaluated: Project, tmp_path: 
     project = Project(shutil.copytree(evaluated.folder, tmp_path / "project"))
     before = (project.folder / "comparison.json").read_bytes()
     shutil.rmtree(project.folder / "students/vanilla")
-    with pytest.raises(DataError, match=r"0/logits\.npy is not there .*run `dvc repro --force evaluate@vanilla-0`"):
+    with pytest.raises(DataError, match=r"0/logits\.npy is missing .*run `dvc repro --force evaluate@vanilla-0`"):
         project.compare()
     assert (project.folder / "comparison.json").read_bytes() == before

@@ -103,8 +103,8 @@ def test_a_lost_process_ends_all_with_one_message(project: Path) -> None:
     assert run.returncode == 1
     lines = [line for line in said.splitlines() if not line.startswith("epoch")]
     assert lines[0] == (
-        "error: process 1 of 2 was ended by SIGKILL, and the training with it. The state of the last epoch is kept: "
-        "the same command goes on from there."
+        "error: process 1 of 2 was ended by SIGKILL, and the training ended with it. The state of the last epoch is "
+        "kept: the same command goes on from there."
     )
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
@@ -114,7 +114,7 @@ def test_a_lost_process_ends_all_with_one_message(project: Path) -> None:
 def test_what_cannot_be_divided_is_said_once(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     uneven = PARAMS["distill"]["train"] | {"batch_size": 66, "drop_last": False}
     write(project, PARAMS | {"distill": PARAMS["distill"] | {"train": uneven | {"processes": 3}}})
-    said = "3 processes take equal parts of each batch, and an epoch would have one of 2 images"
+    said = "3 processes take equal parts of each batch, but an epoch would have a batch of 2 images"
     with pytest.raises(PupilError, match=said):
         distill(method="crd", seed=0, **arguments(project, "uneven"))
     write(project, PARAMS)

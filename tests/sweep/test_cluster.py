@@ -11,10 +11,13 @@ import pytest
 from pipeline.sweep import cluster
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 from pathlib import Path
 from pipeline.sweep import cluster
 from pipeline.system.errors import ParamsError
+
 with cluster.joined(Path("pipeline")):
     import ray
     print("address", ray.util.get_node_ip_address())
@@ -33,7 +36,7 @@ def test_a_ray_of_this_machine_listens_on_loopback_alone_and_knows_what_it_has()
     ).stdout
     assert "address 127.0.0.1" in said
     assert "needs {'num_cpus': 0.5, 'num_gpus': 0.0}" in said
-    assert "each run asks for 100000 CPU and 0 GPU, and the nodes have" in said
+    assert "each run asks for 100000 CPU and 0 GPU, but the nodes have" in said
 
 
 def test_the_same_work_is_done_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,7 @@ def test_students_of_one_teacher_share_it_whatever_they_learn_at() -> None:
     assert f.teacher == mobile.teacher
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", REFUSED)
 def test_what_a_method_refuses_of_a_pair_is_known_before_training_starts(pair: str) -> None:
     for method, said in REFUSED[pair].items():
@@ -92,6 +93,7 @@ def test_what_a_method_refuses_of_a_pair_is_known_before_training_starts(pair: s
     rehearse(parse(Params, values, "", "run"))
 
 
+@pytest.mark.slow
 def test_every_method_fits_every_protocol() -> None:
     methods = ",".join(registry.names("pipeline.distillation"))
     for protocol in (*(path.stem for path in (ROOT / "presets/protocols").glob("*.yaml")), "published"):
@@ -150,7 +152,7 @@ def test_weights_from_outside_make_a_run_by_their_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pairs", "methods", "protocol", "said"),
     [
-        ("z", "kd", "unified", "no preset .*z.yaml. Known: a, b"),
+        ("z", "kd", "unified", "no preset .*z.yaml. The known ones are a, b"),
         ("a", "kdd", "unified", "did you mean 'kd'"),
         ("a", "kd", "unifed", "no preset"),
     ],
@@ -215,5 +217,5 @@ def test_repeated_views_are_another_run_and_a_teacher_cache_is_refused(tmp_path:
         return run.key
 
     assert len({key("null", "false"), key("8", "false"), key("9", "false")}) == 3
-    with pytest.raises(ParamsError, match="and the runs of a table share no folder"):
+    with pytest.raises(ParamsError, match="but the runs of a table share no folder"):
         key("8", "true")

@@ -70,6 +70,7 @@ def history(method: Method, state: Path, precision: str, batch_size: int = 24) -
     return [r["train"] for r in engine.fit(method, feed(), val, settings, AUGMENT, 5, resume, lambda r: None).history]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pair", "precision"),
     [(name, RESNETS, precision) for name in CACHABLE for precision in ("fp32", "auto")]
@@ -178,7 +179,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_cache_of_another_training_is_refused(change: dict[str, object], said: str, cache: Path) -> None:
-    with pytest.raises(DataError, match=rf"is of another training: {said}.*Run `dvc repro teach`"):
+    with pytest.raises(DataError, match=rf"belongs to another training: {said}.*Run `dvc repro teach`"):
         recall.attach(tiny.method("kd"), cache, facts(**change))
 
 
@@ -193,9 +194,9 @@ def test_a_torn_or_incomplete_cache_is_refused(cache: Path, tmp_path: Path) -> N
 
     assert "lacks pooled, which rkd reads" in said("rkd")
     os.truncate(copy / "logits.npy", (copy / "logits.npy").stat().st_size - 1)
-    assert "logits.npy of the teacher cache is missing or torn" in said()
+    assert "logits.npy of the teacher cache is missing or incomplete" in said()
     (copy / "logits.npy").unlink()
-    assert "logits.npy of the teacher cache is missing or torn" in said()
+    assert "logits.npy of the teacher cache is missing or incomplete" in said()
     (copy / "answers.json").write_text("{}")
     assert "is not the card of a teacher cache" in said()
     (copy / "answers.json").unlink()
@@ -307,7 +308,7 @@ def test_a_torn_array_of_an_interrupted_build_is_said_and_not_used(
 
 def test_no_room_is_said_before_the_teacher_is_asked_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1))  # type: ignore[attr-defined]
-    with pytest.raises(PupilError, match=r"takes 0\.0 GB, and 0\.0 GB are free .* logits 16"):
+    with pytest.raises(PupilError, match=r"takes 0\.0 GB, but only 0\.0 GB are free .* logits 16"):
         build(tmp_path, tiny.method("kd"))
 
 

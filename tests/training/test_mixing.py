@@ -200,7 +200,7 @@ def test_a_method_takes_mixtures_if_labels_and_positions_meet_its_cross_entropy_
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not find(name).Method.takes_mixed])
 def test_a_method_that_takes_no_mixtures_is_refused_before_training(name: str, tmp_path: Path) -> None:
-    said = f"{name} takes each image for one of its labelled class.*mixup_alpha and cutmix_alpha to 0"
+    said = f"{name} expects that each image shows its labelled class alone.*mixup_alpha and cutmix_alpha to 0"
     for settings in (MIXUP, CUTMIX):
         with pytest.raises(ParamsError, match=said):
             fit(tiny.method(name), tmp_path / "state", settings)
@@ -226,5 +226,5 @@ def test_every_other_method_trains_on_mixtures(name: str, tmp_path: Path) -> Non
 def test_a_teacher_cache_is_not_asked_about_mixtures() -> None:
     method = tiny.method("kd")
     method.recall = lambda batch: None
-    with pytest.raises(ParamsError, match="answers for single images"):
+    with pytest.raises(ParamsError, match="answers to single images"):
         method.check_recipe(Train(mixup_alpha=0.2))

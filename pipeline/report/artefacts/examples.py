@@ -83,7 +83,10 @@ class _Known:
 
     def examples(self, positions: Sequence[int], confidences: Sequence[float] = ()) -> tuple[Example, ...]:
         if (last := max(positions, default=0)) >= len(self._split):
-            raise PupilError(f"analysis.json names test image {last} of {len(self._split)}. Run `dvc repro evaluate`.")
+            raise PupilError(
+                f"analysis.json names test image {last}, but the test split has {len(self._split)} images, counted "
+                "from 0. Run `dvc repro evaluate`."
+            )
         read = RowReader(self._split.images)
         return tuple(
             Example(

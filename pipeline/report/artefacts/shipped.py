@@ -25,13 +25,13 @@ def shipped(latency: Latency, quantization: Quantization) -> Shipped:
     candidate = next((name for name in wanted if name in timed), None)
     if candidate is None:
         raise PupilError(
-            f"latency.json does not time {quantization.deployed}, which is deployed; it has {', '.join(timed)}. "
-            "Run `dvc repro benchmark`."
+            f"latency.json has no times of {quantization.deployed}, which is deployed; it has those of "
+            f"{', '.join(timed)}. Run `dvc repro benchmark`."
         )
     it = by_candidate[candidate]
     if it.test is None or it.against_teacher is None:
         raise PupilError(
-            f"quantization.json has no test scores of {it.file}, though it ships. Run `dvc repro quantize`."
+            f"quantization.json has no test scores of {it.file}, which is deployed. Run `dvc repro quantize`."
         )
     return Shipped(
         file=it.file,

@@ -127,11 +127,11 @@ def test_other_content_types_are_told_how(client: TestClient, kind: str) -> None
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (b"", "Expected an image (JPEG, PNG or WebP), nothing came."),
+        (b"", "Expected an image (JPEG, PNG or WebP), but nothing came."),
         (b"just words", "something that begins with b'just words'"),
         (b"GIF89a" + bytes(20), "this is a GIF"),
         (picture("JPEG")[:300], "The image ends after 300 bytes"),
-        (picture("JPEG")[:-200], "The JPEG file is torn or broken"),
+        (picture("JPEG")[:-200], "The JPEG file is incomplete or broken"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x75\x30\0\0\x75\x30\1\0\0\0\0" + bytes(30), "30000 x 30000 pixels"),
     ],
 )

@@ -65,6 +65,7 @@ def test_the_server_hands_it_out(target: fuzz_server.Target) -> None:
     assert json.loads(body) == document(VERSION, ["student"], Limits())
 
 
+@pytest.mark.slow
 def test_requests_made_up_from_it_find_no_failure(server: Served, target: fuzz_server.Target) -> None:
     statuses = fuzz_server.explore(server.url, 120, 0, target)
     assert statuses.total() >= 120

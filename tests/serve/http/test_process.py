@@ -24,6 +24,8 @@ from serve.commands import run
 from serve.http.server import is_loopback
 from tests import tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 MANY = 12
 
 
@@ -240,7 +242,7 @@ def test_a_model_that_no_worker_can_load_ends_the_server(tmp_path: Path, capsys:
     assert main(["run", str(tmp_path / "missing.onnx"), "--workers", "2", "--port", "0"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "missing.onnx is no usable Pupil model: there is no such file" in err
+    assert "missing.onnx is not a usable Pupil model: there is no such file" in err
 
 
 def test_the_token_comes_from_a_file_or_the_environment(student: Path, tmp_path: Path) -> None:

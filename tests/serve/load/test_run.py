@@ -31,6 +31,8 @@ from serve.load.target import Target, look_up
 from serve.model.classifier import OnnxClassifier
 from tests import tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 # Other tests run beside these: what is late because of them must not decide.
 PATIENT = Limits(bound_ms=20_000.0, timeout_s=30.0)
@@ -272,8 +274,12 @@ def test_what_breaks_in_the_generator_is_no_result(faulty: tuple[Faulty, str], m
     [
         ("127.0.0.1:8000", "student", "must be given as http://HOST:PORT"),
         ("https://localhost", "student", "must be given as http://HOST:PORT"),
-        ("http://localhost:port", "student", "is no URL"),
-        ("http://127.0.0.1:9", "student", "does not answer (Connection refused); is `python -m serve run` up there?"),
+        ("http://localhost:port", "student", "is not a URL"),
+        (
+            "http://127.0.0.1:9",
+            "student",
+            "does not answer (Connection refused); is `python -m serve run` running there?",
+        ),
         (None, "nobody", "GET /v2/models/nobody: the server answers 404, There is no model"),
     ],
 )

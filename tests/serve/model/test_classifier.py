@@ -189,7 +189,7 @@ def test_impossible_card_values_are_named(key: str, value: object) -> None:
         ("[" * 100_000, "not JSON"),
         ("[]", "a JSON list, not an object"),
         ("{}", "format None"),
-        ('{"format": 2}', "format 2, and this server reads format 1"),
+        ('{"format": 2}', "format 2, but this server reads format 1"),
     ],
 )
 def test_texts_that_are_no_card(text: str, complaint: str) -> None:
@@ -223,7 +223,7 @@ def test_torn_file(tmp_path: Path, keep: float) -> None:
     path = tiny_onnx.write(tmp_path / "model.onnx")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole))])
-    assert "does not end in a 'pupil_card' entry: it was torn" in refusal(path)
+    assert "does not end in a 'pupil_card' entry: it was cut short" in refusal(path)
 
 
 def test_file_without_a_card(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_file_that_another_tool_wrote_anew_says_so(tmp_path: Path) -> None:
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {"pupil_card": model.metadata_props[0].value, "later": "1"})
     onnx.save(model, path)
-    assert "does not end in a 'pupil_card' entry: it was torn, changed" in refusal(path)
+    assert "does not end in a 'pupil_card' entry: it was cut short, changed" in refusal(path)
 
 
 @pytest.mark.parametrize("length", [1, 90, 127, 128, 16_300, 20_000])
@@ -284,7 +284,7 @@ def test_frozen_batch_axis_is_refused(tmp_path: Path) -> None:
         value.type.tensor_type.shape.dim[0].dim_value = 1
     path = tmp_path / "model.onnx"
     onnx_file.write(model, tiny_onnx.card(), path)
-    assert "[1, 8, 8, 3], and its card promises tensor(uint8) ['batch', 8, 8, 3]" in refusal(path)
+    assert "[1, 8, 8, 3], but its card promises tensor(uint8) ['batch', 8, 8, 3]" in refusal(path)
 
 
 def test_missing_output_and_foreign_input_are_refused(tmp_path: Path) -> None:

@@ -109,9 +109,9 @@ def test_nothing_is_left_behind_by_what_cannot_be_written(
     twin.write_bytes(models[0].read_bytes())
     target = tmp_path / "repository"
     for argv, complaint in (
-        ([models[0], broken, "--triton", target], "broken.onnx is no usable Pupil model"),
-        ([models[0], twin, "--triton", target], "twin.onnx is named 'student' like a model before it"),
-        ([models[0], "--triton", full], "full is there already and not an empty folder"),
+        ([models[0], broken, "--triton", target], "broken.onnx is not a usable Pupil model"),
+        ([models[0], twin, "--triton", target], "twin.onnx has the same name as a model before it, 'student'"),
+        ([models[0], "--triton", full], "full exists already and is not an empty folder"),
         ([models[0], "--triton", full / "mine" / "below"], "could not be written"),
         ([models[0]], "Nothing to write"),
         ([models[0], "--kserve", tmp_path / "k.yaml"], "--kserve needs --storage-uri"),
@@ -198,8 +198,8 @@ def test_replicas_are_asked_for_when_every_copy_has_its_batch() -> None:
         ({"name": "x-"}, "A service's name"),
         ({"storage_uri": "/models"}, "--storage-uri must say where"),
         ({"storage_uri": "s3://a b"}, "--storage-uri must say where"),
-        ({"min_replicas": 5}, "--replicas takes the fewest and the most"),
-        ({"min_replicas": 0, "max_replicas": 0}, "--replicas takes the fewest and the most"),
+        ({"min_replicas": 5}, "--replicas takes the fewest and the most replicas"),
+        ({"min_replicas": 0, "max_replicas": 0}, "--replicas takes the fewest and the most replicas"),
     ],
 )
 def test_what_kubernetes_would_refuse_is_refused_here(changes: dict[str, Any], complaint: str) -> None:

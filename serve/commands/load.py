@@ -14,8 +14,8 @@ import uvloop
 
 from serve import arguments as shared
 from serve import json_file, machine
-from serve.commands.run import TOKEN_VARIABLE
 from serve.errors import ServeError
+from serve.http import tokens
 from serve.load import knee
 from serve.load import run as load
 from serve.load.memory import Memory
@@ -80,7 +80,7 @@ def main(arguments: argparse.Namespace) -> None:
     """
     if arguments.rate is not None and arguments.rate * (arguments.duration or 60.0) > MAX_ARRIVALS:
         raise ServeError(f"That is more than {MAX_ARRIVALS:,} arrivals, which are held in memory; lower --duration.")
-    target = look_up(arguments.url, arguments.model, os.environ.get(TOKEN_VARIABLE), seed=arguments.seed)
+    target = look_up(arguments.url, arguments.model, os.environ.get(tokens.VARIABLE), seed=arguments.seed)
     memory = None if arguments.pid is None else Memory(arguments.pid)
     report: dict[str, object] = {
         "command": ["python", "-m", "serve", *sys.argv[1:]],

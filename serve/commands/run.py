@@ -1,20 +1,19 @@
 """Serve models over HTTP until interrupted."""
 
 import argparse
-import os
 import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from serve import arguments as shared
 from serve.errors import ServeError
-from serve.http import server, workers
+from serve.http import server, tls, tokens, workers
 from serve.http.batching import Batching
 from serve.http.limits import MEBIBYTE, Limits
 
 HELP = "serve exported models over HTTP"
-TOKEN_VARIABLE = "PUPIL_TOKEN"
 _BATCHING, _LIMITS = Batching(), Limits()
 
 
@@ -75,9 +74,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="require the bearer token in the first line of this file (or in the environment variable "
-        f"{TOKEN_VARIABLE})",
+        help="require one of the bearer tokens in this file, one in each line (or the one in the environment variable "
+        f"{tokens.VARIABLE})",
     )
+    add(
+        "--allow-origin",
+        type=_origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let the scripts of pages from this origin use the server, such as https://example.org; * stands for "
+        "every origin; may be given several times (default: none)",
+    )
+    add("--tls-certificate", type=Path, metavar="FILE", help="serve HTTPS with this certificate, in PEM")
+    add("--tls-key", type=Path, metavar="FILE", help="the key of the certificate, in PEM and without a password")
     add(
         "--samples",
         type=Path,
@@ -88,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Serve until interrupted. Raises ServeError for a bad model, a bad token or a port that is taken."""
+    """Serve until interrupted. Raises ServeError for a bad model, token or certificate, and a port that is taken."""
     settings = server.Settings(
         paths=tuple(arguments.models),
         threads=arguments.threads,
@@ -105,7 +115,10 @@ def main(arguments: argparse.Namespace) -> None:
             deadline_ms=arguments.deadline_ms,
             num_threads=arguments.parallel,
         ),
-        token=_token(arguments.token_file),
+        tokens=tokens.read(arguments.token_file),
+        token_file=arguments.token_file,
+        origins=tuple(arguments.allow_origin),
+        tls=_tls_files(arguments.tls_certificate, arguments.tls_key),
         access_log=arguments.access_log,
         samples=arguments.samples,
     )
@@ -117,10 +130,10 @@ def main(arguments: argparse.Namespace) -> None:
         raise ServeError(
             f"Cannot listen on {host} port {port} ({error.strerror}); choose another --host or --port."
         ) from error
-    url, others = address(listener, host)
+    url, others = address(listener, host, "http" if settings.tls is None else "https")
 
     def ready(names: list[str]) -> None:
-        if settings.token is None and not server.is_loopback(listener):
+        if not settings.tokens and not server.is_loopback(listener):
             print(
                 "Everybody who reaches this machine may use the server, which asks for no token; give it one "
                 "(--token-file).",
@@ -139,28 +152,26 @@ def main(arguments: argparse.Namespace) -> None:
             workers.serve(settings, listener, arguments.workers, ready)
 
 
-def address(listener: socket.socket, host: str) -> tuple[str, str]:
+def address(listener: socket.socket, host: str, scheme: str = "http") -> tuple[str, str]:
     """Where this machine finds the server, and what else to say of where it listens."""
     bound, port = listener.getsockname()[:2]
     others = ""
     if bound in ("0.0.0.0", "::"):
         host, others = {"0.0.0.0": "127.0.0.1", "::": "::1"}[bound], " and on this machine's other addresses"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}", others
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", others
 
 
-def _token(path: Path | None) -> str | None:
-    """The token to ask for, if any. Raises ServeError for one that no client could send."""
-    if path is None:
-        token, source = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
-    else:
-        source = str(path)
-        try:
-            token = path.read_text(encoding="utf-8").partition("\n")[0].strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ServeError(f"The token file {path} cannot be read ({error}).") from error
-    if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
-        raise ServeError(f"The token in {source} must be one word of visible ASCII characters; write another.")
-    return token
+def _tls_files(certificate: Path | None, key: Path | None) -> tls.Files | None:
+    if (certificate is None) != (key is None):
+        raise ServeError("--tls-certificate and --tls-key belong together; give both.")
+    return None if certificate is None or key is None else tls.Files(certificate, key)
+
+
+def _origin(text: str) -> str:
+    parts = urlsplit(text)
+    if text != "*" and (text != f"{parts.scheme}://{parts.netloc}" or not parts.scheme or not parts.netloc):
+        raise argparse.ArgumentTypeError(f"must be such as https://example.org, without a path, or *, not {text:.80}")
+    return text.lower()
 
 
 def _default(text: str) -> str:

@@ -80,6 +80,7 @@ class Batcher:
         self._waiting: deque[_Slot] = deque()
         self._num_waiting = 0  # images
         self._num_running = 0  # batches
+        self._is_retired = False
         self._timer: asyncio.TimerHandle | None = None
         self._jobs: SimpleQueue[_Batch | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -138,13 +139,22 @@ class Batcher:
                     "try a smaller --max-batch."
                 ) from error
 
+    def retire(self) -> None:
+        """End the threads as soon as all that has come is answered. What comes still is answered too."""
+        self._is_retired = True
+        if not self._waiting and self._num_running == 0:
+            self._end_threads()
+
     async def close(self) -> None:
         """End the threads once what they compute is answered."""
+        for thread in self._end_threads():
+            await asyncio.to_thread(thread.join)
+
+    def _end_threads(self) -> list[threading.Thread]:
         threads, self._threads = self._threads, []
         for _ in threads:
             self._jobs.put(None)
-        for thread in threads:
-            await asyncio.to_thread(thread.join)
+        return threads
 
     def _is_full_for(self, num_images: int) -> bool:
         return len(self._waiting) > 0 and self._num_waiting + num_images > self.settings.max_queue
@@ -235,6 +245,8 @@ class Batcher:
                 slot.answer.set_result((outcome[0][start:stop], outcome[1][start:stop]))
             start = stop
         self._dispatch()
+        if self._is_retired:
+            self.retire()
 
 
 def _expire(slot: _Slot, limit_ms: float) -> None:

@@ -5,6 +5,7 @@ clients that send nearly all of a large body, and then wait, would shut out ever
 """
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,8 +13,12 @@ from dataclasses import dataclass, field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from serve.errors import Overloaded, TooLarge
+from serve.errors import InputError, Overloaded, TooLarge
 from serve.http.limits import Limits
+
+ENCODINGS = ("gzip", "deflate")
+"""Content-Encoding that a body may have."""
+_MOST_UNPACKED = 1032  # bytes that one byte of deflate can become: 258 for 2 bits
 
 
 @dataclass(eq=False)
@@ -35,22 +40,46 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The body, counted as pending until the block is left.
+        """The body, unpacked and counted as pending until the block is left.
 
-        Raises TooLarge, Overloaded while other bodies fill the memory set aside, ClientDisconnect, and HTTPException
-        415 for a compressed body.
+        Raises TooLarge, Overloaded while other bodies fill the memory set aside, InputError for a compressed body that
+        cannot be unpacked, ClientDisconnect, and HTTPException 415 for another encoding.
         """
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding.lower() != "identity":
-            raise HTTPException(415, f"Content-Encoding must be identity, not {encoding:.40}; send the body as it is.")
+        encoding = request.headers.get("content-encoding", "identity").lower()
+        if encoding not in (*ENCODINGS, "identity"):
+            raise HTTPException(
+                415, f"Content-Encoding must be one of {', '.join(ENCODINGS)} and identity, not {encoding:.40}."
+            )
         declared = request.headers.get("content-length", "")
         if declared.isdecimal():
             self._check(int(declared))  # before a byte of it is held
         body = await self._arrived(request)
+        counted = len(body)
         try:
+            if encoding != "identity":
+                most = min(self._limits.max_body_bytes, _MOST_UNPACKED * len(body))
+                self._make_room(most)
+                counted += most
+                self._pending_bytes += most
+                body = await asyncio.to_thread(self._unpacked, body, encoding)
+                self._pending_bytes -= counted - len(body)
+                counted = len(body)
             yield body
         finally:
-            self._pending_bytes -= len(body)
+            self._pending_bytes -= counted
+
+    def _unpacked(self, packed: bytes, encoding: str) -> bytes:
+        # 16 more bits of window tell zlib that gzip's header is expected instead of its own.
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS + 16 * (encoding == "gzip"))
+        try:
+            body = unpacker.decompress(packed, self._limits.max_body_bytes + 1)
+        except zlib.error as error:
+            raise InputError(f"The body is not what its Content-Encoding, {encoding}, says ({error}).") from error
+        self._check(len(body))
+        if not unpacker.eof or unpacker.unused_data:
+            fault = "is cut short" if not unpacker.eof else "has more bytes behind its end"
+            raise InputError(f"The compressed body {fault}; send one whole stream of {encoding}.")
+        return body
 
     async def _arrived(self, request: Request) -> bytes:
         """The whole body, counted as pending."""
@@ -92,10 +121,10 @@ class Bodies:
                 "fewer images at once."
             )
 
-    def _make_room(self, size: int, newcomer: _Arriving) -> None:
+    def _make_room(self, size: int, newcomer: _Arriving | None = None) -> None:
         while self._pending_bytes + size > self._limits.max_pending_bytes:
-            oldest = next(each for each in self._arriving)
-            if oldest is newcomer:
+            oldest = next(iter(self._arriving), newcomer)
+            if oldest is None or oldest is newcomer:
                 raise _full()
             del self._arriving[oldest]
             oldest.chunks.clear()

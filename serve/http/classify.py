@@ -10,6 +10,7 @@
 import asyncio
 import math
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from starlette.requests import Request
 
 from serve.errors import ClientLeft, DeadlineExceeded, InputError, Overloaded
 from serve.http.batching import Batcher, IsLeft, never
+from serve.http.gate import MODEL
 from serve.machine import num_cores
 from serve.model.classifier import Pixels
 from serve.model.decode import decode
@@ -34,7 +36,7 @@ _LEFT = "The connection closed while its image waited."
 class Asked:
     """What the request line and the headers ask for."""
 
-    model: str
+    batcher: Batcher  # of the model
     top: int  # labels to answer with, the best first; a model that has fewer answers with all of them
 
 
@@ -53,14 +55,15 @@ def read(request: Request) -> Asked:
         if key in values:
             raise InputError(f"The query parameter {key!r} is given more than once.")
         values[key] = value
-    names = list(request.app.state.batchers)
-    name = values.get("model", names[0])
-    if name not in names:
-        raise HTTPException(404, f"There is no model {name[:60]!r} here, only {', '.join(names)}.")
+    models: Mapping[str, Batcher] = request.app.state.repository.batchers
+    name = values["model"] if "model" in values else next(iter(models), "")
+    if name not in models:
+        raise HTTPException(404, f"There is no model {name[:60]!r} here, only {', '.join(models) or 'none at all'}.")
+    request.scope[MODEL] = name
     top = values.get("top", str(DEFAULT_TOP))
     if not (top.isascii() and top.isdecimal() and len(top) < 10 and int(top) > 0):
         raise InputError(f"'top' must be a number of labels from 1 on, not {top[:60]!r}.")
-    return Asked(name, int(top))
+    return Asked(models[name], int(top))
 
 
 class Decoder:
@@ -112,13 +115,12 @@ def _decode_for(is_left: IsLeft, held: list[bytes], image_px: int, resize_px: in
     return decode(held.pop(), image_px, resize_px)
 
 
-async def answer(
-    decoder: Decoder, batcher: Batcher, asked: Asked, data: bytes, is_left: IsLeft = never
-) -> dict[str, Any]:
+async def answer(decoder: Decoder, asked: Asked, data: bytes, is_left: IsLeft = never) -> dict[str, Any]:
     """The best labels for an image file. Raises ImageError, Overloaded, DeadlineExceeded, ClientLeft.
 
     is_left  has the client gone, so that nothing need be computed?
     """
+    batcher = asked.batcher
     card, limit_ms = batcher.model.card, batcher.settings.deadline_ms
     started = time.perf_counter()
     try:

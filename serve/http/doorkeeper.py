@@ -2,19 +2,20 @@
 
 503   the connection is one more than may be open; health is answered all the same
 421   the name in Host is not one of this machine, though the server listens to this machine alone
-403   a page of another origin sends the request
+403   a page of another origin sends the request; or the server is to change, though it asks nobody for a token
 401   the bearer token is missing or wrong; health and the demo page want none
 """
 
-import hmac
 import ipaddress
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from starlette.types import Scope
 
-from serve.http import connection
+from serve.http import connection, repository
 from serve.http import page as demo
 from serve.http.limits import Limits
+from serve.http.tokens import Digest, digest
 
 HEALTH_PATHS = ("/v2/health/live", "/v2/health/ready")
 """Asked by probes, which carry no token, when there is much to do most of all."""
@@ -38,14 +39,18 @@ class Refusal:
 class Doorkeeper:
     """Refuses requests.
 
-    token           who does not send `Authorization: Bearer TOKEN` is refused; None lets everybody in
+    tokens          who does not send one of them, `Authorization: Bearer TOKEN`, is refused; none lets everybody in
+    origins         of other pages that may send requests; "*" lets those of every origin do so
     is_local        Host must name this machine: a page may give its own name the address 127.0.0.1 ("rebinding"), and
                     would then be a page of this very server
     """
 
-    def __init__(self, limits: Limits, token: str | None, is_local: bool) -> None:
+    def __init__(
+        self, limits: Limits, tokens: frozenset[Digest], origins: Collection[str] = (), is_local: bool = False
+    ) -> None:
+        self.tokens = tokens
         self._limits = limits
-        self._token = None if token is None else token.encode("latin-1")
+        self._origins = origins
         self._is_local = is_local
 
     def refusal(self, scope: Scope) -> Refusal | None:
@@ -66,21 +71,31 @@ class Doorkeeper:
                 f"This server listens to its own machine alone, under the name localhost, not {host[:60]!r}. "
                 "Give it a token (--token-file) if others are to reach it by name.",
             )
-        if _is_from_elsewhere(scope["method"], headers, host):
-            return Refusal(403, "origin", "A page of another origin may not send this; open the page of this server.")
-        if self._token is not None and path not in OPEN_PATHS and not _has_token(headers, self._token):
+        if _is_from_elsewhere(scope["method"], headers, host) and not self._may_ask(_value(headers, b"origin")):
+            return Refusal(
+                403,
+                "origin",
+                "A page of another origin may not send this; open the page of this server, or name that origin at its "
+                "start (--allow-origin).",
+            )
+        if not self.tokens and path.startswith(repository.CONTROL):
+            message = "Models are loaded and unloaded only where the server asks for a token (--token-file)."
+            return Refusal(403, "control", message)
+        if self.tokens and path not in OPEN_PATHS and not _has_token(headers, self.tokens):
             message = "This server wants a bearer token: send 'Authorization: Bearer TOKEN'."
             return Refusal(401, "unauthorized", message, ((b"www-authenticate", b"Bearer"),))
         return None
 
+    def _may_ask(self, origin: str) -> bool:
+        return "*" in self._origins or origin in self._origins
 
-def _has_token(headers: Headers, token: bytes) -> bool:
+
+def _has_token(headers: Headers, tokens: frozenset[Digest]) -> bool:
     given = [value for name, value in headers if name == b"authorization"]
     if len(given) != 1:
         return False
     scheme, _, credentials = given[0].partition(b" ")
-    # compare_digest takes as long for a near miss as for a far one.
-    return scheme.lower() == b"bearer" and hmac.compare_digest(credentials.strip(b" "), token)
+    return scheme.lower() == b"bearer" and digest(credentials.strip(b" ")) in tokens
 
 
 def _names_this_machine(host: str) -> bool:

@@ -1,6 +1,7 @@
 """What every request passes on its way in and out: who may come in (doorkeeper.py), the counters, the access log."""
 
 import logging
+import re
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,6 +10,11 @@ from serve.http import protocol
 from serve.http.doorkeeper import Doorkeeper, Refusal
 from serve.http.logs import ACCESS
 from serve.http.metrics import Metrics
+
+MODEL = "pupil.model"
+"""Key of a request's scope under which a route says which model it asked for."""
+# version, trace, parent, flags; https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Gate:
@@ -50,6 +56,8 @@ class Gate:
             path = "none" if route is None else route.path
             self._metrics.requests.labels(path, status).inc()
             self._metrics.request_seconds.labels(path).observe(seconds)
+            if (model := scope.get(MODEL)) is not None:
+                self._metrics.model_requests.labels(model, status).inc()
             if ACCESS.isEnabledFor(logging.INFO):
                 _log(scope, status, seconds)
 
@@ -67,6 +75,7 @@ async def _refuse(refusal: Refusal, send: Send) -> None:
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
     client = scope.get("client")
+    traces = [value for name, value in scope["headers"] if name == b"traceparent" and _TRACEPARENT.fullmatch(value)]
     ACCESS.info(
         "%s %s %d",
         scope["method"],
@@ -78,5 +87,6 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
             "status": status,
             "ms": round(1000 * seconds, 3),
             "client": None if client is None else client[0],
-        },
+        }
+        | ({"traceparent": traces[0].decode("ascii")} if traces else {}),
     )

@@ -32,5 +32,6 @@ def set_up(with_access: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("serve.http").setLevel(logging.INFO)
     ACCESS.setLevel(logging.INFO if with_access else logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # below it, a line for whatever a client does wrong

@@ -41,6 +41,9 @@ class Metrics:
         self.requests = Counter(
             "pupil_requests", "Requests answered, by route and status.", ["route", "status"], registry=registry
         )
+        self.model_requests = Counter(
+            "pupil_model_requests", "Requests to a model, by status.", ["model", "status"], registry=registry
+        )
         self.request_seconds = Histogram(
             "pupil_request_seconds",
             "From the header of a request to the end of its answer.",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from serve.http import page as demo
-from serve.http import protocol
+from serve.http import protocol, repository
 from serve.http.binary_tensors import HEADER
 from serve.http.limits import Limits
 
@@ -16,12 +16,12 @@ _NAMES = {"type": "array", "items": _TEXT}
 _ERRORS = {
     400: "The request is wrong; the sentence says what was expected and what came.",
     401: "The bearer token is missing or wrong.",
-    403: "A page of another origin sent the request.",
+    403: "A page of another origin sent the request, or the server has no token and is to load or unload a model.",
     404: "There is no such model or version.",
     405: "The path does not take this method.",
     408: "The request took too long to arrive.",
     413: "The body, its JSON or its number of images is larger than the limit.",
-    415: "The body is compressed.",
+    415: "The body has a Content-Encoding other than gzip and deflate, or a type that is no image's.",
     421: "The header Host names another machine.",
     431: "The header is larger than the limit.",
     500: "The model failed.",
@@ -57,6 +57,7 @@ def document(version: str, models: Iterable[str], limits: Limits) -> Json:
         paths[path] = {"parameters": parameters, "get": _get("Model metadata", "Model", 404)}
         paths[path + "/ready"] = {"parameters": parameters, "get": _get("Can it answer?", "ModelReady", 404)}
         paths[path + "/infer"] = {"parameters": parameters, "post": _infer(limits)}
+    paths |= _repository(name)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -77,6 +78,23 @@ def document(version: str, models: Iterable[str], limits: Limits) -> Json:
 def _get(summary: str, schema: str | Json, *errors: int) -> Json:
     content = {"application/json": {"schema": _ref(schema) if isinstance(schema, str) else schema}}
     return _operation(summary, content, 401, *errors)
+
+
+def _repository(name: Json) -> dict[str, Json]:
+    """The model repository extension."""
+    index = _operation("All models, loaded or not", {"application/json": {"schema": _ref("Index")}}, *_OF_POST)
+    index["requestBody"] = _json_body(_object({}, {"ready": {"type": ["boolean", "null"]}}))
+    paths: dict[str, Json] = {repository.PATH + "/index": {"post": index}}
+    for verb, summary in (("load", "Read the file of a model again"), ("unload", "Let a model go")):
+        change = _operation(summary, {"application/json": {"schema": _object({})}}, *_OF_POST)
+        dependents = _object({}, {"unload_dependents": {"description": "Accepted, and means nothing here."}})
+        change["requestBody"] = _json_body(_object({}, {"parameters": dependents}))
+        paths[repository.CONTROL + "{name}/" + verb] = {"parameters": [name], "post": change}
+    return paths
+
+
+def _json_body(schema: Json) -> Json:
+    return {"required": False, "content": {"application/json": {"schema": schema}}}
 
 
 def _infer(limits: Limits) -> Json:
@@ -161,10 +179,19 @@ def _schemas() -> Json:
     }
     data = {"data": {"type": "array", "description": "Integers in 0..255, flat or nested as the shape."}}
     binary = {"parameters": _object({"binary_data_size": {"type": "integer", "minimum": 1}}, closed=False)}
-    requested = _object({"name": {"enum": list(protocol.OUTPUTS)}}, parameters, closed=False)
+    of_output = {"binary_data": {"type": "boolean"}, "classification": {"type": "integer", "minimum": 1}}
+    requested = _object(
+        {"name": {"enum": list(protocol.OUTPUTS)}}, {"parameters": _object({}, of_output, closed=False)}, closed=False
+    )
     sizes = _object({"binary_data_size": {"type": "integer"}})
     numbers = {"type": "array", "items": {"type": "number"}}
-    output = {"name": {"enum": list(protocol.OUTPUTS)}, "datatype": {"const": "FP32"}, "shape": shape}
+    best = {"type": "array", "items": _TEXT, "description": "VALUE:INDEX:LABEL, the best first."}
+    output = {"name": {"enum": list(protocol.OUTPUTS)}, "shape": shape}
+    outputs = [
+        _object(output | {"datatype": {"const": "FP32"}, "data": numbers}),
+        _object(output | {"datatype": {"const": "BYTES"}, "data": best}),
+        _object(output | {"datatype": {"enum": ["FP32", "BYTES"]}} | {"parameters": sizes}),
+    ]
     return {
         "Error": _object({"error": _TEXT}),
         "Server": _object({"name": _TEXT, "version": _TEXT, "extensions": _NAMES}),
@@ -187,8 +214,13 @@ def _schemas() -> Json:
                 "platform": _TEXT,
                 "inputs": {"type": "array", "items": _object(tensor_of)},
                 "outputs": {"type": "array", "items": _object(tensor_of)},
+                "parameters": _object({"labels": _NAMES}),
             }
         ),
+        "Index": {
+            "type": "array",
+            "items": _object({"name": _TEXT, "version": _TEXT, "state": _TEXT, "reason": _TEXT}),
+        },
         "Request": _object(
             {
                 "inputs": {
@@ -212,7 +244,7 @@ def _schemas() -> Json:
                 "model_version": _TEXT,
                 "outputs": {
                     "type": "array",
-                    "items": {"oneOf": [_object(output | {"data": numbers}), _object(output | {"parameters": sizes})]},
+                    "items": {"oneOf": outputs},
                 },
             },
             {"id": _TEXT},

@@ -10,7 +10,7 @@ All of it is read at the start and held in memory, so that no path from a reques
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from serve.errors import ServeError
 from serve.http import protocol
+from serve.http.repository import Repository
 from serve.model.classifier import OnnxClassifier
 
 NUM_SAMPLES = 24
@@ -54,7 +55,7 @@ class Sample:
     label: str  # the true one
 
 
-def routes(models: Mapping[str, OnnxClassifier], samples: Sequence[Sample] = ()) -> list[Route]:
+def routes(repository: Repository, samples: Sequence[Sample] = ()) -> list[Route]:
     """The page's routes."""
     by_index = {str(index): sample for index, sample in enumerate(samples)}
     listed = [{"url": f"/samples/{index}.png", "label": sample.label} for index, sample in by_index.items()]
@@ -65,9 +66,13 @@ def routes(models: Mapping[str, OnnxClassifier], samples: Sequence[Sample] = ())
             raise HTTPException(404, f"There is no sample {index:.40}; there are {len(samples)}, counted from 0.")
         return Response(by_index[index].png, headers=HEADERS, media_type="image/png")
 
+    async def models(request: Request) -> Response:
+        content = protocol.write({"models": [_card(model) for model in repository.models.values()]})
+        return Response(content, headers=HEADERS, media_type="application/json")
+
     return [
         *(_fixed(path, (STATIC / name).read_bytes(), kind) for path, (name, kind) in FILES.items()),
-        _fixed("/models", protocol.write({"models": [_card(model) for model in models.values()]}), "application/json"),
+        Route("/models", models),
         _fixed("/samples", protocol.write({"samples": listed}), "application/json"),
         Route("/samples/{index}.png", one_sample),
     ]

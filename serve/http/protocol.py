@@ -14,13 +14,23 @@ import numpy as np
 import orjson
 
 from serve.errors import InputError, TooLarge
+from serve.http import classification
 from serve.http.limits import Limits
 from serve.model.classifier import Floats, OnnxClassifier, Pixels
 
 OUTPUTS = ("probabilities", "logits")
 VERSIONS = ("1",)  # a file is one version
-EXTENSIONS = ("binary_tensor_data",)
-_ELSEWHERE = ("classification", "shared_memory_region")  # extensions that change where data is or what comes back
+EXTENSIONS = ("binary_tensor_data", "classification")
+_ELSEWHERE = "shared_memory_region"  # parameter of an extension that changes where data is
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output that was asked for."""
+
+    name: str
+    is_binary: bool
+    num_best: int | None = None  # classes to name, the best first, instead of all values
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Request:
     """One inference request."""
 
     pixels: Pixels  # (n, H, W, 3), n > 0; whether H and W are the model's is for the model to say
-    outputs: tuple[tuple[str, bool], ...]  # names to answer with, in the order asked for; whether as binary data
+    outputs: tuple[Output, ...]  # to answer with, in the order asked for
     id: str | None  # to be given back with the answer
     timeout_ms: float | None  # the client waits no longer
 
@@ -38,7 +48,7 @@ def read(content: bytes, tail: memoryview | None, limits: Limits) -> Request:
 
     Raises InputError with one sentence on the first thing that is wrong, TooLarge for more JSON than allowed.
     """
-    request = _object(_parsed(content, limits), "The body")
+    request = read_object(content, limits)
     id_ = request.get("id")
     if id_ is not None and not isinstance(id_, str):
         raise InputError(f"'id' must be a string, not {_show(id_)}.")
@@ -58,16 +68,21 @@ def answer(model: OnnxClassifier, request: Request, probabilities: Floats, logit
     if request.id is not None:
         response["id"] = request.id
     outputs, raw = [], []
-    for name, is_binary in request.outputs:
-        values = tensors[name]
-        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
-        if is_binary:
-            raw.append(values.astype("<f4", copy=False).tobytes())
-            output["parameters"] = {"binary_data_size": len(raw[-1])}
-        elif np.isfinite(values).all():
-            output["data"] = values.ravel().tolist()
+    for asked in request.outputs:
+        values = tensors[asked.name]
+        if (asked.num_best is not None or not asked.is_binary) and not np.isfinite(values).all():
+            raise ValueError(f"{model.card.name} computed {asked.name} that are no numbers, which no text can hold.")
+        best = None if asked.num_best is None else classification.texts(values, model.card.labels, asked.num_best)
+        output: dict[str, Any] = {"name": asked.name}
+        if best is None:
+            output |= {"datatype": "FP32", "shape": list(values.shape)}
         else:
-            raise ValueError(f"{model.card.name} computed {name} that are no numbers, which JSON has no word for.")
+            output |= {"datatype": "BYTES", "shape": [len(values), len(best) // len(values)]}
+        if asked.is_binary:
+            raw.append(values.astype("<f4", copy=False).tobytes() if best is None else classification.packed(best))
+            output["parameters"] = {"binary_data_size": len(raw[-1])}
+        else:
+            output["data"] = values.ravel().tolist() if best is None else best
         outputs.append(output)
     response["outputs"] = outputs
     return write(response), raw
@@ -82,7 +97,13 @@ def metadata(model: OnnxClassifier) -> dict[str, Any]:
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [-1, size, size, 3]}],
         "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, num_classes]} for name in OUTPUTS],
+        "parameters": {"labels": list(model.card.labels)},
     }
+
+
+def read_object(content: bytes, limits: Limits) -> dict[str, Any]:
+    """The JSON object of a body. Raises InputError, TooLarge."""
+    return _object(_parsed(content, limits), "The body")
 
 
 def write(content: object) -> bytes:
@@ -164,20 +185,29 @@ def _flat(data: list[Any], shape: list[int]) -> list[Any]:
     return level
 
 
-def _requested(outputs: Any, is_binary: bool) -> tuple[tuple[str, bool], ...]:
+def _requested(outputs: Any, is_binary: bool) -> tuple[Output, ...]:
     if outputs is None or outputs == []:
-        return tuple((name, is_binary) for name in OUTPUTS)
+        return tuple(Output(name, is_binary) for name in OUTPUTS)
     if not isinstance(outputs, list):
         raise InputError(f"'outputs' must be a list of objects with a name, not {_show(outputs)}.")
-    chosen: dict[str, bool] = {}
+    chosen: dict[str, Output] = {}
     for output in outputs:
         name = _object(output, "A requested output").get("name")
         if name not in OUTPUTS:
             raise InputError(f"The model has no output {_show(name)}; it has {' and '.join(OUTPUTS)}.")
         if name in chosen:
             raise InputError(f"Output {name!r} is requested more than once.")
-        chosen[name] = _flag(_parameters(output), "binary_data", is_binary)
-    return tuple(chosen.items())
+        parameters = _parameters(output)
+        chosen[name] = Output(name, _flag(parameters, "binary_data", is_binary), _num_best(parameters))
+    return tuple(chosen.values())
+
+
+def _num_best(parameters: dict[str, Any]) -> int | None:
+    """What tritonclient sends as `classification` for its class_count."""
+    value = parameters.get("classification")
+    if value is not None and (type(value) is not int or value < 1):
+        raise InputError(f"'classification' must be a number of classes from 1 on, not {_show(value)}.")
+    return value
 
 
 def _flag(parameters: dict[str, Any], key: str, default: bool) -> bool:
@@ -206,9 +236,8 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     parameters = _parameters(value)
     if not isinstance(parameters, dict):
         raise InputError(f"'parameters' must be a JSON object, not {_show(parameters)}.")
-    for name in _ELSEWHERE:
-        if parameters.get(name) is not None:
-            raise InputError(f"Parameter {name!r} belongs to an extension that is not offered here.")
+    if parameters.get(_ELSEWHERE) is not None:
+        raise InputError(f"Parameter {_ELSEWHERE!r} belongs to an extension that is not offered here.")
     return value
 
 

@@ -4,9 +4,11 @@ import asyncio
 import gc
 import ipaddress
 import logging
+import os
 import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,12 +20,14 @@ import uvicorn
 from starlette.applications import Starlette
 
 from serve.errors import ServeError
-from serve.http import connection, logs
+from serve.http import connection, logs, tls, tokens
 from serve.http import page as demo
 from serve.http.app import create_app
-from serve.http.batching import Batcher, Batching
+from serve.http.batching import Batching
 from serve.http.clocks import Clocks
 from serve.http.limits import Limits
+from serve.http.repository import Repository
+from serve.http.tokens import Digest
 from serve.model.classifier import OnnxClassifier
 
 _LOG = logging.getLogger("serve.http.server")
@@ -42,8 +46,11 @@ class Settings:
     threads: int  # of one call of a model
     limits: Limits
     batching: Batching
-    token: str | None
+    tokens: frozenset[Digest]
     access_log: bool
+    token_file: Path | None = None  # that the tokens stand in
+    origins: tuple[str, ...] = ()  # of other pages that may use the server
+    tls: tls.Files | None = None
     samples: Path | None = None  # a prepared split for the demo page
 
 
@@ -68,18 +75,31 @@ def serve(
     Raises ServeError for a model that cannot be loaded or computed.
     """
     logs.set_up(settings.access_log)
+    app = _application(settings, listener, None if parent is None else os.getppid())
+    gc.collect()
+    gc.freeze()  # what lives as long as the process need not be looked at again
+    Server(app, settings, lambda: on_ready(app.state.repository.names), parent).run([listener])
+
+
+def _application(settings: Settings, listener: socket.socket, parent: int | None) -> Starlette:
+    """The application, its models ready. It alone holds them, so that they go when others take their place."""
     models = load(settings)
     labels = next(iter(models.values())).card.labels
     samples = [] if settings.samples is None else demo.load_samples(settings.samples, labels)
-    limits = _within_open_files(settings.limits)
-    is_local = settings.token is None and is_loopback(listener)
-    app = create_app(models, limits, settings.batching, settings.token, samples, is_local)
-    batchers: dict[str, Batcher] = app.state.batchers
-    for batcher in batchers.values():
+    app = create_app(
+        models,
+        _within_open_files(settings.limits),
+        settings.batching,
+        settings.tokens,
+        samples,
+        settings.origins,
+        is_local=not settings.tokens and is_loopback(listener),
+        parent=parent,
+    )
+    repository: Repository = app.state.repository
+    for batcher in repository.batchers.values():
         batcher.warm_up()
-    gc.collect()
-    gc.freeze()  # what lives as long as the process need not be looked at again
-    Server(app, lambda: on_ready(list(models)), parent).run([listener])
+    return app
 
 
 def is_loopback(listener: socket.socket) -> bool:
@@ -88,10 +108,13 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with our limits and our way to stop."""
+    """uvicorn's server with our limits, our way to stop, and files that are read again on SIGHUP."""
 
-    def __init__(self, app: Starlette, on_ready: Callable[[], None], parent: Pipe | None = None) -> None:
+    def __init__(
+        self, app: Starlette, settings: Settings, on_ready: Callable[[], None], parent: Pipe | None = None
+    ) -> None:
         limits: Limits = app.state.limits
+        self._tls = None if settings.tls is None else tls.context(settings.tls)
         config = uvicorn.Config(
             app,
             http=connection.factory(limits, app.state.metrics, self._on_surplus),
@@ -105,19 +128,27 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=limits.max_header_bytes,
             timeout_keep_alive=int(limits.keep_alive_s),
             timeout_graceful_shutdown=int(limits.drain_timeout_s),
+            ssl_context_factory=tls.factory(self._tls),
+            loop="auto" if self._tls is None else "serve.http.tls:Loop",
         )
         super().__init__(config)
+        self._app = app
+        self._settings = settings
         self._limits = limits
         self._clocks = Clocks(limits)
         self._on_ready = on_ready
         self._parent = parent
         self._told = -_SILENCE_S
+        self._reading: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept, and tell so."""
         await super().startup(sockets)
         if self._parent is not None:
             asyncio.get_running_loop().add_reader(self._parent.fileno(), self._parent_ended, self._parent)
+        if threading.current_thread() is threading.main_thread():  # no other may have signals
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])  # which workers.py blocks until now
         self._on_ready()
 
     async def on_tick(self, counter: int) -> bool:
@@ -149,6 +180,26 @@ class Server(uvicorn.Server):
         """Begin to stop; a second Ctrl-C stops at once. Unlike uvicorn's, the process then ends with status 0."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+    def _on_hangup(self) -> None:
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().create_task(self._read_again())
+
+    async def _read_again(self) -> None:
+        """Models, tokens, certificate: what cannot be used stays as it was."""
+        settings, repository = self._settings, self._app.state.repository
+        for name in repository.names:
+            try:
+                await repository.load(name)
+            except ServeError as error:
+                _LOG.error("%s Until then %s is served as it was.", error, name)
+        try:
+            self._app.state.doorkeeper.tokens = tokens.read(settings.token_file)
+            if self._tls is not None and settings.tls is not None:
+                tls.load(self._tls, settings.tls)
+        except ServeError as error:
+            _LOG.error("%s Until then the server goes on with what it had.", error)
+        _LOG.info("The files were read again.")
 
     def _on_surplus(self) -> None:
         now = time.monotonic()

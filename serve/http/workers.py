@@ -4,6 +4,7 @@ Where no other can take its place, because the model's file is gone, for example
 parent tries again, ever more rarely.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -41,6 +42,8 @@ def serve(settings: Settings, listener: socket.socket, num: int, on_ready: Calla
                     on_ready(names)
                 while not signals.came:
                     crew.mend(signals)
+                    if signals.take_hangup():
+                        crew.hang_up()
                 listener.close()
         finally:
             crew.end()
@@ -48,11 +51,13 @@ def serve(settings: Settings, listener: socket.socket, num: int, on_ready: Calla
 
 
 class _Signals:
-    """Notes SIGINT and SIGTERM instead of dying of them."""
+    """Notes SIGINT and SIGTERM in `came`, and SIGHUP, instead of dying of them."""
 
     def __enter__(self) -> "_Signals":
         self.came = False
-        self._before = {each: signal.signal(each, self._note) for each in (signal.SIGINT, signal.SIGTERM)}
+        self._is_hung_up = False
+        handlers = {signal.SIGINT: self._note, signal.SIGTERM: self._note, signal.SIGHUP: self._note_hangup}
+        self._before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -61,6 +66,14 @@ class _Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.came = True
+
+    def _note_hangup(self, number: int, frame: FrameType | None) -> None:
+        self._is_hung_up = True
+
+    def take_hangup(self) -> bool:
+        """Has SIGHUP come since this was asked last?"""
+        came, self._is_hung_up = self._is_hung_up, False
+        return came
 
 
 class _Crew:
@@ -115,6 +128,13 @@ class _Crew:
         self._pause_s = min(max(1.0, 2 * self._pause_s), _LONGEST_PAUSE_S)
         pipe.close()
 
+    def hang_up(self) -> None:
+        """Let every worker read its files again."""
+        for worker in self._workers.values():
+            assert worker.pid is not None
+            with contextlib.suppress(ProcessLookupError):  # one that has just died is replaced, and reads them then
+                os.kill(worker.pid, signal.SIGHUP)
+
     def end(self) -> None:
         """Let every worker answer what it has accepted, and end."""
         for worker in self._workers.values():
@@ -130,7 +150,12 @@ class _Crew:
         context = get_context("spawn")  # a fork would copy whatever threads hold at that moment
         ours, theirs = context.Pipe()
         worker = context.Process(target=_work, args=(self._settings, self._listener, theirs))
-        worker.start()
+        # Until it can hear SIGHUP, a worker would die of it. It begins with the signals blocked that we block.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+        try:
+            worker.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         theirs.close()
         self._workers[ours] = worker
         self._started[ours] = time.monotonic()

@@ -22,6 +22,7 @@ class OnnxClassifier:
     threads    threads that compute one call on the CPU, at least 1
     providers  ONNX Runtime execution providers, best first; None takes CUDA where a GPU answers, else the CPU
 
+    path, threads  as they were given
     card       what the file says about itself
     provider   the execution provider that really runs it, which need not be the first one asked for
     file_bytes the size of the file
@@ -36,6 +37,7 @@ class OnnxClassifier:
     def __init__(self, path: Path, threads: int = 1, providers: tuple[str, ...] | None = None) -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
+        self.path, self.threads = path, threads
         try:
             content = _content(path)
             # Before anything else reads the bytes, and the session is opened from these very ones.

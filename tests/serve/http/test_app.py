@@ -514,7 +514,7 @@ def test_compressed_bodies_are_415(client: TestClient) -> None:
 def test_without_the_token_nothing_but_health_answers(
     models: dict[str, OnnxClassifier], headers: dict[str, str]
 ) -> None:
-    with TestClient(create_app(models, token="secret")) as client:
+    with TestClient(create_app(models, tokens=frozenset([digest(b"secret")]))) as client:
         for path in ("/v2", "/v2/models/student", "/metrics", "/openapi.json", "/v2/models/nobody", "/x"):
             answer = client.get(path, headers=headers)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")

@@ -73,6 +73,7 @@ def test_the_library_imports_nothing_that_serves_or_runs_stages(
     assert unwanted not in (plain if unwanted == "onnxruntime" else everything)
 
 
+@pytest.mark.slow
 def test_importing_the_library_has_no_side_effect(imported: tuple[Path, list[list[str]]]) -> None:
     folder, _ = imported
     assert not list(folder.iterdir())

@@ -117,6 +117,7 @@ def test_a_fingerprint_sees_every_change_and_nothing_else(tmp_path: Path, monkey
     assert len({digest for _, digest in seen}) == len(seen)
 
 
+@pytest.mark.slow
 def test_100_000_files_are_found(tmp_path: Path) -> None:
     # In memory where there is such a place: on some disks making the files takes ten times as long as finding them.
     memory = Path("/dev/shm")

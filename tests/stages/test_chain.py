@@ -71,6 +71,15 @@ def test_every_artefact_is_there(finished: Path) -> None:
     assert list((finished / ".resume").iterdir()) == []
 
 
+def test_make_repro_works_in_a_tree_that_was_downloaded_without_git(project: Path) -> None:
+    shutil.rmtree(project / ".git")
+    shutil.copy2(toy.ROOT / "Makefile", project)
+    # The environment is there already: `make` is told not to install one.
+    said = toy.run(project, "make", "-o", ".venv/installed", "repro")
+    assert "Stage 'report' didn't change, skipping" in said
+    assert "no_scm = true" in (project / ".dvc/config.local").read_text(encoding="utf-8")
+
+
 def test_dvc_shows_what_evaluate_plots_under_a_title(finished: Path, tmp_path: Path) -> None:
     toy.run(finished, "python", "-m", "dvc", "plots", "show", "-o", str(tmp_path))
     page = (tmp_path / "index.html").read_text(encoding="utf-8")

@@ -89,17 +89,26 @@ def test_a_lone_request_does_not_wait_and_the_rest_share_a_batch(model: Watched)
     run(model, use, max_batch=4, max_delay_ms=1e6)
 
 
-def test_beside_a_running_batch_a_full_one_starts_and_another_after_the_delay(model: Watched) -> None:
+def test_a_full_batch_starts_beside_a_running_one(model: Watched) -> None:
     async def use(batcher: Batcher) -> None:
         model.gate.clear()
         tasks = [asyncio.create_task(batcher(images(seed=seed))) for seed in range(5)]
-        await until(lambda: model.sizes == [1, 4])  # a full one
-        tasks.append(asyncio.create_task(batcher(images())))
-        await until(lambda: model.sizes == [1, 4, 1])  # by the delay alone: the gate is still shut
+        await until(lambda: model.sizes == [1, 4])
         model.gate.set()
         await asyncio.gather(*tasks)
 
-    run(model, use, max_batch=4, num_threads=3, max_delay_ms=20)
+    run(model, use, max_batch=4, num_threads=2, max_delay_ms=1e6)
+
+
+def test_after_the_delay_a_batch_starts_beside_a_running_one(model: Watched) -> None:
+    async def use(batcher: Batcher) -> None:
+        model.gate.clear()
+        tasks = [asyncio.create_task(batcher(images())) for _ in range(2)]
+        await until(lambda: model.sizes == [1, 1])  # by the delay alone: the gate is still shut
+        model.gate.set()
+        await asyncio.gather(*tasks)
+
+    run(model, use, max_batch=4, num_threads=2, max_delay_ms=20)
 
 
 def test_without_the_delay_being_over_nobody_starts_beside_a_running_batch(model: Watched) -> None:

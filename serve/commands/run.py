@@ -118,7 +118,7 @@ def main(arguments: argparse.Namespace) -> None:
         tokens=tokens.read(arguments.token_file),
         token_file=arguments.token_file,
         origins=tuple(arguments.allow_origin),
-        tls=_tls_files(arguments.tls_certificate, arguments.tls_key),
+        https=_tls_files(arguments.tls_certificate, arguments.tls_key),
         access_log=arguments.access_log,
         samples=arguments.samples,
     )
@@ -130,7 +130,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise ServeError(
             f"Cannot listen on {host} port {port} ({error.strerror}); choose another --host or --port."
         ) from error
-    url, others = address(listener, host, "http" if settings.tls is None else "https")
+    url, others = address(listener, host, "http" if settings.https is None else "https")
 
     def ready(names: list[str]) -> None:
         if not settings.tokens and not server.is_loopback(listener):

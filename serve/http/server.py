@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from types import FrameType
@@ -50,7 +51,7 @@ class Settings:
     access_log: bool
     token_file: Path | None = None  # that the tokens stand in
     origins: tuple[str, ...] = ()  # of other pages that may use the server
-    tls: tls.Files | None = None
+    https: tls.Files | None = None
     samples: Path | None = None  # a prepared split for the demo page
 
 
@@ -78,7 +79,8 @@ def serve(
     app = _application(settings, listener, None if parent is None else os.getppid())
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again
-    Server(app, settings, lambda: on_ready(app.state.repository.names), parent).run([listener])
+    ready = partial(on_ready, app.state.repository.names)
+    Server(app, ready, parent, settings.token_file, settings.https).run([listener])
 
 
 def _application(settings: Settings, listener: socket.socket, parent: int | None) -> Starlette:
@@ -111,10 +113,17 @@ class Server(uvicorn.Server):
     """uvicorn's server with our limits, our way to stop, and files that are read again on SIGHUP."""
 
     def __init__(
-        self, app: Starlette, settings: Settings, on_ready: Callable[[], None], parent: Pipe | None = None
+        self,
+        app: Starlette,
+        on_ready: Callable[[], None],
+        parent: Pipe | None = None,
+        token_file: Path | None = None,
+        https: tls.Files | None = None,
     ) -> None:
         limits: Limits = app.state.limits
-        self._tls = None if settings.tls is None else tls.context(settings.tls)
+        self._token_file = token_file
+        self._https = https
+        self._tls = None if https is None else tls.context(https)
         config = uvicorn.Config(
             app,
             http=connection.factory(limits, app.state.metrics, self._on_surplus),
@@ -133,7 +142,6 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._app = app
-        self._settings = settings
         self._limits = limits
         self._clocks = Clocks(limits)
         self._on_ready = on_ready
@@ -187,16 +195,16 @@ class Server(uvicorn.Server):
 
     async def _read_again(self) -> None:
         """Models, tokens, certificate: what cannot be used stays as it was."""
-        settings, repository = self._settings, self._app.state.repository
+        repository: Repository = self._app.state.repository
         for name in repository.names:
             try:
                 await repository.load(name)
             except ServeError as error:
                 _LOG.error("%s Until then %s is served as it was.", error, name)
         try:
-            self._app.state.doorkeeper.tokens = tokens.read(settings.token_file)
-            if self._tls is not None and settings.tls is not None:
-                tls.load(self._tls, settings.tls)
+            self._app.state.doorkeeper.tokens = tokens.read(self._token_file)
+            if self._tls is not None and self._https is not None:
+                tls.load(self._tls, self._https)
         except ServeError as error:
             _LOG.error("%s Until then the server goes on with what it had.", error)
         _LOG.info("The files were read again.")

@@ -18,11 +18,13 @@ from serve.http.app import VERSION, create_app
 from serve.http.batching import Batching
 from serve.http.binary_tensors import HEADER
 from serve.http.limits import Limits
+from serve.http.tokens import digest
 from serve.model.classifier import OnnxClassifier
 from tests import tiny_onnx
 
 LIMIT = 20_000
 INFER = "/v2/models/student/infer"
+EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def request(images: np.ndarray | None = None, **changes: Any) -> dict[str, Any]:
 
 
 def test_server_metadata_and_health(client: TestClient) -> None:
-    assert client.get("/v2").json() == {"name": "pupil", "version": VERSION, "extensions": ["binary_tensor_data"]}
+    assert client.get("/v2").json() == {"name": "pupil", "version": VERSION, "extensions": EXTENSIONS}
     assert client.get("/v2/").json()["name"] == "pupil"  # the spelling of the OpenAPI file
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
@@ -63,7 +65,7 @@ def test_version_is_that_of_the_project() -> None:
     assert f'\nversion = "{VERSION}"\n' in project
 
 
-def test_model_metadata(client: TestClient) -> None:
+def test_model_metadata(client: TestClient, models: dict[str, OnnxClassifier]) -> None:
     assert client.get("/v2/models/teacher").json() == {
         "name": "teacher",
         "versions": ["1"],
@@ -73,6 +75,7 @@ def test_model_metadata(client: TestClient) -> None:
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, 5]},
             {"name": "logits", "datatype": "FP32", "shape": [-1, 5]},
         ],
+        "parameters": {"labels": list(models["teacher"].card.labels)},
     }
 
 
@@ -493,7 +496,7 @@ def test_a_full_queue_is_503(models: dict[str, OnnxClassifier]) -> None:
         first = pool.submit(client.post, INFER, json=request())
         assert started.wait(10)
         second = pool.submit(client.post, INFER, json=request())
-        while app.state.batchers["student"].num_waiting == 0:
+        while app.state.repository.batchers["student"].num_waiting == 0:
             pass
         answer = client.post(INFER, json=request())
         release.set()
@@ -502,9 +505,10 @@ def test_a_full_queue_is_503(models: dict[str, OnnxClassifier]) -> None:
         assert (first.result(10).status_code, second.result(10).status_code) == (200, 200)
 
 
-def test_compressed_bodies_are_415(client: TestClient) -> None:
-    answer = client.post(INFER, content=b"", headers={"Content-Encoding": "gzip"})
-    assert (answer.status_code, "send the body as it is" in answer.json()["error"]) == (415, True)
+def test_other_encodings_of_a_body_are_415(client: TestClient) -> None:
+    answer = client.post(INFER, content=b"", headers={"Content-Encoding": "br"})
+    said = "Content-Encoding must be one of gzip, deflate and identity, not br."
+    assert (answer.status_code, answer.json()["error"]) == (415, said)
 
 
 @pytest.mark.parametrize(

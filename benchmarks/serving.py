@@ -48,7 +48,7 @@ def served(*arguments: object, env: dict[str, str] | None = None) -> Iterator[Se
             try:
                 assert process.stdout is not None
                 line = process.stdout.readline()
-                found = re.match(r"Serving .* on http://[^:]+:(\d+)[; ]", line)
+                found = re.match(r"Serving .* on https?://[^:]+:(\d+)[; ]", line)
                 if found is None:
                     log.seek(0)
                     raise RuntimeError(f"the server did not start: {line}{log.read()}")

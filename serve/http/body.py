@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from serve.errors import InputError, Overloaded, TooLarge
 from serve.http.limits import Limits
+from serve.machine import num_cores
 
 ENCODINGS = ("gzip", "deflate")
 """Content-Encoding that a body may have."""
@@ -37,6 +38,7 @@ class Bodies:
         self._limits = limits
         self._pending_bytes = 0  # of bodies that arrive, and of whole ones that are worked on
         self._arriving: dict[_Arriving, None] = {}  # the oldest first
+        self._unpacking = asyncio.Semaphore(num_cores())  # zlib holds what it unpacks twice
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
@@ -61,7 +63,8 @@ class Bodies:
                 self._make_room(most)
                 counted += most
                 self._pending_bytes += most
-                body = await asyncio.to_thread(self._unpacked, body, encoding)
+                async with self._unpacking:
+                    body = await asyncio.to_thread(self._unpacked, body, encoding)
                 self._pending_bytes -= counted - len(body)
                 counted = len(body)
             yield body

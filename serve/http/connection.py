@@ -72,6 +72,7 @@ class Connection(H11Protocol):
         """Begin; where there are far too many, in the place of the oldest that has nothing under way."""
         super().connection_made(transport)
         self.opened = self.loop.time()
+        self._for_cycles = cast(asyncio.Transport, _OfCycle(transport, self._close_for_cycle))
         self.is_surplus = len(self.connections) > self.limits.max_connections
         self.app_state = self.app_state | {"connection": self}  # of which every request has a copy in its scope
         if self.is_surplus:
@@ -104,6 +105,12 @@ class Connection(H11Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return self._is_owed  # False closes
 
+    def handle_events(self) -> None:
+        """As uvicorn's, but for how a request that is not read whole ends the connection."""
+        super().handle_events()
+        if self.cycle is not None:
+            self.cycle.transport = self._for_cycles
+
     def on_response_complete(self) -> None:
         """Go on with the next request, unless there will be none."""
         super().on_response_complete()
@@ -124,7 +131,6 @@ class Connection(H11Protocol):
         """Answer in the application's stead, and end. What the application still says goes nowhere."""
         self.metrics.errors.labels(f"http_{status}").inc()
         self._unset_keepalive_if_required()
-        self.is_refused = True
         if self.is_unanswered:
             body = protocol.write({"error": message})
             lines = [
@@ -137,12 +143,22 @@ class Connection(H11Protocol):
         if self.is_answering:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+        self._end()
+
+    def _end(self) -> None:
+        """Send no more. Closed at once, with bytes of the client unread, it would be reset, and the answer lost."""
+        self.is_refused = True
         if self.transport.is_closing() or not self.transport.can_write_eof():
             self.transport.close()
         else:
-            # Closed at once, with bytes of the client unread, it would be reset, and the sentence lost.
             self.transport.write_eof()
             self.flow.resume_reading()
+
+    def _close_for_cycle(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY:
+            self._end()
+        else:
+            self.transport.close()
 
     @property
     def _is_owed(self) -> bool:
@@ -155,6 +171,15 @@ class Connection(H11Protocol):
             self.transport.abort()
         else:
             super().shutdown()
+
+
+class _OfCycle:
+    """What uvicorn's RequestResponseCycle uses of a transport, with another way to close it."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 class _Parser(h11.Connection):

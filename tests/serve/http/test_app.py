@@ -1,7 +1,9 @@
 """serve.http.app over a real model: the protocol's answers, and one clear sentence for everything that is wrong."""
 
+import gzip
 import json
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -511,6 +513,69 @@ def test_other_encodings_of_a_body_are_415(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["error"]) == (415, said)
 
 
+def packed(content: bytes, encoding: str) -> bytes:
+    return gzip.compress(content) if encoding == "gzip" else zlib.compress(content)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "GZip"])
+def test_a_compressed_body_is_unpacked_within_the_limit(client: TestClient, encoding: str) -> None:
+    def post(content: bytes) -> tuple[int, dict[str, Any]]:
+        answer = client.post(INFER, content=content, headers={"Content-Encoding": encoding})
+        return answer.status_code, answer.json()
+
+    whole = packed(json.dumps(request()).encode(), encoding.lower())
+    assert post(whole)[0] == 200
+    status, said = post(packed(b" " * (LIMIT + 1), encoding.lower()))
+    assert (status, f"larger than the limit of {LIMIT} bytes" in said["error"]) == (413, True)
+    for content, fault in (
+        (whole[:-1], "is cut short"),
+        (whole + b"x", "has more bytes behind its end"),
+        (b"x" * 100, "is not what its Content-Encoding"),
+        (b"", "is cut short"),
+    ):
+        status, said = post(content)
+        assert (status, fault in said["error"]) == (400, True), said
+
+
+def test_unpacked_bodies_are_counted_as_pending(models: dict[str, OnnxClassifier]) -> None:
+    content = gzip.compress(json.dumps(request()).encode())
+    limits = Limits(max_body_bytes=LIMIT, max_pending_bytes=LIMIT)
+    with TestClient(create_app(models, limits)) as client:
+        for _ in range(3):  # and given back
+            assert client.post(INFER, content=content, headers={"Content-Encoding": "gzip"}).status_code == 503
+            assert client.post(INFER, json=request()).status_code == 200
+
+
+PAGE = {"Origin": "https://example.org", "Sec-Fetch-Site": "cross-site"}
+
+
+def test_pages_of_a_named_origin_may_ask_and_read(models: dict[str, OnnxClassifier]) -> None:
+    app = create_app(models, tokens=frozenset([digest(b"secret")]), origins=["https://example.org"])
+    with TestClient(app, headers=PAGE) as client:
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        may = client.options(INFER, headers=asked)
+        assert (may.status_code, may.headers["access-control-allow-origin"]) == (200, "https://example.org")
+        right = {"Authorization": "Bearer secret"}
+        for answer, status in (
+            (client.post(INFER, json=request(), headers=right), 200),
+            (client.post(INFER, json=request()), 401),
+        ):
+            allowed = answer.headers["access-control-allow-origin"]
+            assert (answer.status_code, allowed) == (status, "https://example.org")
+        other = PAGE | {"Origin": "https://example.com"}
+        assert client.options(INFER, headers=asked | other).status_code == 400
+        answer = client.post(INFER, json=request(), headers=right | other)
+        assert (answer.status_code, "access-control-allow-origin" in answer.headers) == (403, False)
+
+
+def test_pages_of_no_other_origin_may_ask_by_default(models: dict[str, OnnxClassifier]) -> None:
+    with TestClient(create_app(models), headers=PAGE) as client:
+        for answer in (client.options(INFER), client.get("/v2"), client.post(INFER, json=request())):
+            assert not any(name.startswith("access-control") for name in answer.headers)
+    with TestClient(create_app(models, origins=["*"]), headers=PAGE) as client:
+        assert client.post(INFER, json=request()).status_code == 200
+
+
 @pytest.mark.parametrize(
     "headers",
     [{}, {"Authorization": "Bearer"}, {"Authorization": "Bearer secre"}, {"Authorization": "Basic secret"}],
@@ -549,6 +614,9 @@ def test_metrics_count_requests_batches_and_errors_by_reason(models: dict[str, O
     assert samples["pupil_requests_total", infer, "200"] == 3
     assert samples["pupil_requests_total", infer, "400"] == 1
     assert samples["pupil_requests_total", "none", "404"] == 1
+    assert samples["pupil_model_requests_total", "student", "200"] == 3
+    assert samples["pupil_model_requests_total", "student", "400"] == 1
+    assert not any("nobody" in labels for labels in samples)
     assert samples["pupil_request_seconds_count", infer] == 4
     assert samples["pupil_errors_total", "bad_input"] == 1
     assert samples["pupil_errors_total", "http_404"] == 2

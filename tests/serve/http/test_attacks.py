@@ -3,8 +3,11 @@
 import io
 import json
 import socket
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,20 @@ from PIL import Image
 
 from benchmarks.serving import Served, served
 from tests import tiny_onnx
-from tests.attacks import CHUNKED, TOKEN, answers, ask, connect, flood, head, infer, is_well, post, withstood
+from tests.attacks import (
+    CHUNKED,
+    TOKEN,
+    answers,
+    ask,
+    ask_and_close,
+    connect,
+    flood,
+    head,
+    infer,
+    is_well,
+    post,
+    withstood,
+)
 
 INFER = "/v2/models/student/infer"
 MIB = 2**20
@@ -224,6 +240,16 @@ def test_half_closed_connections_get_their_answers(server: Served) -> None:
             client.sendall(request + request[:9])
             client.shutdown(socket.SHUT_WR)
             assert [status for status, _ in answers(client)] == [200]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_bodies_that_unpack_to_a_thousand_times_their_size(server: Served, token: str | None, encoding: str) -> None:
+    packer = zlib.compressobj(1, wbits=zlib.MAX_WBITS + 16 * (encoding == "gzip"))
+    packed = b"".join(packer.compress(b" " * 2**20) for _ in range(2**9)) + packer.flush()
+    request = post(packed, f"Content-Encoding: {encoding}", "Connection: close", token=token)
+    with withstood(server, 16 * 8), ThreadPoolExecutor(8) as clients:
+        statuses = [status for status, _ in clients.map(partial(ask_and_close, server), [request] * 24)]
+    assert set(statuses) <= ({401} if token is None else {413, 503})
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])

@@ -41,7 +41,9 @@ def pixels(values: np.ndarray, is_binary: bool) -> list[triton.InferInput]:
 def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    extensions = ["binary_tensor_data", "classification", "model_repository"]
+    assert client.get_server_metadata()["extensions"] == extensions
+    assert client.get_model_metadata("student")["parameters"]["labels"] == ["class 0", "class 1", "class 2"]
     for version in ("", "1"):
         assert client.is_model_ready("student", version)
         assert client.get_model_metadata("teacher", version)["versions"] == ["1"]
@@ -107,8 +109,48 @@ def test_the_client_understands_our_errors(client: triton.InferenceServerClient)
     floats.set_data_from_numpy(np.full((1, 8, 8, 3), np.nan, np.float32))
     with pytest.raises(InferenceServerException, match="must have datatype 'UINT8', not 'FP32'"):
         client.infer("student", [floats])
-    outputs = [triton.InferRequestedOutput("logits", class_count=2)]
-    with pytest.raises(InferenceServerException, match="Parameter 'classification' belongs to an extension"):
-        client.infer("student", pixels(images(1), True), outputs=outputs)
-    with pytest.raises(InferenceServerException, match="Content-Encoding must be identity, not gzip"):
-        client.infer("student", pixels(images(1), True), request_compression_algorithm="gzip")
+    with pytest.raises(InferenceServerException, match=r"only where the server asks for a token \(--token-file\)"):
+        client.unload_model("student")
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+@pytest.mark.parametrize("num_best", [1, 2, 3, 1000])
+def test_the_best_classes_by_value_index_and_label(
+    client: triton.InferenceServerClient, num_best: int, is_binary: bool
+) -> None:
+    values = images(4)
+    asked = [
+        triton.InferRequestedOutput("logits", binary_data=is_binary, class_count=num_best),
+        triton.InferRequestedOutput("probabilities", binary_data=is_binary),
+    ]
+    answer = client.infer("student", pixels(values, True), outputs=asked)
+    expected = tiny_onnx.expected_logits(values)
+    best = answer.as_numpy("logits")
+    assert best.shape == (4, min(num_best, 3))
+    for texts, logits in zip(best, expected, strict=True):
+        split = [(text.decode() if is_binary else text).split(":") for text in texts]
+        order = np.argsort(-logits)[:num_best]
+        assert [int(index) for _, index, _ in split] == order.tolist()
+        assert [label for _, _, label in split] == [f"class {k}" for k in order]
+        np.testing.assert_allclose([float(value) for value, _, _ in split], logits[order], rtol=1e-4, atol=1e-5)
+    assert answer.as_numpy("probabilities").shape == (4, 3)
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compressed_bodies(client: triton.InferenceServerClient, algorithm: str, is_binary: bool) -> None:
+    values = images(3)
+    answer = client.infer(
+        "student",
+        pixels(values, is_binary),
+        request_compression_algorithm=algorithm,
+        response_compression_algorithm=algorithm,
+    )
+    np.testing.assert_allclose(answer.as_numpy("logits"), tiny_onnx.expected_logits(values), rtol=1e-4, atol=1e-5)
+
+
+def test_the_index_of_the_repository(client: triton.InferenceServerClient) -> None:
+    assert client.get_model_repository_index() == [
+        {"name": "student", "version": "1", "state": "READY", "reason": ""},
+        {"name": "teacher", "version": "1", "state": "READY", "reason": ""},
+    ]

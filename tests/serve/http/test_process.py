@@ -326,16 +326,20 @@ def test_an_impossible_token_is_refused(
     file = tmp_path / "token"
     file.write_text(content)
     assert main(["run", str(student), "--port", "0", "--token-file", str(file)]) == 1
-    assert "must be one word of visible ASCII characters" in capsys.readouterr().err
+    said = "must be one word of visible ASCII characters" if content.strip() else "is empty; write one token into each"
+    assert said in capsys.readouterr().err
     assert main(["run", str(student), "--port", "0", "--token-file", str(tmp_path / "none")]) == 1
     assert "cannot be read" in capsys.readouterr().err
 
 
+TRACE = f"00-{'4b' * 16}-{'f0' * 8}-01"
+
+
 def test_the_access_log_is_a_line_of_json_for_each_request(student: Path) -> None:
     with served(student, "--access-log") as server:
-        for path in ("/v2", "/v2/models/x%0Ay"):
+        for path, trace in (("/v2", TRACE), ("/v2/models/x%0Ay", TRACE + "-more")):
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-            connection.request("GET", path)
+            connection.request("GET", path, headers={"traceparent": trace})
             connection.getresponse().read()
             connection.close()
         server.stop()
@@ -343,6 +347,7 @@ def test_the_access_log_is_a_line_of_json_for_each_request(student: Path) -> Non
     assert (first["method"], first["path"], first["status"], first["client"]) == ("GET", "/v2", 200, "127.0.0.1")
     assert (first["level"], first["logger"], first["ms"] > 0) == ("info", "serve.access", True)
     assert (second["path"], second["status"]) == ("/v2/models/x\ny", 404)
+    assert (first["traceparent"], "traceparent" in second) == (TRACE, False)
 
 
 def test_ctrl_c_of_a_terminal_ends_workers_in_order(student: Path) -> None:

@@ -1,33 +1,25 @@
-"""Raw bytes against a server process, while its memory and its answers to health probes are watched."""
+"""Is a server well, in time and within its memory, while it is attacked?"""
 
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
+from benchmarks.attacks import answers, connect, head, probe
 from benchmarks.serving import Served
 from serve.load.memory import Memory
 from tests import tiny_onnx
 
 TOKEN = "s3cret"
+INFER = "/v2/models/student/infer"
 PROBE_S = 1.0
 """In which a health probe is answered, whatever goes on beside it."""
-CHUNKED = "Transfer-Encoding: chunked"
 
 
-def head(method: str, target: str, *lines: str, token: str | None = None) -> bytes:
-    """The header of a request."""
-    given = [] if token is None else [f"Authorization: Bearer {token}"]
-    return (
-        "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *given, *lines]).encode("latin-1") + b"\r\n\r\n"
-    )
-
-
-def post(content: bytes, *lines: str, target: str = "/v2/models/student/infer", token: str | None = TOKEN) -> bytes:
+def post(content: bytes, *lines: str, target: str = INFER, token: str | None = TOKEN) -> bytes:
     """A whole request."""
     return head("POST", target, f"Content-Length: {len(content)}", *lines, token=token) + content
 
@@ -38,28 +30,9 @@ def infer(pixels: np.ndarray) -> bytes:
     return json.dumps({"inputs": [tensor]}).encode()
 
 
-def connect(server: Served) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
-
-
-def answers(client: socket.socket) -> list[tuple[int, bytes]]:
-    """Status and body of all that comes until the connection ends, interim answers left out."""
-    came = []
-    with client.makefile("rb") as file:
-        while line := file.readline():
-            status, size = int(line.split()[1]), 0
-            while (header := file.readline()) not in (b"\r\n", b""):
-                name, _, value = header.partition(b":")
-                if name.lower() == b"content-length":
-                    size = int(value)
-            if status != 100:
-                came.append((status, file.read(size)))
-    return came
-
-
 def ask(server: Served, *sent: bytes) -> list[tuple[int, bytes]]:
     """All answers to what is sent on one connection, its sending half closed behind it."""
-    with connect(server) as client:
+    with connect(server.port) as client:
         for part in sent:
             client.sendall(part)
         client.shutdown(socket.SHUT_WR)
@@ -68,7 +41,7 @@ def ask(server: Served, *sent: bytes) -> list[tuple[int, bytes]]:
 
 def ask_and_close(server: Served, request: bytes) -> tuple[int, bytes]:
     """The answer to a request that says `Connection: close`."""
-    with connect(server) as client:
+    with connect(server.port) as client:
         client.sendall(request)
         (answer,) = answers(client)
         return answer
@@ -82,17 +55,6 @@ def is_well(server: Served) -> bool:
     return status == 200 and np.allclose(logits, tiny_onnx.expected_logits(pixels)[0], rtol=1e-4, atol=1e-5)
 
 
-def flood(client: socket.socket, opening: bytes, again: bytes, num_bytes: int = 2**25) -> None:
-    """Send on and on, until the server ends the connection or has read nothing for a while."""
-    client.settimeout(0.3)
-    try:
-        client.sendall(opening)
-        for _ in range(num_bytes // len(again)):
-            client.sendall(again)
-    except OSError:
-        pass
-
-
 @contextmanager
 def withstood(server: Served, rise_mib: float = 48) -> Iterator[None]:
     """See that health is answered in time throughout the block, that memory rises by no more, and that all is well."""
@@ -101,7 +63,7 @@ def withstood(server: Served, rise_mib: float = 48) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(0.02):
-            slowest[0] = max(slowest[0], _probe(server))
+            slowest[0] = max(slowest[0], probe(server.port))
             memory.sample(0.0)
 
     watcher = threading.Thread(target=watch)
@@ -117,13 +79,3 @@ def withstood(server: Served, rise_mib: float = 48) -> Iterator[None]:
     assert slowest[0] < PROBE_S, f"a health probe waited for {slowest[0]:.2f} s"
     rise = (sizes["max_bytes"] - sizes["first_bytes"]) / 2**20
     assert rise < rise_mib, f"the server took {rise:.0f} MiB more"
-
-
-def _probe(server: Served) -> float:
-    """Seconds that a health probe took; infinite where it failed."""
-    started = time.perf_counter()
-    try:
-        status, _ = ask_and_close(server, head("GET", "/v2/health/live", "Connection: close"))
-    except (OSError, ValueError):
-        return float("inf")
-    return time.perf_counter() - started if status == 200 else float("inf")

@@ -14,24 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.attacks import CHUNKED, ENDLESS, answers, connect, flood, head
 from benchmarks.serving import Served, served
 from tests import tiny_onnx
-from tests.attacks import (
-    CHUNKED,
-    TOKEN,
-    answers,
-    ask,
-    ask_and_close,
-    connect,
-    flood,
-    head,
-    infer,
-    is_well,
-    post,
-    withstood,
-)
+from tests.attacks import INFER, TOKEN, ask, ask_and_close, infer, is_well, post, withstood
 
-INFER = "/v2/models/student/infer"
 MIB = 2**20
 
 
@@ -51,46 +38,23 @@ def token(request: pytest.FixtureRequest) -> str | None:
     return request.param
 
 
-ENDLESS = {
-    "request line": (None, b"GET /", b"a" * 2**16),
-    "header": (None, b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nX: ", b"a" * 2**16),
-    "headers": (None, b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n", b"a:\r\n" * 2**14),
-    "folded header": (None, b"GET /v2 HTTP/1.1\r\nHost: localhost\r\na: b\r\n", b" c\r\n" * 2**14),
-    "empty lines": (None, b"", b"\r\n" * 2**15),
-    "garbage": (None, b"", bytes(range(256)) * 2**8),
-    "TLS": (None, b"\x16\x03\x01\x02\x00\x01", b"\0" * 2**16),
-    "HTTP/2": (None, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0" * 2**16),
-    "trailers": (CHUNKED, b"0\r\n", b"a: b\r\n" * 2**14),
-    "trailer": (CHUNKED, b"0\r\na: ", b"b" * 2**16),
-    "size of a chunk": (CHUNKED, b"", b"0" * 2**16),
-    "extension of a chunk": (CHUNKED, b"1;", b"a" * 2**16),
-    "chunks of one byte": (CHUNKED, b"", b"1\r\n \r\n" * 2**14),
-    "chunks": (CHUNKED, b"", b"10000\r\n" + b" " * 2**16 + b"\r\n"),
-    "body": (f"Content-Length: {2**40}", b"", b" " * 2**16),
-    "body to be continued": (f"Content-Length: {2**24 - 1}\r\nExpect: 100-continue", b"", b" " * 2**16),
-}
-
-
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_what_has_no_end(server: Served, token: str | None, kind: str) -> None:
-    line, opening, again = ENDLESS[kind]
-    if line is not None:
-        opening = head("POST", INFER, line, token=token) + opening
-    with withstood(server), connect(server) as client:
-        flood(client, opening, again)
+    with withstood(server), connect(server.port) as client:
+        flood(client, *ENDLESS[kind].against(INFER, token))
 
 
 def test_many_endless_ones_at_once(server: Served, token: str | None) -> None:
     opening = head("POST", INFER, CHUNKED, token=token)
     with withstood(server), ExitStack() as stack:
-        clients = [stack.enter_context(connect(server)) for _ in range(40)]
+        clients = [stack.enter_context(connect(server.port)) for _ in range(40)]
         for client in clients:
             flood(client, opening, b"1\r\n \r\n" * 5000, 30_000)
 
 
 @pytest.mark.parametrize("target", ["/v2", "/v2/health/live", "/nowhere"])
 def test_requests_in_one_go_whose_answers_nobody_reads(server: Served, token: str | None, target: str) -> None:
-    with withstood(server), connect(server) as client:
+    with withstood(server), connect(server.port) as client:
         flood(client, b"", head("GET", target, token=token) * 1000)
 
 
@@ -192,7 +156,7 @@ def test_clients_that_leave_have_no_image_decoded(server: Served) -> None:
     before = counted(server, "left")
     with withstood(server, rise_mib=450):  # two are decoded at once, and a body of each of those that wait is held
         for _ in range(60):
-            with connect(server) as client:
+            with connect(server.port) as client:
                 client.sendall(large)
         ((status, body),) = ask(server, small)
         assert (status, len(json.loads(body)["top"])) == (200, 3)
@@ -210,7 +174,7 @@ def test_who_leaves_while_the_model_computes_is_no_error(server: Served) -> None
     one = post(infer(np.zeros((1, 8, 8, 3), np.uint8)))
     with withstood(server):
         for _ in range(100):
-            with connect(server) as client:
+            with connect(server.port) as client:
                 client.sendall(one)
     ((_, body),) = ask(server, head("GET", "/metrics", token=TOKEN))
     assert b'status="503"' not in body
@@ -221,7 +185,7 @@ def test_bodies_just_below_the_limit_that_never_end_shut_nobody_out(server: Serv
     size = 16 * MIB
     with withstood(server, rise_mib=400), ExitStack() as stack:  # 256 MiB of bodies, and what is on its way
         for _ in range(20):
-            client = stack.enter_context(connect(server))
+            client = stack.enter_context(connect(server.port))
             flood(client, head("POST", INFER, f"Content-Length: {size}", token=TOKEN), b" " * (MIB - 1), size)
         assert is_well(server)
 
@@ -229,14 +193,14 @@ def test_bodies_just_below_the_limit_that_never_end_shut_nobody_out(server: Serv
 def test_headers_that_trickle_shut_nobody_out(server: Served) -> None:
     with withstood(server), ExitStack() as stack:
         for _ in range(700):  # more than may be open
-            stack.enter_context(connect(server)).sendall(b"GET /v2 HTTP/1.1\r\nX: ")
+            stack.enter_context(connect(server.port)).sendall(b"GET /v2 HTTP/1.1\r\nX: ")
 
 
 def test_half_closed_connections_get_their_answers(server: Served) -> None:
     for request in (head("GET", "/v2", token=TOKEN), post(infer(np.zeros((1, 8, 8, 3), np.uint8)))):
         ((status, _),) = ask(server, request)
         assert status == 200
-        with connect(server) as client:  # and close later than they ask
+        with connect(server.port) as client:  # and close later than they ask
             client.sendall(request + request[:9])
             client.shutdown(socket.SHUT_WR)
             assert [status for status, _ in answers(client)] == [200]
@@ -268,7 +232,7 @@ def test_no_other_token_is_taken(server: Served, given: str) -> None:
 
 def test_no_answer_repeats_the_host(server: Served) -> None:
     for target in ("/v2/", "/v2/models/student/", "//evil.example/", "http://evil.example/v2"):
-        with connect(server) as client:
+        with connect(server.port) as client:
             client.sendall(f"GET {target} HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n".encode())
             with client.makefile("rb") as file:
                 said = file.read()

@@ -8,9 +8,10 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from benchmarks.attacks import answers, connect, head
 from benchmarks.serving import Served, served
 from tests import tiny_onnx
-from tests.attacks import answers, ask, connect, head, infer, is_well, withstood
+from tests.attacks import ask, infer, is_well, withstood
 
 INFER = "/v2/models/student/infer"
 PLACES = 20
@@ -99,10 +100,10 @@ def test_http_1_0_needs_no_host_but_has_no_name_of_this_machine(server: Served) 
     ids=["nothing", "half a header", "no body", "half a chunk", "one request"],
 )
 def test_a_crowd_leaves_health_its_answer_and_old_clients_theirs(server: Served, sent: bytes) -> None:
-    with connect(server) as old, withstood(server), ExitStack() as stack:
+    with connect(server.port) as old, withstood(server), ExitStack() as stack:
         old.sendall(head("GET", "/v2"))
         assert old.recv(2**16).startswith(b"HTTP/1.1 200")
-        crowd = [stack.enter_context(connect(server)) for _ in range(PLACES + 30)]
+        crowd = [stack.enter_context(connect(server.port)) for _ in range(PLACES + 30)]
         for each in crowd:
             each.sendall(sent)
         ((status, body),) = ask(server, head("GET", "/v2"))
@@ -116,13 +117,13 @@ def test_a_crowd_leaves_health_its_answer_and_old_clients_theirs(server: Served,
 def test_far_more_connections_than_may_be(server: Served) -> None:
     with withstood(server), ExitStack() as stack:
         for _ in range(400):
-            stack.enter_context(connect(server))
+            stack.enter_context(connect(server.port))
 
 
 def test_connections_that_come_and_go(server: Served) -> None:
     with withstood(server):
         for number in range(1000):
-            with connect(server) as client:
+            with connect(server.port) as client:
                 if number % 2:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, no goodbye
                 client.sendall(head("GET", "/v2")[: number % 50])

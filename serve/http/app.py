@@ -8,7 +8,7 @@
     POST /v2/models/NAME/infer      pixels -> probabilities and logits
     POST /v2/repository/...         which models there are; load and unload them (repository.py)
     POST /classify                  an image file -> its best labels (classify.py)
-    GET  /                          the demo page (demo.py)
+    GET  /                          the demo page (page.py)
     GET  /metrics                   counters for Prometheus
     GET  /openapi.json              all of this for programs
 

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import http_load, provenance, wrn_onnx
+from benchmarks import http_load, provenance
 from benchmarks.http_load import Target
 from benchmarks.serving import ROOT
 from pipeline.system.files import write_json
@@ -75,6 +75,8 @@ class Server:
 
 def main() -> None:
     """Set up, measure in turns, and write the JSON."""
+    from benchmarks import wrn_onnx  # torch, which the processes of clients, that import this module anew, do without
+
     arguments = _arguments()
     load_before = machine.load_average()
     cores = machine.num_cores()

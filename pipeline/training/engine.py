@@ -220,9 +220,10 @@ def train_epoch(
         correct = (logits.argmax(1) == batch.main_labels()).sum()
         values, correct = distributed.totals(torch.stack(list(terms.values())), correct)
         tally.add(list(terms), values, correct, len(labels) * distributed.world())
-        tally.seconds = earlier + time.perf_counter() - started
         if tally.steps % check_every == 0:
             _check_finite(tally, epoch)
+        # Behind the look at the sums, for which an accelerator finishes the epoch.
+        tally.seconds = earlier + time.perf_counter() - started
         if distributed.anybody(stop.received is not None):
             bar.close()
             return False

@@ -75,7 +75,7 @@ class Feed:
         views = self.views(settings, seed, epoch, order)
         starts = (number * batch_size for number in range(first, num_batches(len(self), batch_size, drop_last)))
         parts = [distributed.own(start, min(start + batch_size, len(self))) for start in starts]
-        if self._resident is None and self.device.type == "cuda":
+        if self._resident is None and gathers_ahead(self.device):
             gathered = in_turn(self._read, [on_host[part] for part in parts], self.device)
         else:
             gathered = (self.pixels(order[part]) for part in parts)
@@ -108,6 +108,11 @@ class Feed:
 def stays_on(device: torch.device, num_bytes: int) -> bool:
     """Whether what is read again and again moves to the device once: an accelerator, for a quarter of what is free."""
     return device.type == "cuda" and num_bytes <= torch.cuda.mem_get_info(device)[0] // 4
+
+
+def gathers_ahead(device: torch.device) -> bool:
+    """Whether a thread gathers the next batch: beside a GPU, where this one needs the processor for nothing else."""
+    return device.type == "cuda"
 
 
 def num_batches(images: int, batch_size: int, drop_last: bool) -> int:

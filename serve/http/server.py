@@ -236,7 +236,10 @@ def _within_open_files(limits: Limits) -> Limits:
     if allowed == resource.RLIM_INFINITY or allowed >= wanted:
         return limits
     allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    except ValueError:  # macOS has a bound of its own below an unlimited one
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if allowed == wanted:
         return limits
     room = max(1, allowed - others)

@@ -1,12 +1,16 @@
 # The server alone: no torch, no DVC, and no more of this repository than serve/.
 #   docker build -t pupil-serve .
 #   docker run -p 8000:8000 -v "$PWD/artifacts/deploy:/models:ro" pupil-serve
+# For NVIDIA GPUs, with their CUDA libraries:
+#   docker build --build-arg LOCK=requirements-serve-gpu.lock -t pupil-serve-gpu .
+#   docker run --gpus all -p 8000:8000 -v "$PWD/artifacts/deploy:/models:ro" pupil-serve-gpu
 FROM python:3.12-slim
 
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /app
-COPY requirements-serve.lock ./
-RUN pip install --no-cache-dir --require-hashes -r requirements-serve.lock
+ARG LOCK=requirements-serve.lock
+COPY requirements-serve.lock requirements-serve-gpu.lock ./
+RUN pip install --no-cache-dir --require-hashes -r "$LOCK"
 COPY LICENSE ./
 COPY serve/ serve/
 

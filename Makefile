@@ -5,7 +5,8 @@
 #   make table   methods against pairs of networks, with seeds (see below)
 #   make serve   the demo page and the server of student and teacher, on 127.0.0.1:8000
 #   make docs    write anew what is made from the code: params.schema.json, docs/params.md, docs/methods.md
-#   make lock    resolve both locks anew
+#   make lock    resolve all locks anew, and try them as `make platforms` does
+#   make platforms  ask whether the locks suit every system and Python that README names (needs a package index)
 #   make clean   remove what the pipeline made (not .venv)
 
 SHELL := /bin/bash
@@ -17,7 +18,7 @@ export UV_SYSTEM_CERTS := 1
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check table serve docs lock clean
+.PHONY: repro test check table serve docs lock platforms clean
 
 # dvc.lock changes with every run. Until somebody commits one of their own, a run leaves the checkout as clean as it was;
 # to start recording runs in git: git update-index --no-skip-worktree dvc.lock && git add dvc.lock
@@ -58,6 +59,26 @@ lock: .venv/uv/bin/uv
 		--group dev --group scale pyproject.toml -o requirements.lock
 	.venv/uv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 		--group serve --constraint requirements.lock -o requirements-serve.lock
+	.venv/uv/bin/uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --group serve-gpu --constraint requirements.lock \
+		-o requirements-serve-gpu.lock
+	$(MAKE) platforms
+
+# Asks the package index, without installing anything, whether the locks suit every system and Python that README names.
+# antlr4-python3-runtime has no wheel, but is Python alone.
+DRY_RUN := MACOSX_DEPLOYMENT_TARGET=14.0 .venv/uv/bin/uv pip install -q --dry-run --require-hashes --target .venv/nothing \
+	--only-binary :all: --no-binary antlr4-python3-runtime
+platforms: .venv/uv/bin/uv
+	@set -e; for python in 3.11 3.12 3.13 3.14; do \
+		for system in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin; do \
+			for lock in requirements.lock requirements-serve.lock; do \
+				$(DRY_RUN) --python-platform $$system --python-version $$python -r $$lock; \
+				echo "$$lock suits $$system with Python $$python"; \
+			done; \
+		done; \
+		$(DRY_RUN) --python-platform x86_64-manylinux_2_28 --python-version $$python -r requirements-serve-gpu.lock; \
+		echo "requirements-serve-gpu.lock suits x86_64-manylinux_2_28 with Python $$python"; \
+	done
 
 clean:
 	rm -rf artifacts data/prepared report .resume

@@ -61,7 +61,7 @@ def main() -> int:
                 )
     run = held["run"]
     report = {
-        **provenance.head("attacked", load_before, "uvicorn", "h11", "onnxruntime-gpu", after=True),
+        **provenance.head("attacked", load_before, "uvicorn", "h11", "onnxruntime", after=True),
         "knee_per_s": knee["rate"],
         "run": run,
         "attacks": dict(attacker.sent),

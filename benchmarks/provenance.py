@@ -1,7 +1,6 @@
 """Where figures come from: what stands at the head of the JSON that a benchmark writes."""
 
 import sys
-from importlib.metadata import version
 from typing import Any
 
 from serve import machine
@@ -16,5 +15,5 @@ def head(benchmark: str, load_before: float, *packages: str, after: bool = False
         "command": f"python -m benchmarks.{benchmark} " + " ".join(sys.argv[1:]),
         "machine": machine.describe(),
         **load,
-        "versions": {name: version(name) for name in packages},
+        "versions": machine.versions(*packages),
     }

@@ -58,7 +58,7 @@ def main() -> None:
     write_json(
         arguments.out,
         {
-            **provenance.head("quantized", load, "torch", "onnx", "onnxruntime-gpu"),
+            **provenance.head("quantized", load, "torch", "onnx", "onnxruntime"),
             "seed": 0,
             "threads": arguments.threads,
             "image_px": IMAGE_PX,

@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def main() -> None:
     could_not: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         model = wrn_onnx.write(Path(scratch) / "model.onnx", "model")
-        classifier = OnnxClassifier(model, providers=("CPUExecutionProvider",))
+        classifier = OnnxClassifier(model, device="cpu")
         pixels = np.random.default_rng(0).integers(0, 256, (1, *(classifier.card.image_px,) * 2, 3), dtype=np.uint8)
         servers = []
         for options in ours:
@@ -112,7 +111,7 @@ def main() -> None:
     rows = [row for server in servers for row in _rows(server)]
     report: dict[str, Any] = {
         **provenance.head(
-            "server", load_before, "onnxruntime-gpu", "uvicorn", "starlette", "uvloop", "h11", "orjson", after=True
+            "server", load_before, "onnxruntime", "uvicorn", "starlette", "uvloop", "h11", "orjson", after=True
         ),
         "seed": arguments.seed,
         "model": "wrn_16_2, 32 px, 100 classes, fp32, random weights",
@@ -153,7 +152,8 @@ def _environment(name: str, folder: Path) -> Path:
     if not python.exists():
         run = partial(subprocess.run, check=True, capture_output=True, text=True, timeout=900)
         run([UV, "venv", "-q", "--python", sys.executable, folder])
-        pins = [f"{name}=={OTHERS[name]}", f"onnxruntime=={version('onnxruntime-gpu')}", *BESIDE.get(name, [])]
+        (runtime,) = machine.versions("onnxruntime").values()
+        pins = [f"{name}=={OTHERS[name]}", f"onnxruntime=={runtime}", *BESIDE.get(name, [])]
         run([UV, "pip", "install", "-q", "--python", python, *pins])
     return python
 

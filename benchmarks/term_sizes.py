@@ -63,7 +63,8 @@ def measure(image_px: int, teacher: str, student: str) -> dict[str, Any]:
         rng.integers(0, 2, PIECES), rng.integers(0, 428 - 224, PIECES), rng.integers(0, 641 - 224, PIECES), strict=True
     )
     pieces = [decode.square(whole[i][top : top + 224, left : left + 224], image_px) for i, top, left in places]
-    images = augment.normalize(torch.from_numpy(np.stack(pieces)), NORMALIZATION)
+    pixels = torch.from_numpy(np.stack(pieces))
+    images = augment.Normalizer(NORMALIZATION, pixels.shape[2], pixels.device)(pixels)
     positions = torch.arange(PIECES)
     terms = {}
     for name, term in METHODS.items():

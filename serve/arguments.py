@@ -12,9 +12,15 @@ SEED = 2**32 - 1
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
-    """MODEL... and --threads, as `models` and `threads`."""
+    """MODEL..., --threads and --device, as `models`, `threads` and `device`."""
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="an exported .onnx file")
     parser.add_argument("--threads", type=whole(1, 1024), default=1, help="CPU threads of one call (default 1)")
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where to compute: auto takes an NVIDIA GPU if there is one that can be used, cuda insists (default auto)",
+    )
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:

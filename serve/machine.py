@@ -6,6 +6,7 @@ changes, is apart. Nothing here imports more than the standard library: it runs 
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # Instructions that inference kernels are chosen by.
@@ -38,6 +39,18 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of installed packages. "onnxruntime" stands for whichever package of it is installed."""
+    return {name: _onnxruntime_version() if name == "onnxruntime" else version(name) for name in packages}
+
+
+def _onnxruntime_version() -> str:
+    try:
+        return version("onnxruntime-gpu")
+    except PackageNotFoundError:
+        return version("onnxruntime")
 
 
 def load_average() -> float:

@@ -20,6 +20,7 @@ from serve.model.classifier import OnnxClassifier
 from serve.timing import benchmark as bench
 from serve.timing import tables
 from serve.timing.candidates import Candidate, best_device, open_onnx, usable
+from serve.timing.loadgen import is_installed
 from stages import _run
 from stages._torch_candidate import open_torch
 
@@ -44,7 +45,7 @@ def benchmark(
     `quantized` holds the student in further number formats, as student.int8.onnx.
     """
     settings = parameters.load(params).benchmark
-    loadgen = settings.loadgen
+    loadgen = settings.loadgen if is_installed() else None
     plan = bench.Plan(
         settings.batch_sizes,
         settings.samples,
@@ -58,6 +59,8 @@ def benchmark(
         print(warning, file=sys.stderr)
     device = best_device(deploy / "student.onnx") if settings.device == "auto" else "cpu"
     more, left_out = usable(quantized, device)
+    if settings.loadgen is not None and loadgen is None:
+        left_out["MLPerf"] = "MLPerf's scenarios need the package mlcommons-loadgen, which this system does not have"
     exported = {"student": deploy / "student.onnx", "teacher": deploy / "teacher.onnx"}
     exported |= {f"student_{kind}": path for kind, path in more.items()}
     test = Split.load(data, "test", cards.load(data))

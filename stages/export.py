@@ -37,7 +37,7 @@ def export(
             card = exporting.make_card(name, model, header, test_scores)
             exporting.write_onnx(servable, card, file, settings.opset)
             # Always the CPU: an accelerator's own rounding (TF32) would pass for drift of the export.
-            classifier = OnnxClassifier(file, providers=("CPUExecutionProvider",))
+            classifier = OnnxClassifier(file, device="cpu")
             parity[name] = exporting.check_parity(
                 servable, classifier.outputs, pixels, PARITY_BATCHES, settings.max_probability_error
             )

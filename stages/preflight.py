@@ -35,7 +35,7 @@ def preflight(params: Path, out: Path) -> None:
         packages = {f"package {name}": version(name) for name in getattr(family(arch), "PACKAGES", ())}
         write_json(out / f"{role}.json", {file.stem: sha256(file) for file in sorted(code)} | packages)
     write_json(out / "teaching.json", {"needed": needed})
-    packages = {name: version(name) for name in ("torch", "onnxruntime-gpu", "numpy")}
+    packages = machine.versions("torch", "onnxruntime", "numpy")
     write_json(out / "machine.json", {**machine.describe(), "packages": packages})
     write_json(out / "source.json", _source(settings.data.path, out / "source.json"))
     weights = settings.teacher.weights

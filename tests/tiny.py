@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import torch
 
+from pipeline.data import augment
 from pipeline.data.arrays import Split
 from pipeline.data.card import DataCard
 from pipeline.data.feed import Feed
@@ -52,6 +53,11 @@ def split(images: int = 64, image_px: int | None = None, seed: int = 0) -> Split
 
 def feed(images: int = 64, seed: int = 0) -> Feed:
     return Feed(split(images, seed=seed), NORMALIZATION, CPU)
+
+
+def normalized(pixels: torch.Tensor, normalization: Normalization = NORMALIZATION) -> torch.Tensor:
+    """What networks see of uint8 images (B, H, W, 3)."""
+    return augment.Normalizer(normalization, pixels.shape[2], pixels.device)(pixels)
 
 
 def network(arch: str = "resnet8", classes: int = CLASSES, seed: int = 0) -> Classifier:

@@ -96,7 +96,7 @@ def write(path: Path, name: str = "student", image_px: int = 8, num_classes: int
 def classifiers(folder: Path, sizes: Mapping[str, tuple[int, int, int]]) -> dict[str, OnnxClassifier]:
     """Sound models by name, each of (image_px, num_classes, seed), opened on the CPU."""
     paths = {name: write(folder / f"{name}.onnx", name, *size) for name, size in sizes.items()}
-    return {name: OnnxClassifier(path, providers=("CPUExecutionProvider",)) for name, path in paths.items()}
+    return {name: OnnxClassifier(path, device="cpu") for name, path in paths.items()}
 
 
 def expected_logits(pixels: np.ndarray, num_classes: int = 3, seed: int = 0) -> np.ndarray:

@@ -91,13 +91,21 @@ def pad(pixels: Tensor, width: int, mode: str) -> Tensor:
     return padded
 
 
-def normalize(pixels: Tensor, normalization: Normalization, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 (B, H, W, 3) -> normalised images (B, 3, H, W), in channels_last layout without a copy."""
-    mean, std = (torch.tensor(x, device=pixels.device, dtype=dtype) for x in (normalization.mean, normalization.std))
-    # Row by row: over an innermost axis of 3, torch's loops would start anew for every pixel.
-    scale, shift = ((1 / (255 * std)).repeat(pixels.shape[2]), (mean / std).repeat(pixels.shape[2]))
-    images = pixels.flatten(2).to(dtype).mul_(scale).sub_(shift)
-    return images.view(pixels.shape).permute(0, 3, 1, 2)
+class Normalizer:
+    """uint8 (B, H, image_px, 3) -> normalised images (B, 3, H, image_px), in channels_last layout without a copy.
+
+    It keeps its numbers on the device: made in every step, they would make host and device wait for each other.
+    """
+
+    def __init__(self, normalization: Normalization, image_px: int, device: torch.device) -> None:
+        mean, std = (torch.tensor(x, device=device) for x in (normalization.mean, normalization.std))
+        # Row by row: over an innermost axis of 3, torch's loops would start anew for every pixel.
+        self._scale, self._shift = (1 / (255 * std)).repeat(image_px), (mean / std).repeat(image_px)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels on that device."""
+        images = pixels.flatten(2).float().mul_(self._scale).sub_(self._shift)
+        return images.view(pixels.shape).permute(0, 3, 1, 2)
 
 
 def _boxes(settings: Augment, stored_px: int, counters: Tensor) -> tuple[Tensor, Tensor]:

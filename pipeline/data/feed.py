@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.data import augment
 from pipeline.data.arrays import RowReader, Split, centre
+from pipeline.data.gathering import in_turn
 from pipeline.devices import distributed
 from pipeline.settings.data import Augment, Normalization
 
@@ -40,6 +41,7 @@ class Feed:
         self._read = RowReader(split.images)
         resident = stays_on(device, split.images.nbytes)
         self._resident = torch.from_numpy(np.array(split.images)).to(device) if resident else None
+        self._normalized = augment.Normalizer(normalization, self.image_px, device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,8 +59,7 @@ class Feed:
 
     def seen(self, settings: Augment, positions: Tensor, views: augment.Views) -> Tensor:
         """Normalised images (B, 3, image_px, image_px) of the images at `positions` (B,), as `views` show them."""
-        pixels = augment.apply(settings, self.image_px, self.pixels(positions), views)
-        return augment.normalize(pixels, self.normalization)
+        return self._augmented(settings, self.pixels(positions), views)
 
     def train_batches(
         self, settings: Augment, seed: int, epoch: int, batch_size: int, drop_last: bool, first: int = 0
@@ -69,13 +70,17 @@ class Feed:
         processes train, each gets its part of every batch.
         """
         generator = torch.Generator().manual_seed(_mix(seed, epoch))
-        order = torch.randperm(len(self), generator=generator).to(self.device)
+        on_host = torch.randperm(len(self), generator=generator)
+        order = on_host.to(self.device)
         views = self.views(settings, seed, epoch, order)
-        for number in range(first, num_batches(len(self), batch_size, drop_last)):
-            start = number * batch_size
-            chosen = distributed.own(start, min(start + batch_size, len(self)))
-            positions = order[chosen]
-            yield self.seen(settings, positions, views.of(chosen)), self.labels[positions], positions
+        starts = (number * batch_size for number in range(first, num_batches(len(self), batch_size, drop_last)))
+        parts = [distributed.own(start, min(start + batch_size, len(self))) for start in starts]
+        if self._resident is None and gathers_ahead(self.device):
+            gathered = in_turn(self._read, [on_host[part] for part in parts], self.device)
+        else:
+            gathered = (self.pixels(order[part]) for part in parts)
+        for part, pixels in zip(parts, gathered, strict=True):
+            yield self._augmented(settings, pixels, views.of(part)), self.labels[order[part]], order[part]
 
     def view_batches(self, settings: Augment, view: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """Images of the whole split in order, from position `first` on, as view number `view` in [0, K) shows them."""
@@ -94,12 +99,20 @@ class Feed:
     def images(self, positions: Tensor) -> Tensor:
         """Normalised middles (B, 3, image_px, image_px) of the images at `positions` (B,) int64."""
         middle = centre(self._stored_px, self.image_px)
-        return augment.normalize(self.pixels(positions)[:, middle, middle], self.normalization)
+        return self._normalized(self.pixels(positions)[:, middle, middle])
+
+    def _augmented(self, settings: Augment, pixels: Tensor, views: augment.Views) -> Tensor:
+        return self._normalized(augment.apply(settings, self.image_px, pixels, views))
 
 
 def stays_on(device: torch.device, num_bytes: int) -> bool:
-    """Whether what is read again and again moves to the device once: an accelerator, for a quarter of its memory."""
-    return device.type == "cuda" and num_bytes <= torch.cuda.mem_get_info(device)[1] // 4
+    """Whether what is read again and again moves to the device once: an accelerator, for a quarter of what is free."""
+    return device.type == "cuda" and num_bytes <= torch.cuda.mem_get_info(device)[0] // 4
+
+
+def gathers_ahead(device: torch.device) -> bool:
+    """Whether a thread gathers the next batch: beside a GPU, where this one needs the processor for nothing else."""
+    return device.type == "cuda"
 
 
 def num_batches(images: int, batch_size: int, drop_last: bool) -> int:

@@ -7,7 +7,11 @@ from pipeline.system.errors import ParamsError
 
 
 def best_device() -> torch.device:
-    """The accelerator, if there is one."""
+    """The accelerator, if there is one.
+
+    From here on float32 is IEEE's there: torch lets cuDNN round the factors of convolutions to 10 bits (TF32).
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -18,12 +22,21 @@ def channels_last(model: nn.Module, device: torch.device) -> None:
 
 
 def computes_in_bf16(device: torch.device, precision: str) -> bool:
-    """Whether `train.precision` means bf16 on this device. Raises ParamsError for bf16 where the processor has none."""
-    on_cuda = device.type == "cuda"
-    has_bf16 = torch.cuda.is_bf16_supported() if on_cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Whether `train.precision` means bf16 on this device. Raises ParamsError for bf16 where there is none."""
+    has_bf16 = _has_bf16(device)
     if precision == "bf16" and not has_bf16:
-        raise ParamsError("train.precision is bf16, which this processor cannot compute in. Set it to auto or fp32.")
-    return bool(has_bf16) and precision != "fp32"
+        where = "GPU" if device.type == "cuda" else "processor"
+        raise ParamsError(f"train.precision is bf16, which this {where} cannot compute in. Set it to auto or fp32.")
+    return has_bf16 and precision != "fp32"
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Not by emulation, which is slower than float32: what GPUs before Ampere would do."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Where torch is built without oneDNN, as for macOS, the operator does not exist.
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

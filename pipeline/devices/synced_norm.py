@@ -92,10 +92,11 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor, Tensor, Tensor, None]:
         maps, weight, mean, var = ctx.saved_tensors
-        through, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, maps, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
-        )
         inverse_std = (var + ctx.eps).rsqrt()
+        # The CPU reads mean and variance, CUDA mean and inverse deviation.
+        through, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, maps, weight, mean, var, mean, inverse_std, False, ctx.eps, [True, True, True]
+        )
         sums = torch.stack([grad_bias * weight * inverse_std, grad_weight * weight * inverse_std.square()])
         dist.all_reduce(sums)
         images = _per_channel(maps) * distributed.world()

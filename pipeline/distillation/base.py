@@ -185,6 +185,9 @@ class Method(nn.Module):
         self._borrowed = tuple(map(folded, self._borrowed))
         for model in self._borrowed:
             channels_last(model, device)
+        if self._renormalize is not None:
+            scale, shift = self._renormalize
+            self._renormalize = scale.to(device), shift.to(device)
 
     def forward(self, batch: Batch) -> Output:
         """Networks compute in the precision that the caller's autocast sets, loss terms in float32."""
@@ -199,7 +202,7 @@ class Method(nn.Module):
         """The teacher's features of the student's images, re-normalised where the two were trained differently."""
         with torch.no_grad():
             if self._renormalize is not None:
-                scale, shift = (x.to(images) for x in self._renormalize)
+                scale, shift = self._renormalize
                 images = images * scale + shift
             return self.teacher.features(images)
 

@@ -34,7 +34,7 @@ FLAWS: tuple[Flaw, ...] = (*get_args(decode.Kind), "wrong_extension")
 """What can be wrong with one image alone; with the last one it can be used."""
 LOOK = np.dtype([("digest", "u1", (16,)), ("height", "<u4"), ("width", "<u4"), ("flaw", "u1")])
 """What is kept of an image: a digest of its decoded pixels, its size, and 1 + its place in FLAWS, or 0."""
-WORKERS = min(16, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+WORKERS = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 _BLOCK_BYTES = 2**20
 _LARGEST_BLOCK = 256
 

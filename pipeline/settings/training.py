@@ -57,7 +57,8 @@ class Train(Section):
     faster; results differ in their last bits."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format in which the networks compute; losses are always computed in fp32. `auto` is bf16 if the processor
-    supports it, else fp32."""
+    or GPU supports it, else fp32. fp32 is IEEE single precision on a GPU too, never TF32. Evaluation always computes in
+    fp32."""
     select: Literal["last", "best"] = "last"
     """Which epoch is shipped: the last one, or the best one on the validation split (never on the test split)."""
     processes: Positive = 1

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PARENT = "PUPIL_PARENT"
 """Environment variable: the process id of a parent without which the work is for nobody."""
+LOOK_S = 1.0
+"""Between two looks at the parent, where the system does not tell of its end."""
 # The number of PR_SET_PDEATHSIG in Linux's prctl.h.
 _SET_PARENT_DEATH_SIGNAL = 1
 
@@ -55,7 +58,7 @@ def listen() -> Iterator[StopRequest]:
 def stop_with_parent() -> None:
     """Let the system send SIGTERM when the process that PARENT names ends, even by SIGKILL; nothing where none is.
 
-    Otherwise this one would go on, and write where a second attempt writes. Linux alone can do this.
+    Otherwise this one would go on, and write where a second attempt writes.
     """
     parent = os.environ.pop(PARENT, None)
     if parent is not None:
@@ -63,9 +66,16 @@ def stop_with_parent() -> None:
 
 
 def follow(parent: int, number: signal.Signals) -> None:
-    """Let the system send `number` to this process when `parent`, which started it, ends; nothing but on Linux."""
+    """Send `number` to this process when `parent`, which started it, ends: Linux does so, elsewhere a thread looks."""
     if not sys.platform.startswith("linux"):
+        threading.Thread(target=_watch, args=(parent, number), name="follow", daemon=True).start()
         return
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(number))
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+def _watch(parent: int, number: signal.Signals) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+    os.kill(os.getpid(), number)

@@ -46,9 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seed of the pixels, the order and the intervals (default 0)",
     )
     parser.add_argument(
-        "--device", choices=["auto", "cpu"], default="auto", help="auto uses the GPU if there is one (default auto)"
-    )
-    parser.add_argument(
         "--thread-counts",
         type=shared.whole(1, 1_000_000),
         nargs="+",
@@ -80,11 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Print tables; with --json, also write what they show, machine and versions there."""
     paths, threads, seed = arguments.models, arguments.threads, arguments.seed
-    cards = [OnnxClassifier(path, threads).card for path in paths]
+    cards = [OnnxClassifier(path, device="cpu").card for path in paths]
     names = [card.name for card in cards]
     if len(set(names)) < len(names):
         names = [f"{name}#{position}" for position, name in enumerate(names, 1)]
-    device = best_device(paths[0]) if arguments.device == "auto" else "cpu"
+    device = best_device(paths[0]) if arguments.device == "auto" else arguments.device
     generator = numpy.random.default_rng(seed)
     candidates = [
         Candidate(
@@ -123,6 +120,7 @@ def main(arguments: argparse.Namespace) -> None:
         "machine": machine.describe()
         | {"packages": {"onnxruntime": onnxruntime.__version__, "numpy": numpy.__version__}},
         "load_average": load,
+        "device": device,
         "threads": threads,
         "seed": seed,
         "batches": batches,

@@ -121,6 +121,7 @@ def main(arguments: argparse.Namespace) -> None:
         https=_tls_files(arguments.tls_certificate, arguments.tls_key),
         access_log=arguments.access_log,
         samples=arguments.samples,
+        device=arguments.device,
     )
     host, port = arguments.host, arguments.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -44,6 +44,13 @@ class Metrics:
         self.model_requests = Counter(
             "pupil_model_requests", "Requests to a model, by status.", ["model", "status"], registry=registry
         )
+        self.provider = Gauge(
+            "pupil_model_provider",
+            "1 for the execution provider of ONNX Runtime that computes a model.",
+            ["model", "provider"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.request_seconds = Histogram(
             "pupil_request_seconds",
             "From the header of a request to the end of its answer.",

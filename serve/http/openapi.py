@@ -214,7 +214,7 @@ def _schemas() -> Json:
                 "platform": _TEXT,
                 "inputs": {"type": "array", "items": _object(tensor_of)},
                 "outputs": {"type": "array", "items": _object(tensor_of)},
-                "parameters": _object({"labels": _NAMES}),
+                "parameters": _object({"labels": _NAMES, "provider": _TEXT}),
             }
         ),
         "Index": {

@@ -97,7 +97,7 @@ def metadata(model: OnnxClassifier) -> dict[str, Any]:
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [-1, size, size, 3]}],
         "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, num_classes]} for name in OUTPUTS],
-        "parameters": {"labels": list(model.card.labels)},
+        "parameters": {"labels": list(model.card.labels), "provider": model.provider},
     }
 
 

@@ -31,7 +31,7 @@ class Repository:
     def __init__(self, models: Mapping[str, OnnxClassifier], batching: Batching, metrics: Metrics) -> None:
         self._batching = batching
         self._metrics = metrics
-        self._files = {name: (model.path, model.threads) for name, model in models.items()}
+        self._files = {name: (model.path, model.threads, model.device) for name, model in models.items()}
         self._why_not: dict[str, str] = {}  # a model is not loaded
         self._changing = asyncio.Lock()
         self.batchers = {name: self._batcher(model) for name, model in models.items()}
@@ -63,8 +63,8 @@ class Repository:
         Raises ServeError if it is not usable; the model stays as it was.
         """
         async with self._changing:  # two copies of a model in memory at most
-            path, threads = self._files[name]
-            batcher = self._batcher(await asyncio.to_thread(OnnxClassifier, path, threads))
+            path, threads, device = self._files[name]
+            batcher = self._batcher(await asyncio.to_thread(OnnxClassifier, path, threads, device))
             if batcher.model.card.name != name:
                 raise ServeError(
                     f"{path} was the model {name!r}, and is {batcher.model.card.name!r} now; start the server again to "
@@ -89,6 +89,7 @@ class Repository:
         await asyncio.gather(*(batcher.close() for batcher in self.batchers.values()))
 
     def _batcher(self, model: OnnxClassifier) -> Batcher:
+        self._metrics.provider.labels(model.card.name, model.provider).set(1)
         return Batcher(model, self._batching, self._metrics.of_model(model.card.name))
 
 

@@ -30,6 +30,7 @@ from serve.http.limits import Limits
 from serve.http.repository import Repository
 from serve.http.tokens import Digest
 from serve.model.classifier import OnnxClassifier
+from serve.model.devices import Device
 
 _LOG = logging.getLogger("serve.http.server")
 _IDLE_GRACE_S = 0.5
@@ -53,13 +54,14 @@ class Settings:
     origins: tuple[str, ...] = ()  # of other pages that may use the server
     https: tls.Files | None = None
     samples: Path | None = None  # a prepared split for the demo page
+    device: Device = "auto"
 
 
 def load(settings: Settings) -> dict[str, OnnxClassifier]:
     """The models by the names on their cards. Raises ServeError."""
     models: dict[str, OnnxClassifier] = {}
     for path in settings.paths:
-        model = OnnxClassifier(path, settings.threads)
+        model = OnnxClassifier(path, settings.threads, settings.device)
         if model.card.name in models:
             raise ServeError(
                 f"{path} is named {model.card.name!r} like a model before it; serve one of them at a time."
@@ -234,7 +236,10 @@ def _within_open_files(limits: Limits) -> Limits:
     if allowed == resource.RLIM_INFINITY or allowed >= wanted:
         return limits
     allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    except ValueError:  # macOS has a bound of its own below an unlimited one
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if allowed == wanted:
         return limits
     room = max(1, allowed - others)

@@ -1,8 +1,9 @@
-"""Resident memory of a server and its workers while it is under load, from /proc."""
+"""Resident memory of a server and its workers while it is under load."""
 
 import math
-from pathlib import Path
 from statistics import median
+
+import psutil
 
 from serve.errors import ServeError
 
@@ -15,18 +16,22 @@ class Memory:
     Pages that processes share, such as libraries, count for each of them. Raises ServeError if there is no process.
     """
 
-    def __init__(self, pid: int, proc: Path = Path("/proc")) -> None:
-        self._pid, self._proc = pid, proc
+    def __init__(self, pid: int) -> None:
         self._samples: list[tuple[float, int]] = []
-        if not (proc / str(pid) / "status").is_file():
+        try:
+            self._process = psutil.Process(pid)
+        except psutil.NoSuchProcess as error:
             raise ServeError(
-                f"There is no process {pid} on this machine; --pid takes the server's process id, and works on Linux "
-                "only."
-            )
+                f"There is no process {pid} on this machine; --pid takes the process id of the server."
+            ) from error
 
     def sample(self, elapsed_s: float) -> None:
         """Take a sample; none once the process has ended."""
-        if total := sum(self._resident_bytes(pid) for pid in self._family(self._pid)):
+        try:
+            family = [self._process, *self._process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        if total := sum(map(_resident_bytes, family)):
             self._samples.append((elapsed_s, total))
 
     def to_dict(self) -> dict[str, object]:
@@ -36,7 +41,7 @@ class Memory:
         # A hundred points say as much as the thousands of a long run.
         step = math.ceil(len(sizes) / 100) or 1
         return {
-            "pid": self._pid,
+            "pid": self._process.pid,
             "first_bytes": sizes[0] if sizes else None,
             "last_bytes": sizes[-1] if sizes else None,
             "max_bytes": max(sizes, default=None),
@@ -44,22 +49,9 @@ class Memory:
             "samples": [[round(elapsed_s, 1), size] for elapsed_s, size in self._samples[::step]],
         }
 
-    def _family(self, pid: int) -> list[int]:
-        family = [pid]
-        for children in (self._proc / str(pid) / "task").glob("*/children"):
-            for child in _read(children).split():
-                family += self._family(int(child))
-        return family
 
-    def _resident_bytes(self, pid: int) -> int:
-        for line in _read(self._proc / str(pid) / "status").splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        return 0
-
-
-def _read(path: Path) -> str:
+def _resident_bytes(process: psutil.Process) -> int:
     try:
-        return path.read_text()
-    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-        return ""
+        return int(process.memory_info().rss)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it has ended meanwhile
+        return 0

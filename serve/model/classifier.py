@@ -1,15 +1,16 @@
 """An exported model as a function: uint8 pixels in, class probabilities out."""
 
-import ctypes
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime  # type: ignore[import-untyped]
 
-from serve.errors import InputError, ModelError, ServeError
+from serve.errors import InputError, ModelError
+from serve.model import devices
 from serve.model.card import Card
+from serve.model.devices import Device
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -20,30 +21,29 @@ class OnnxClassifier:
 
     path       the .onnx file
     threads    threads that compute one call on the CPU, at least 1
-    providers  ONNX Runtime execution providers, best first; None takes CUDA where a GPU answers, else the CPU
+    device     "cpu", "cuda", or "auto", which takes a GPU if there is one that can be used
 
-    path, threads  as they were given
+    path, threads, device  as they were given
     card       what the file says about itself
-    provider   the execution provider that really runs it, which need not be the first one asked for
+    provider   the execution provider of ONNX Runtime that runs it
     file_bytes the size of the file
 
-    Raises ModelError if the file is no usable Pupil model, ServeError for a provider this ONNX Runtime does not have.
+    Raises ModelError if the file is no usable Pupil model, ServeError for "cuda" where it cannot be used.
     """
 
     card: Card
     provider: str
     file_bytes: int
 
-    def __init__(self, path: Path, threads: int = 1, providers: tuple[str, ...] | None = None) -> None:
+    def __init__(self, path: Path, threads: int = 1, device: Device = "auto") -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
-        self.path, self.threads = path, threads
+        self.path, self.threads, self.device = path, threads, device
         try:
             content = _content(path)
             # Before anything else reads the bytes, and the session is opened from these very ones.
             self.card = Card.of_file(content)
-            chosen = _default_providers() if providers is None else _known(providers)
-            self._session = _open(content, threads, chosen)
+            self._session = _open(content, threads, devices.providers(device))
             _check_signature(self._session, self.card)
         except ModelError as error:
             raise ModelError(
@@ -51,6 +51,7 @@ class OnnxClassifier:
             ) from error
         self.file_bytes = path.stat().st_size
         self.provider = self._session.get_providers()[0]
+        devices.check(device, self.provider)
 
     def __call__(self, pixels: Pixels) -> Floats:
         """(N, H, W, 3) uint8 pixels -> (N, K) probabilities, each row summing to 1. Raises InputError."""
@@ -83,49 +84,16 @@ def _content(path: Path) -> bytes:
         raise ModelError(f"it cannot be read ({error.strerror})") from error
 
 
-def _open(content: bytes, threads: int, providers: tuple[str, ...]) -> onnxruntime.InferenceSession:
+def _open(content: bytes, threads: int, providers: list[Any]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning threads make one call faster and every neighbour slower, a second session in this process included.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(content, options, providers=list(providers))
+        return onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors share no base class below Exception
         raise ModelError(f"ONNX Runtime cannot load it ({' '.join(str(error).split())})") from error
-
-
-def _known(providers: tuple[str, ...]) -> tuple[str, ...]:
-    # ONNX Runtime would only warn, and run somewhere else.
-    available = onnxruntime.get_available_providers()
-    for name in providers:
-        if name not in available:
-            raise ServeError(f"This ONNX Runtime has no provider {name!r}; it has {', '.join(available)}.")
-    return providers
-
-
-@cache
-def _default_providers() -> tuple[str, ...]:
-    """CUDA before the CPU if the driver shows a device, else the CPU alone.
-
-    ONNX Runtime lists CUDA on every machine and prints errors where it is asked for in vain; the driver itself knows,
-    also inside containers and under CUDA_VISIBLE_DEVICES.
-    """
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or _num_cuda_devices() == 0:
-        return ("CPUExecutionProvider",)
-    onnxruntime.preload_dlls()  # finds the CUDA libraries that came as Python packages
-    return ("CUDAExecutionProvider", "CPUExecutionProvider")
-
-
-def _num_cuda_devices() -> int:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
 
 
 def _check_signature(session: onnxruntime.InferenceSession, card: Card) -> None:

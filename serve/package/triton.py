@@ -66,7 +66,7 @@ def read_cards(paths: Sequence[Path]) -> dict[Path, Card]:
     """The cards of models that can be served side by side. Raises ModelError, or ServeError for two of one name."""
     cards: dict[Path, Card] = {}
     for path in paths:
-        card = OnnxClassifier(path, providers=("CPUExecutionProvider",)).card
+        card = OnnxClassifier(path, device="cpu").card
         if any(card.name == other.name for other in cards.values()):
             raise ServeError(
                 f"{path} has the same name as a model before it, {card.name!r}; package one of them at a time."

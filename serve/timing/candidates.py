@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 
-from serve.errors import ServeError
+from serve.model import devices
 from serve.model.classifier import Floats, OnnxClassifier, Pixels
 
 Call = Callable[[Pixels], object]
 Make = Callable[[Path, int, str], Call]
 """(file, threads, device "cpu" or "cuda") -> what answers; a function of a module, so that a new process finds it."""
 
-_GPU = "CUDAExecutionProvider"
 _FORMATS = {"cpu": "int8", "cuda": "fp16"}
 """The smaller number format that ONNX Runtime computes in on a device; others would be cast back and forth."""
 
@@ -78,18 +77,15 @@ class Bound:
 
 
 def open_onnx(path: Path, threads: int, device: str) -> Call:
-    """An exported file in ONNX Runtime. Raises ServeError where "cuda" was asked for and ONNX Runtime took the CPU."""
+    """An exported file in ONNX Runtime. Raises ServeError for "cuda" where it cannot be used."""
     if device == "cpu":
-        return OnnxClassifier(path, threads, ("CPUExecutionProvider",))
-    classifier = OnnxClassifier(path, threads)
-    if classifier.provider != _GPU:
-        raise ServeError(f"{path} was to run on the GPU, but ONNX Runtime runs it by {classifier.provider}.")
-    return Bound(classifier, device)
+        return OnnxClassifier(path, threads, "cpu")
+    return Bound(OnnxClassifier(path, threads, "cuda"), device)
 
 
 def best_device(path: Path) -> str:
     """The GPU ("cuda") if ONNX Runtime really runs the file there, else "cpu": a session knows, a list does not."""
-    return "cuda" if OnnxClassifier(path).provider == _GPU else "cpu"
+    return "cuda" if OnnxClassifier(path).provider == devices.CUDA else "cpu"
 
 
 def usable(folder: Path | None, device: str) -> tuple[dict[str, Path], dict[str, str]]:

@@ -37,9 +37,14 @@ Record = dict[str, Any]
 Issue = Callable[[list[Any]], None]
 
 
+def is_installed() -> bool:
+    """It has no wheel for every system."""
+    return find_spec("mlperf_loadgen") is not None
+
+
 def require() -> None:
     """Raise ServeError unless LoadGen is installed."""
-    if find_spec("mlperf_loadgen") is None:
+    if not is_installed():
         raise ServeError(
             "LoadGen is not installed here. Install the package mlcommons-loadgen, or leave LoadGen out: do not give "
             "--loadgen, or set benchmark.loadgen to null."

@@ -120,7 +120,7 @@ def test_evaluation_sees_torchvisions_centre_crop_in_torch_and_in_onnx(stored_px
     whole = split(stored_px)
     expected = reference.center_crop(torch.from_numpy(whole.images).permute(0, 3, 1, 2), [SEEN, SEEN])
     images = torch.cat([batch for batch, _ in Feed(whole, tiny.NORMALIZATION, tiny.CPU).eval_batches(5)])
-    assert torch.equal(images, augment.normalize(expected.permute(0, 2, 3, 1), tiny.NORMALIZATION))
+    assert torch.equal(images, tiny.normalized(expected.permute(0, 2, 3, 1)))
     logits = gate.predict(tiny_onnx.build(SEEN), whole, 5).numpy()
     np.testing.assert_allclose(
         logits, tiny_onnx.expected_logits(expected.permute(0, 2, 3, 1).numpy()), rtol=1e-4, atol=1e-4

@@ -59,7 +59,7 @@ def test_normalised_images_have_the_stated_statistics() -> None:
     pixels = torch.from_numpy(tiny.split(64).images)
     scaled = pixels.double().div(255).flatten(0, 2)
     n = Normalization(mean=tuple(scaled.mean(0).tolist()), std=tuple(scaled.std(0, correction=0).tolist()))
-    images = augment.normalize(pixels, n)
+    images = tiny.normalized(pixels, n)
     assert images.shape == (64, 3, tiny.IMAGE_PX, tiny.IMAGE_PX)
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(images.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
@@ -111,5 +111,5 @@ def test_views_are_those_of_the_first_epochs_of_seed_0() -> None:
 def test_evaluation_sees_every_image_unaugmented_in_order() -> None:
     feed = tiny.feed(50)
     batches = list(feed.eval_batches(16))
-    expected = augment.normalize(torch.from_numpy(tiny.split(50).images), tiny.NORMALIZATION)
+    expected = tiny.normalized(torch.from_numpy(tiny.split(50).images))
     assert torch.equal(torch.cat([images for images, _ in batches]), expected)

@@ -12,8 +12,6 @@ from serve.model.classifier import OnnxClassifier
 from tests import tiny
 from tests.models.test_checkpoint import header
 
-CPU = ("CPUExecutionProvider",)
-
 
 @pytest.fixture(scope="module", params=["resnet8", "wrn_16_1"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[export.Servable, Path]:
@@ -27,14 +25,14 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_parity_on_images_at_three_batch_sizes(exported: tuple[export.Servable, Path]) -> None:
     servable, path = exported
-    classifier = OnnxClassifier(path, providers=CPU)
+    classifier = OnnxClassifier(path, device="cpu")
     records = export.check_parity(servable, classifier.outputs, tiny.split(64).images, (1, 3, 64), 1e-5)
     assert [r["batch_size"] for r in records] == [1, 3, 64]
     assert all(r["top1_equal"] for r in records)
 
 
 def test_parity_fails_where_the_file_computes_something_else(exported: tuple[export.Servable, Path]) -> None:
-    classifier = OnnxClassifier(exported[1], providers=CPU)
+    classifier = OnnxClassifier(exported[1], device="cpu")
     other = export.Servable(tiny.network("resnet8", seed=9).eval(), tiny.NORMALIZATION)
     with pytest.raises(ParityError, match=r"at batch 3 .* differ from torch's by up to"):
         export.check_parity(other, classifier.outputs, tiny.split(8).images, (3,), 1e-4)
@@ -50,7 +48,7 @@ def test_the_servable_normalises_as_training_does() -> None:
 
 
 def test_the_card_travels_in_the_file(exported: tuple[export.Servable, Path]) -> None:
-    card = OnnxClassifier(exported[1], providers=CPU).card
+    card = OnnxClassifier(exported[1], device="cpu").card
     assert card.labels == tiny.card().labels
     assert (card.image_px, card.resize_px, card.method, card.metrics["top1"]) == (16, 20, "kd", 12.5)
     assert card.mean == tiny.NORMALIZATION.mean
@@ -58,7 +56,7 @@ def test_the_card_travels_in_the_file(exported: tuple[export.Servable, Path]) ->
 
 def test_the_same_network_exports_to_the_same_bytes(exported: tuple[export.Servable, Path], tmp_path: Path) -> None:
     servable, path = exported
-    classifier = OnnxClassifier(path, providers=CPU)
+    classifier = OnnxClassifier(path, device="cpu")
     again = tmp_path / "again.onnx"
     arch = classifier.card.arch
     export.write_onnx(servable, export.make_card("student", servable.model, header(arch), {"top1": 12.5}), again, 20)

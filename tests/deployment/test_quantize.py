@@ -178,7 +178,7 @@ def test_half_precision_agrees_and_its_probabilities_sum_to_one(model: onnx.Mode
     path = tmp_path / "student.fp16.onnx"
     card = export.make_card("student_fp16", tiny.network("resnet8"), header("resnet8"), {}) | {"precision": "fp16"}
     onnx_file.write(quantize.half(model), card, path)
-    probabilities, came = OnnxClassifier(path, providers=("CPUExecutionProvider",)).outputs(SPLIT.images)
+    probabilities, came = OnnxClassifier(path, device="cpu").outputs(SPLIT.images)
     expected = logits(model)
     np.testing.assert_allclose(came, expected, atol=0.02)
     np.testing.assert_allclose(probabilities, torch.from_numpy(came).softmax(1), atol=1e-6)
@@ -291,7 +291,7 @@ def test_an_accepted_student_is_deployed(model: onnx.ModelProto, tmp_path: Path)
         int8["size_bytes"],
         True,
     )
-    card = OnnxClassifier(path, providers=("CPUExecutionProvider",)).card
+    card = OnnxClassifier(path, device="cpu").card
     assert (card.name, card.precision) == ("student_int8", "int8")
     assert card.metrics["top1"] == int8["test"]["top1"]
     against = int8["against_teacher"]

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.devices import distributed, synced_norm
 from pipeline.evaluation import metrics
@@ -137,6 +139,30 @@ def test_a_norm_of_two_processes_is_the_norm_of_the_whole_batch(both: list[dict[
     for key, expected in batch_norms().items():
         for came in both:
             torch.testing.assert_close(came[key], expected, rtol=1e-5, atol=1e-4, msg=key)
+
+
+def test_the_gradient_hands_cuda_the_statistics_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's kernel takes the mean and the inverse deviation that the forward used; the CPU's takes the others."""
+    seen = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.native_batch_norm_backward.default:
+                seen.append(args)
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(distributed, "gather", lambda parts: parts)
+    monkeypatch.setattr(synced_norm.dist, "all_reduce", lambda sums: None)
+    maps = torch.randn(4, 3, 5, 5).requires_grad_()
+    with Watching():
+        normed = synced_norm._batch_norm(maps, None, None, training=True)
+        normed.square().sum().backward()
+    mean, inverse_std = seen[0][5:7]
+    torch.testing.assert_close(mean, maps.detach().mean((0, 2, 3)))
+    torch.testing.assert_close(inverse_std, (maps.detach().var((0, 2, 3), correction=0) + 1e-5).rsqrt())
+    plain = maps.detach().clone().requires_grad_()
+    functional.batch_norm(plain, None, None, training=True).square().sum().backward()
+    torch.testing.assert_close(maps.grad, plain.grad, rtol=1e-3, atol=1e-5)
 
 
 def predictions() -> Tensor:

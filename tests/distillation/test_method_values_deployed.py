@@ -56,7 +56,7 @@ def onnx_computes(model: base.Classifier, path: Path) -> Card:
     header = make_header(model, tiny.card(), tiny.NORMALIZATION, "m", 0, {})
     servable = export.Servable(model, tiny.NORMALIZATION)
     export.write_onnx(servable, export.make_card("student", model, header, {}), path, 20)
-    classifier = OnnxClassifier(path, providers=("CPUExecutionProvider",))
+    classifier = OnnxClassifier(path, device="cpu")
     export.check_parity(servable, classifier.outputs, tiny.split(8).images, (1, 3, 8), 1e-5)
     assert classifier.card.num_parameters == base.num_parameters(model)
     return classifier.card

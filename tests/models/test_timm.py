@@ -246,7 +246,7 @@ def test_the_exported_file_computes_the_same(arch: str, tmp_path: Path) -> None:
     card = export.make_card("student", model, header(model), {"top1": 12.5})
     assert card["arch"] == arch
     export.write_onnx(servable, card, tmp_path / "m.onnx", 20)
-    classifier = OnnxClassifier(tmp_path / "m.onnx", providers=("CPUExecutionProvider",))
+    classifier = OnnxClassifier(tmp_path / "m.onnx", device="cpu")
     pixels = tiny.split(8, image_px=64).images
     records = export.check_parity(servable, classifier.outputs, pixels, (1, 3), 1e-5)
     assert all(record["top1_equal"] for record in records)

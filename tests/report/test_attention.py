@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from pipeline.data.augment import normalize
 from pipeline.distillation.base import Method, find
 from pipeline.distillation.blocks import thin
 from pipeline.evaluation import energy_maps
@@ -75,7 +74,7 @@ def test_afd_writes_its_mean_attention_after_every_epoch(trained: tuple[Method, 
         assert seen["images"] == 16
         np.testing.assert_allclose(np.sum(seen["weights"], 1), 1, atol=1e-5)
     drawn = torch.randperm(32, generator=torch.Generator().manual_seed(0))[:16]
-    images = normalize(torch.from_numpy(tiny.split(32, seed=1).images[drawn.numpy()]), tiny.NORMALIZATION)
+    images = tiny.normalized(torch.from_numpy(tiny.split(32, seed=1).images[drawn.numpy()]))
     last = torch.tensor(result.history[-1]["attention"]["weights"], dtype=torch.float64)
     torch.testing.assert_close(last, by_hand(method, images), rtol=1e-4, atol=1e-5)
     assert (last - 1 / 3).abs().max() > 0.01, "a uniform attention would hide a wrong order"

@@ -16,7 +16,7 @@ import pytest
 from tests import tiny_onnx
 
 ROOT = Path(__file__).parents[2]
-LOCK = ROOT / "requirements-serve.lock"
+LOCK, GPU_LOCK = ROOT / "requirements-serve.lock", ROOT / "requirements-serve-gpu.lock"
 UV = ROOT / ".venv/uv/bin/uv"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
@@ -45,8 +45,9 @@ def wanted_by(path: Path) -> dict[str, set[str]]:
     return wanted
 
 
-def test_the_lock_is_the_part_of_the_great_lock_that_serving_needs() -> None:
-    small, great = pins(LOCK), pins(ROOT / "requirements.lock")
+@pytest.mark.parametrize("lock", [LOCK, GPU_LOCK])
+def test_a_lock_is_the_part_of_the_great_lock_that_serving_needs(lock: Path) -> None:
+    small, great = pins(lock), pins(ROOT / "requirements.lock")
     versions = {line.partition(" ;")[0]: hashes for line, hashes in great.items()}
     for line, hashes in small.items():
         pinned = line.partition(" ;")[0]
@@ -55,27 +56,30 @@ def test_the_lock_is_the_part_of_the_great_lock_that_serving_needs() -> None:
     assert not {"torch", "dvc", "onnx", "timm"} & {line.partition("==")[0] for line in small}
 
 
-def test_the_lock_holds_the_group_and_what_it_needs() -> None:
+@pytest.mark.parametrize(("lock", "group"), [(LOCK, "serve"), (GPU_LOCK, "serve-gpu")])
+def test_a_lock_holds_the_group_and_what_it_needs(lock: Path, group: str) -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
-    names = {re.split(r"[\[<>=~!]", requirement)[0] for requirement in groups["serve"]}
-    wanted = wanted_by(LOCK)
-    of_group = {name for name, reasons in wanted.items() if any(reason.endswith(":serve)") for reason in reasons)}
+    requirements = [requirement for requirement in groups[group] if isinstance(requirement, str)]
+    names = {re.split(r"[\[<>=~!]", requirement)[0] for requirement in (*groups["serve-any"], *requirements)}
+    wanted, own = wanted_by(lock), tuple(f":{each})" for each in (group, "serve-any"))
+    of_group = {name for name, reasons in wanted.items() if any(reason.endswith(own) for reason in reasons)}
     assert of_group == names
     for name, reasons in wanted.items():
-        assert any(reason.endswith(":serve)") or reason in wanted for reason in reasons), f"{name} is there for nothing"
+        assert any(reason.endswith(own) or reason in wanted for reason in reasons), f"{name} is there for nothing"
 
 
 def test_the_image_copies_what_exists_and_installs_the_lock() -> None:
     lines = [line for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
     copied = [source for line in lines if line.startswith("COPY ") for source in shlex.split(line)[1:-1]]
-    assert copied == [LOCK.name, "LICENSE", "serve/"]
+    assert copied == [LOCK.name, GPU_LOCK.name, "LICENSE", "serve/"]
     assert all((ROOT / source).exists() for source in copied)
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     # Everything is left out but these, so that the image cannot take in weights or secrets of the checkout.
     assert "*" in ignored
     assert {line[1:] for line in ignored if line.startswith("!")} == {source.rstrip("/") for source in copied}
     installs = [line for line in lines if "install" in line]
-    assert installs == ["RUN pip install --no-cache-dir --require-hashes -r requirements-serve.lock"]
+    assert installs == ['RUN pip install --no-cache-dir --require-hashes -r "$LOCK"']
+    assert f"ARG LOCK={LOCK.name}" in lines
     order = [line.split()[0] for line in lines]
     assert order.index("USER") < order.index("ENTRYPOINT")
     (user,) = [line.split()[1] for line in lines if line.startswith("USER ")]

@@ -67,6 +67,12 @@ def test_version_is_that_of_the_project() -> None:
     assert f'\nversion = "{VERSION}"\n' in project
 
 
+def test_the_metrics_name_the_provider_that_computes(client: TestClient, models: dict[str, OnnxClassifier]) -> None:
+    text = client.get("/metrics").text
+    for name, model in models.items():
+        assert f'pupil_model_provider{{model="{name}",provider="{model.provider}"}} 1.0' in text
+
+
 def test_model_metadata(client: TestClient, models: dict[str, OnnxClassifier]) -> None:
     assert client.get("/v2/models/teacher").json() == {
         "name": "teacher",
@@ -77,7 +83,7 @@ def test_model_metadata(client: TestClient, models: dict[str, OnnxClassifier]) -
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, 5]},
             {"name": "logits", "datatype": "FP32", "shape": [-1, 5]},
         ],
-        "parameters": {"labels": list(models["teacher"].card.labels)},
+        "parameters": {"labels": list(models["teacher"].card.labels), "provider": models["teacher"].provider},
     }
 
 

@@ -21,7 +21,7 @@ class Watched(OnnxClassifier):
     """A real model that notes the size of every batch and computes none while its gate is shut."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, providers=("CPUExecutionProvider",))
+        super().__init__(path, device="cpu")
         self.sizes: list[int] = []
         self.gate = threading.Event()
         self.gate.set()

@@ -65,9 +65,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxClassifier]:
     folder = tmp_path_factory.mktemp("onnx")
     return {
-        name: OnnxClassifier(
-            tiny_onnx.write(folder / f"{name}.onnx", name, seed=seed), providers=("CPUExecutionProvider",)
-        )
+        name: OnnxClassifier(tiny_onnx.write(folder / f"{name}.onnx", name, seed=seed), device="cpu")
         for seed, name in enumerate(("student", "teacher"))
     }
 
@@ -144,7 +142,7 @@ def test_a_sample_is_answered_as_evaluation_would(tmp_path: Path) -> None:
     folder = write_split(tmp_path / "data", image_px=8, storage_px=11)
     path = tmp_path / "student.onnx"
     onnx_file.write(tiny_onnx.build(), tiny_onnx.card("student", LABELS, 8, 11), path)
-    model = OnnxClassifier(path, providers=("CPUExecutionProvider",))
+    model = OnnxClassifier(path, device="cpu")
     split = arrays.Split.load(folder.parent, "test", cards.load(folder.parent))
     answers = model(split.central_reader()(np.arange(len(split))))
     with TestClient(create_app({"student": model}, samples=demo.load_samples(folder, LABELS))) as client:

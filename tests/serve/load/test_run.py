@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import uvicorn
 
@@ -22,6 +23,7 @@ from benchmarks.serving import served
 from serve.errors import ServeError
 from serve.http.app import create_app
 from serve.load import knee, open_loop
+from serve.load import memory as memory_module
 from serve.load import run as load
 from serve.load.alarm import Alarm
 from serve.load.memory import Memory
@@ -351,13 +353,11 @@ def test_memory_is_that_of_the_process_and_its_children() -> None:
         Memory(process.pid)
 
 
-def test_growth_is_from_the_first_fifth_to_the_last(tmp_path: Path) -> None:
-    status = tmp_path / "7/status"
-    status.parent.mkdir()
-    status.touch()
-    memory = Memory(7, tmp_path)
+def test_growth_is_from_the_first_fifth_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(os.getpid())
+    monkeypatch.setattr(psutil.Process, "children", lambda process, recursive: [])
     for second in range(1000):
-        status.write_text(f"Name:\tserve\nVmRSS:\t{1000 + second} kB\n")
+        monkeypatch.setattr(memory_module, "_resident_bytes", lambda process, kib=1000 + second: kib * 1024)
         memory.sample(float(second))
     content: Any = memory.to_dict()
     assert (content["first_bytes"], content["last_bytes"], content["max_bytes"]) == (1_024_000, 2_046_976, 2_046_976)

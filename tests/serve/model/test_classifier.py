@@ -12,17 +12,17 @@ from onnx import TensorProto, helper
 
 from pipeline.deployment import onnx_file
 from serve.errors import InputError, ModelError, ServeError
+from serve.model import devices
 from serve.model.card import Card
 from serve.model.classifier import OnnxClassifier
 from tests import tiny_onnx
 
-CPU = ("CPUExecutionProvider",)
 CARD = tiny_onnx.card() | {"graph_sha256": "2" * 64}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> OnnxClassifier:
-    return OnnxClassifier(tiny_onnx.write(tmp_path_factory.mktemp("onnx") / "student.onnx"), providers=CPU)
+    return OnnxClassifier(tiny_onnx.write(tmp_path_factory.mktemp("onnx") / "student.onnx"), device="cpu")
 
 
 def pixels(n: int, size: int = 8, seed: int = 0) -> np.ndarray:
@@ -32,7 +32,7 @@ def pixels(n: int, size: int = 8, seed: int = 0) -> np.ndarray:
 def refusal(path: Path) -> str:
     """The ModelError's message, once it is known to be one paragraph that names the file."""
     with pytest.raises(ModelError) as caught:
-        OnnxClassifier(path, providers=CPU)
+        OnnxClassifier(path, device="cpu")
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
@@ -64,7 +64,7 @@ def test_threads_do_not_mix_their_answers(model: OnnxClassifier) -> None:
 
 
 def test_one_class_is_a_classifier(tmp_path: Path) -> None:
-    model = OnnxClassifier(tiny_onnx.write(tmp_path / "one.onnx", num_classes=1), providers=CPU)
+    model = OnnxClassifier(tiny_onnx.write(tmp_path / "one.onnx", num_classes=1), device="cpu")
     np.testing.assert_array_equal(model(pixels(2)), [[1.0], [1.0]])
 
 
@@ -78,9 +78,10 @@ def test_default_provider_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFi
     assert capfd.readouterr() == ("", "")
 
 
-def test_unknown_provider_is_refused_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(ServeError, match=r"'AbacusExecutionProvider'; it has .*CPUExecutionProvider"):
-        OnnxClassifier(tiny_onnx.write(tmp_path / "student.onnx"), providers=("AbacusExecutionProvider",))
+def test_cuda_that_cannot_be_used_is_refused_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_missing", lambda: "there is no GPU")
+    with pytest.raises(ServeError, match=r"CUDA cannot be used here: there is no GPU\."):
+        OnnxClassifier(tiny_onnx.write(tmp_path / "student.onnx"), device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_cards_of_any_length_are_found(tmp_path: Path, length: int) -> None:
     path = tmp_path / "model.onnx"
     labels = ("a", "b", "\u00fc" * length)
     onnx_file.write(tiny_onnx.build(), tiny_onnx.card(labels=labels), path)
-    assert OnnxClassifier(path, providers=CPU).card.labels == labels
+    assert OnnxClassifier(path, device="cpu").card.labels == labels
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_shapes_that_contradict_the_card(tmp_path: Path, card: dict[str, object]
     path = tmp_path / "model.onnx"
     onnx_file.write(tiny_onnx.build(), card, path)
     with pytest.raises(ModelError, match=complaint):
-        OnnxClassifier(path, providers=CPU)
+        OnnxClassifier(path, device="cpu")
 
 
 def test_frozen_batch_axis_is_refused(tmp_path: Path) -> None:

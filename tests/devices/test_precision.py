@@ -1,0 +1,36 @@
+"""What the precisions of params.yaml mean on processors and GPUs that are not here."""
+
+import pytest
+import torch
+
+from pipeline.devices import precision
+from pipeline.system.errors import ParamsError
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_auto_is_bf16_where_a_gpu_computes_in_it_itself(has_bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(including_emulation: bool = True) -> bool:
+        return including_emulation or has_bf16
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
+    assert precision.computes_in_bf16(GPU, "auto") is has_bf16
+    assert precision.computes_in_bf16(GPU, "fp32") is False
+    if not has_bf16:
+        with pytest.raises(ParamsError, match=r"which this GPU cannot compute in\. Set it to auto"):
+            precision.computes_in_bf16(GPU, "bf16")
+
+
+def test_a_torch_without_onednn_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert precision.computes_in_bf16(CPU, "auto") is False
+    with pytest.raises(ParamsError, match="which this processor cannot compute in"):
+        precision.computes_in_bf16(CPU, "bf16")
+
+
+def test_float32_is_ieee_on_a_gpu() -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    precision.best_device()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

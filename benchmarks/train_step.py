@@ -27,6 +27,7 @@ from benchmarks.plain import Images, PlainLoop
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed, num_batches
 from pipeline.devices.memory import keep_freed_memory
+from pipeline.devices.precision import computes_in_bf16
 from pipeline.distillation.base import Batch
 from pipeline.system import interruption
 from pipeline.system.files import write_json
@@ -76,8 +77,8 @@ def main() -> None:
 def matrix_peak(threads: int, size: int = 4096, times: int = 10) -> float:
     """GFLOP/s of a square matrix product in the precision that training computes in, the median of `times`."""
     torch.set_num_threads(threads)
-    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    a, b = (torch.randn(size, size).to(torch.bfloat16 if has_bf16 else torch.float32) for _ in range(2))
+    dtype = torch.bfloat16 if computes_in_bf16(CPU, "auto") else torch.float32
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(times + 2):
         started = time.perf_counter()
@@ -157,7 +158,7 @@ def _work(
         keep_freed_memory()
         method.place_on(CPU)
         if kind == "compiled":
-            method.compile()
+            engine.compile_for(method, CPU)
         optimizer = engine.make_optimizer(method.train(), SETTINGS)
         batch, stop = Batch(ready, labels, positions, 0.0, 0), interruption.StopRequest()
         schedule = Schedule(SETTINGS, num_batches(images, SETTINGS.batch_size, SETTINGS.drop_last))

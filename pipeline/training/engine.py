@@ -81,7 +81,7 @@ def fit(
     objective.begin(train.labels)
     objective.place_on(train.device)
     if settings.compile:
-        _compile(objective, train.device)
+        compile_for(objective, train.device)
     optimizer = make_optimizer(objective, settings)
     schedule = Schedule(settings, num_batches(len(train), settings.batch_size, settings.drop_last))
     average = Average(objective, settings.ema_decay)
@@ -144,8 +144,8 @@ def fit(
     return Result(progress.history, shipped)
 
 
-def _compile(objective: Method, device: torch.device) -> None:
-    """Let calls of `objective` run compiled; what it owns, and what it deploys, stays as it is."""
+def compile_for(objective: Method, device: torch.device) -> None:
+    """Let calls of `objective` run compiled; what it owns, and what it deploys, stays as it is. Raises ParamsError."""
     if distributed.world() > 1:
         raise ParamsError(
             "train.compile is true, which works with one process only. Set it to false, or start one process."

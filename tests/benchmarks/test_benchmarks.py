@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import augment as augment_benchmark
-from benchmarks import bare_epoch, kill, memory, step_profile, sweep, wrn_onnx
+from benchmarks import bare_epoch, gpu, kill, memory, step_profile, sweep, wrn_onnx
 from benchmarks import prepare as prepare_benchmark
 from benchmarks.plain import Images, PlainAttention, PlainLoop
 from pipeline.data.arrays import Split
@@ -25,6 +25,8 @@ from pipeline.models.base import MapShape
 from pipeline.preparation.prepare import prepare
 from pipeline.settings import params, presets
 from pipeline.settings.reading import parse
+from pipeline.system import registry
+from pipeline.training import engine
 from serve.model.classifier import OnnxClassifier
 from tests import tiny
 from tests.golden import G, fill
@@ -74,6 +76,19 @@ def _pair_by_pair(plain: PlainAttention, maps_s: list[Tensor], maps_t: list[Tens
             distances.append((functional.normalize(energy_s.flatten(1), dim=1) - energy_t).pow(2).mean(1))
         loss = loss + (torch.stack(logits, 1).softmax(1) * torch.stack(distances, 1)).sum(1).mean()
     return loss
+
+
+def test_the_gpu_benchmark_runs_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--device", "cpu", "--out", str(out)])
+    # Compiling takes half a minute a method, and is tried elsewhere.
+    monkeypatch.setattr(engine, "compile_for", lambda method, device: None)
+    gpu.main()
+    parts = json.loads(out.read_text())["parts"]
+    assert [part for part in parts.values() if "error" in part or "left_out" in part] == []
+    apart = [part["largest_relative_difference"] for name, part in parts.items() if name.startswith("values")]
+    assert apart == [0.0] * len(registry.names("pipeline.distillation"))
+    assert parts["steps tiny, afd, batch 16"]["plain"]["images_per_s"] > 0
 
 
 def test_the_plain_loop_trains_and_sees_every_image() -> None:

@@ -7,6 +7,7 @@ cache has to keep for these methods.
 """
 
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.settings import params as parameters
 from pipeline.sweep.rehearsal import rehearse
 from pipeline.system.files import sha256, write_json
 from pipeline.teaching import recall
+from pipeline.training.schedule import never_reached
 from serve import machine
 from stages import _run
 
@@ -29,6 +31,7 @@ def preflight(params: Path, out: Path) -> None:
     parameters.check_all(settings)
     needed = recall.needed(settings)
     rehearse(settings)
+    _say_what_is_never_reached(settings)
     for role, arch in (("teacher", settings.teacher.arch), ("student", settings.student.arch)):
         # A deployed student may be wrapped in `reused`, whatever its own family.
         code = {Path(module.__file__) for module in (family(arch), family("reused"))}
@@ -40,6 +43,18 @@ def preflight(params: Path, out: Path) -> None:
     write_json(out / "source.json", _source(settings.data.path, out / "source.json"))
     weights = settings.teacher.weights
     write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
+
+
+def _say_what_is_never_reached(settings: parameters.Params) -> None:
+    """Once in a run, where each of many trainings would say the same."""
+    for section, train in (("teacher.train", settings.teacher.train), ("distill.train", settings.distill.train)):
+        if late := never_reached(train):
+            print(
+                f"warning: {section} has {train.epochs} epochs and never reaches the milestone "
+                f"{' and '.join(f'{milestone:g}' for milestone in late)}, so that the learning rate does not drop "
+                "there. Train longer, or move it: below 1, a milestone is a fraction of the epochs.",
+                file=sys.stderr,
+            )
 
 
 def _source(path: str | None, earlier: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ augmented and normalised as one tensor, without worker processes.
 """
 
 from collections.abc import Iterator
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -61,19 +62,26 @@ class Feed:
         return augment.normalize(pixels, self.normalization)
 
     def train_batches(
-        self, settings: Augment, seed: int, epoch: int, batch_size: int, drop_last: bool, first: int = 0
+        self,
+        settings: Augment,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+        drop_last: bool,
+        first: int = 0,
+        fewest: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(images, labels, positions) of one epoch: a permutation drawn from (seed, epoch), each image augmented.
 
         From batch number `first` on: the later part of an epoch is the same without the earlier one. Where several
-        processes train, each gets its part of every batch.
+        processes train, each gets its part of every batch. `fewest` is as in `batch_ends`.
         """
         generator = torch.Generator().manual_seed(_mix(seed, epoch))
         order = torch.randperm(len(self), generator=generator).to(self.device)
         views = self.views(settings, seed, epoch, order)
-        for number in range(first, num_batches(len(self), batch_size, drop_last)):
-            start = number * batch_size
-            chosen = distributed.own(start, min(start + batch_size, len(self)))
+        ends = [0, *batch_ends(len(self), batch_size, drop_last, fewest)]
+        for start, end in islice(pairwise(ends), first, None):
+            chosen = distributed.own(start, end)
             positions = order[chosen]
             yield self.seen(settings, positions, views.of(chosen)), self.labels[positions], positions
 
@@ -102,15 +110,23 @@ def stays_on(device: torch.device, num_bytes: int) -> bool:
     return device.type == "cuda" and num_bytes <= torch.cuda.mem_get_info(device)[1] // 4
 
 
-def num_batches(images: int, batch_size: int, drop_last: bool) -> int:
+def batch_ends(images: int, batch_size: int, drop_last: bool, fewest: int = 1) -> list[int]:
+    """Where each batch of an epoch ends. A last one of less than `fewest` images goes with the batch before it."""
+    ends = list(range(batch_size, images + 1, batch_size))
+    rest = images % batch_size
+    if rest and not drop_last:
+        ends = [*(ends[:-1] if rest < fewest else ends), images]
+    return ends
+
+
+def num_batches(images: int, batch_size: int, drop_last: bool, fewest: int = 1) -> int:
     """Steps of one epoch."""
-    return images // batch_size if drop_last else -(-images // batch_size)
+    return len(batch_ends(images, batch_size, drop_last, fewest))
 
 
-def batch_sizes(images: int, batch_size: int, drop_last: bool) -> set[int]:
+def batch_sizes(images: int, batch_size: int, drop_last: bool, fewest: int = 1) -> set[int]:
     """The sizes of batches that an epoch will have."""
-    full, rest = divmod(images, batch_size)
-    return ({batch_size} if full else set()) | ({rest} if rest and not drop_last else set())
+    return {end - start for start, end in pairwise([0, *batch_ends(images, batch_size, drop_last, fewest)])}
 
 
 def _mix(seed: int, epoch: int) -> int:

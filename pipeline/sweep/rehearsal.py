@@ -5,11 +5,14 @@ import copy
 import torch
 
 from pipeline.data.card import DataCard
-from pipeline.distillation.base import Teacher, find
+from pipeline.distillation import vanilla
+from pipeline.distillation.base import Method, Teacher, find
 from pipeline.models.base import Classifier, build, check_pretrained, shapes
 from pipeline.settings.data import Normalization
 from pipeline.settings.params import Params, method_config
+from pipeline.settings.training import Train
 from pipeline.system.errors import ParamsError
+from pipeline.training.engine import fewest_images
 
 _CLASSES = 10
 _IMAGES = 64
@@ -32,10 +35,22 @@ def rehearse(params: Params) -> None:
     if params.teacher.weights is not None:
         return
     teacher = _blank("teacher", params.teacher.arch, card)
+    _try(vanilla.Method(vanilla.Config(), teacher, None, card), params.teacher.train, "teacher.train")
     for name in params.distill.methods:
         # A method may change its student, never its teacher.
         config, borrowed = method_config(params, name), Teacher(teacher, card.normalization)
-        find(name).Method(config, copy.deepcopy(student), borrowed, card).check_recipe(params.distill.train)
+        method = find(name).Method(config, copy.deepcopy(student), borrowed, card)
+        _try(method, params.distill.train, "distill.train")
+
+
+def _try(objective: Method, settings: Train, section: str) -> None:
+    """Refuse a recipe that the objective cannot follow, whatever the number of images, which is not known yet."""
+    try:
+        objective.check_recipe(settings)
+        size = settings.batch_size
+        objective.check_batches(size, fewest_images(objective, size, settings, settings.processes))
+    except ParamsError as error:
+        raise ParamsError(f"params.yaml: {section}: {error}") from error
 
 
 def _blank(role: str, arch: str, card: DataCard) -> Classifier:

@@ -1,6 +1,6 @@
 """params.yaml, sections teacher, teach, student and distill: who teaches whom, and by which methods."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 

@@ -111,6 +111,11 @@ def test_what_a_stage_would_miss_is_named(text: str, said: str, tmp_path: Path) 
         params.check_complete(load(text, tmp_path))
 
 
+def test_a_method_that_is_not_listed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"methods does not list dkd, only vanilla.* add the line `dkd: \{\}` there"):
+        params.method_config(load("", tmp_path), "dkd")
+
+
 def test_params_are_frozen(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load("", tmp_path).student.arch = "resnet8"  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """Make the exported student smaller: in 8-bit integers and in half precision, accepted only where it is as accurate."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from pipeline.system.files import write_json
 from pipeline.system.scratch import replacing_folder
 from stages import _run
 
-_UNMEASURED = dict.fromkeys(("val", "test", "against_teacher"))
-
 
 def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, record: Path) -> None:
     """Write the students into the folder `out`, with .refused in the name of each that is, and why to `record`.
@@ -37,6 +36,14 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     taught = said.argmax(1) == splits[1].labels
     bootstrap = Bootstrap(everything.evaluate.resamples, everything.evaluate.seed)
     float32 = [gate.predict(model, split, batch_size) for split in splits]
+    some = gate.spread(len(train))
+
+    @functools.cache
+    def float32_on_train() -> torch.Tensor:
+        return gate.predict(model, train, batch_size, some)
+
+    def on_train(smaller: onnx.ModelProto) -> tuple[torch.Tensor, torch.Tensor]:
+        return float32_on_train(), gate.predict(smaller, train, batch_size, some)
 
     def scored(logits: list[torch.Tensor]) -> dict[str, Any]:
         each = zip(("val", "test"), logits, float32, labels, strict=True)
@@ -63,7 +70,14 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     with replacing_folder(out) as folder:
         for name, smaller in made.items():
             logits = [gate.predict(smaller, split, batch_size) for split in splits]
-            verdict = gate.decide(float32[0], logits[0], labels[0], max_drop, data_card.train_includes_val)
+            verdict = gate.decide(
+                float32[0],
+                logits[0],
+                labels[0],
+                max_drop,
+                functools.partial(on_train, smaller),
+                data_card.train_includes_val,
+            )
             reason, nodes = verdict.reason, []
             if not verdict.accepted and name in quantizers:
                 nodes = gate.damage(quantizers[name], float32[0], splits[0], batch_size)
@@ -80,6 +94,7 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
                 "accepted": verdict.accepted,
                 "reason": reason,
                 "drop_points": verdict.drop_points,
+                "validation_tells": verdict.validation_tells,
                 **results,
                 "size_bytes": file.stat().st_size,
                 "nodes": nodes,

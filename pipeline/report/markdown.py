@@ -42,7 +42,7 @@ def render(results: Results) -> str:
         "## The student in fewer bits",
         w.gate(results),
         _table(w.student_file_titles(results), w.student_files(results), words=2),
-        *(escape(refusal) for refusal in w.refusals(results)),
+        *(escape(verdict) for verdict in w.verdicts(results)),
         "## Data",
         _data(results),
         "## Provenance",

@@ -80,7 +80,7 @@ def test_validation_figures_of_images_seen_in_training_are_labelled(run: Run) ->
             "val (images seen in training), best epoch %",
             "val (images seen in training) top",
             "say nothing of new ones, and only the test split was left out",
-            "agreement with float32 is judged as well",
+            "trained on, so that they cannot show that no more",
             "train, with val",
         ):
             assert label in re.sub(r"\\(.)", r"\1", said)

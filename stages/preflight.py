@@ -3,10 +3,12 @@
 Checks params.yaml whole, with every method, source and network it names, tries every method on a blank copy of its
 pair, and writes fingerprints that other stages depend on: of the machine (latency belongs to it), of the files behind
 data.path, of teacher.weights, and of the code of both network families, which a stage picks by name; and what a teacher
-cache has to keep for these methods.
+cache has to keep for these methods. Students in the folder `students` beside its output that params.yaml does not list
+are moved out of the way.
 """
 
 import json
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +18,7 @@ from pipeline.models import checkpoint
 from pipeline.models.base import family
 from pipeline.preparation.tree import fingerprint
 from pipeline.settings import params as parameters
+from pipeline.settings.networks import Distill
 from pipeline.sweep.rehearsal import rehearse
 from pipeline.system.files import sha256, write_json
 from pipeline.teaching import recall
@@ -43,6 +46,29 @@ def preflight(params: Path, out: Path) -> None:
     write_json(out / "source.json", _source(settings.data.path, out / "source.json"))
     weights = settings.teacher.weights
     write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
+    _set_aside(out.parent / "students", settings.distill)
+
+
+def _set_aside(students: Path, listed: Distill) -> None:
+    """Move METHOD/SEED folders that params.yaml does not list from `students` to a folder beside it.
+
+    Stages that compare students depend on the whole folder, as DVC cannot depend on what a list names. A student that
+    is left over would be part of what they depend on, but is in no stage, so that no other machine could ever get it.
+    """
+    wanted = {(method, str(seed)) for method in listed.methods for seed in listed.seeds}
+    aside = students.with_name(f"{students.name}-not-listed")
+    for folder in sorted(students.glob("*/*")):
+        place = folder.parent.name, folder.name
+        if folder.is_dir() and place not in wanted:
+            target = aside.joinpath(*place)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                shutil.rmtree(target)
+            folder.rename(target)
+            print(f"note: params.yaml does not list {'/'.join(place)}; what lay in {folder} was moved to {target}.")
+    for method in students.glob("*"):
+        if method.name not in listed.methods and method.is_dir() and not any(method.iterdir()):
+            method.rmdir()
 
 
 def _say_what_is_never_reached(settings: parameters.Params) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.models import checkpoint
-from pipeline.models.base import family
+from pipeline.models.base import build_to_train, family
 from pipeline.preparation.tree import fingerprint
 from pipeline.settings import params as parameters
 from pipeline.settings.networks import Distill
 from pipeline.sweep.rehearsal import rehearse
+from pipeline.system.errors import PupilError
 from pipeline.system.files import sha256, write_json
 from pipeline.teaching import recall
 from pipeline.training.schedule import never_reached
@@ -34,6 +35,7 @@ def preflight(params: Path, out: Path) -> None:
     parameters.check_all(settings)
     needed = recall.needed(settings)
     rehearse(settings)
+    _fetch(settings, out.parent)
     _say_what_is_never_reached(settings)
     for role, arch in (("teacher", settings.teacher.arch), ("student", settings.student.arch)):
         # A deployed student may be wrapped in `reused`, whatever its own family.
@@ -47,6 +49,30 @@ def preflight(params: Path, out: Path) -> None:
     weights = settings.teacher.weights
     write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
     _set_aside(out.parent / "students", settings.distill)
+
+
+def _fetch(settings: parameters.Params, artifacts: Path) -> None:
+    """Have the pretrained weights at hand that a training will start from, or say now that they cannot be had.
+
+    Where a network of that architecture was trained already, nothing needs them any more, nor a way to get them.
+    """
+    for role, section, trained in (
+        ("teacher", settings.teacher, "teacher/model.safetensors"),
+        ("student", settings.student, "students/*/*/model.safetensors"),
+    ):
+        if section.pretrained and section.arch not in map(_arch, artifacts.glob(trained)):
+            build_to_train({"arch": section.arch, "num_classes": 2}, True, role)
+
+
+def _arch(weights: Path) -> str | None:
+    """Of a trained network, as its spec and that of its body say; None of a file that is none."""
+    try:
+        spec = checkpoint.load(weights)[1].model
+    except PupilError:
+        return None
+    while "body" in spec:
+        spec = spec["body"]
+    return str(spec["arch"])
 
 
 def _set_aside(students: Path, listed: Distill) -> None:

@@ -379,6 +379,23 @@ def test_pretrained_weights_that_do_not_exist_are_known_before_training_starts()
         rehearse(settings(student={"arch": "timm/resnet50t", "pretrained": True}))
 
 
+def test_pretrained_weights_that_cannot_be_had_are_found_by_preflight_until_they_are_needed_no_more(
+    no_hub: Path, tmp_path: Path
+) -> None:
+    shutil.copy(toy.ROOT / "params.yaml", tmp_path)
+    networks = {"student.arch": "timm/test_resnet", "student.pretrained": True}
+    toy.edit(tmp_path, networks | {"distill.methods": {"kd": {}}, "deploy.method": "kd"})
+    places = tmp_path / "params.yaml", tmp_path / "artifacts/preflight"
+    with pytest.raises(CheckpointError, match="pretrained weights of timm/test_resnet are not in the cache"):
+        preflight(*places)
+    for arch, method in (("resnet8", "vanilla"), ("timm/test_resnet", "kd")):
+        path = tmp_path / f"artifacts/students/{method}/0/model.safetensors"
+        path.parent.mkdir(parents=True)
+        model = tiny.network(arch)
+        checkpoint.save(model, header(model), path)
+    preflight(*places)
+
+
 def test_pretrained_and_weights_exclude_each_other() -> None:
     with pytest.raises(ParamsError, match="with weights nothing is trained"):
         settings(teacher={"arch": "timm/resnet18", "pretrained": True, "weights": "w"})

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.settings.params import Params
 from pipeline.settings.reading import parse
@@ -45,3 +46,20 @@ def test_the_teachers_own_batches_are_tried_too() -> None:
         ParamsError, match=r"params.yaml: teacher\.train: vanilla needs at least 2 .* resnet18 at 32 px"
     ):
         rehearse(params)
+
+
+def test_methods_that_cannot_serve_a_pair_are_left_out_by_a_line_to_paste() -> None:
+    methods: dict[str, dict[str, Any]] = {"sakd": {}, "vanilla": {}, "kd": {"temperature": 2.0, "teacher_bn": "eval"}}
+    ships = {"method": "sakd", "seed": 0}
+    mixed = {"teacher": {"arch": "resnet18"}, "student": {"arch": "resnet8"}, "data": {"image_px": 32}}
+    with pytest.raises(ParamsError) as caught:
+        rehearse(settings(**mixed, distill={"methods": methods}, deploy=ships))
+    said, line = str(caught.value).splitlines()
+    assert said.startswith("sakd cannot be trained from resnet18 to resnet8: sakd compares square stage maps")
+    assert said.endswith("set distill.methods to this line, and deploy.method to one of them (now sakd).")
+    left = YAML(typ="safe", pure=True).load(line)["methods"]
+    assert left == {name: methods[name] for name in ("vanilla", "kd")}
+    assert list(left) == ["vanilla", "kd"]
+    rehearse(settings(**mixed, distill={"methods": left}))
+    with pytest.raises(ParamsError, match=r"^sakd compares square stage maps"):
+        rehearse(settings(**mixed, distill={"methods": {"sakd": {}}}))

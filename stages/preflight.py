@@ -8,22 +8,18 @@ are moved out of the way.
 """
 
 import json
-import shutil
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.models import checkpoint
-from pipeline.models.base import build_to_train, family
+from pipeline.models.base import family
 from pipeline.preparation.tree import fingerprint
 from pipeline.settings import params as parameters
-from pipeline.settings.networks import Distill
+from pipeline.sweep import readiness
 from pipeline.sweep.rehearsal import rehearse
-from pipeline.system.errors import PupilError
 from pipeline.system.files import sha256, write_json
 from pipeline.teaching import recall
-from pipeline.training.schedule import never_reached
 from serve import machine
 from stages import _run
 
@@ -35,8 +31,8 @@ def preflight(params: Path, out: Path) -> None:
     parameters.check_all(settings)
     needed = recall.needed(settings)
     rehearse(settings)
-    _fetch(settings, out.parent)
-    _say_what_is_never_reached(settings)
+    readiness.fetch(settings, out.parent)
+    readiness.say_what_is_never_reached(settings)
     for role, arch in (("teacher", settings.teacher.arch), ("student", settings.student.arch)):
         # A deployed student may be wrapped in `reused`, whatever its own family.
         code = {Path(module.__file__) for module in (family(arch), family("reused"))}
@@ -48,65 +44,7 @@ def preflight(params: Path, out: Path) -> None:
     write_json(out / "source.json", _source(settings.data.path, out / "source.json"))
     weights = settings.teacher.weights
     write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
-    _set_aside(out.parent / "students", settings.distill)
-
-
-def _fetch(settings: parameters.Params, artifacts: Path) -> None:
-    """Have the pretrained weights at hand that a training will start from, or say now that they cannot be had.
-
-    Where a network of that architecture was trained already, nothing needs them any more, nor a way to get them.
-    """
-    for role, section, trained in (
-        ("teacher", settings.teacher, "teacher/model.safetensors"),
-        ("student", settings.student, "students/*/*/model.safetensors"),
-    ):
-        if section.pretrained and section.arch not in map(_arch, artifacts.glob(trained)):
-            build_to_train({"arch": section.arch, "num_classes": 2}, True, role)
-
-
-def _arch(weights: Path) -> str | None:
-    """Of a trained network, as its spec and that of its body say; None of a file that is none."""
-    try:
-        spec = checkpoint.load(weights)[1].model
-    except PupilError:
-        return None
-    while "body" in spec:
-        spec = spec["body"]
-    return str(spec["arch"])
-
-
-def _set_aside(students: Path, listed: Distill) -> None:
-    """Move METHOD/SEED folders that params.yaml does not list from `students` to a folder beside it.
-
-    Stages that compare students depend on the whole folder, as DVC cannot depend on what a list names. A student that
-    is left over would be part of what they depend on, but is in no stage, so that no other machine could ever get it.
-    """
-    wanted = {(method, str(seed)) for method in listed.methods for seed in listed.seeds}
-    aside = students.with_name(f"{students.name}-not-listed")
-    for folder in sorted(students.glob("*/*")):
-        place = folder.parent.name, folder.name
-        if folder.is_dir() and place not in wanted:
-            target = aside.joinpath(*place)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                shutil.rmtree(target)
-            folder.rename(target)
-            print(f"note: params.yaml does not list {'/'.join(place)}; what lay in {folder} was moved to {target}.")
-    for method in students.glob("*"):
-        if method.name not in listed.methods and method.is_dir() and not any(method.iterdir()):
-            method.rmdir()
-
-
-def _say_what_is_never_reached(settings: parameters.Params) -> None:
-    """Once in a run, where each of many trainings would say the same."""
-    for section, train in (("teacher.train", settings.teacher.train), ("distill.train", settings.distill.train)):
-        if late := never_reached(train):
-            print(
-                f"warning: {section} has {train.epochs} epochs and never reaches the milestone "
-                f"{' and '.join(f'{milestone:g}' for milestone in late)}, so that the learning rate does not drop "
-                "there. Train longer, or move it: below 1, a milestone is a fraction of the epochs.",
-                file=sys.stderr,
-            )
+    readiness.set_aside(out.parent / "students", settings.distill)
 
 
 def _source(path: str | None, earlier: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Make the exported student smaller: in 8-bit integers and in half precision, accepted only where it is as accurate."""
 
-import functools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     everything = parameters.load(params)
     settings, max_drop = everything.quantize, everything.deploy.max_drop
     data_card = cards.load(data)
-    batch_size = metrics.batch_size(data_card.image_px)
+    seen, batch_size = data_card.train_includes_val, metrics.batch_size(data_card.image_px)
     train, *splits = (Split.load(data, name, data_card) for name in ("train", "val", "test"))
     model, card = onnx_file.read(student)
     labels = [torch.from_numpy(np.array(split.labels)) for split in splits]
@@ -36,16 +36,11 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     taught = said.argmax(1) == splits[1].labels
     bootstrap = Bootstrap(everything.evaluate.resamples, everything.evaluate.seed)
     float32 = [gate.predict(model, split, batch_size) for split in splits]
-    some = gate.spread(len(train))
+    on_train = gate.on_train(model, train, batch_size)
 
-    @functools.cache
-    def float32_on_train() -> torch.Tensor:
-        return gate.predict(model, train, batch_size, some)
-
-    def on_train(smaller: onnx.ModelProto) -> tuple[torch.Tensor, torch.Tensor]:
-        return float32_on_train(), gate.predict(smaller, train, batch_size, some)
-
-    def scored(logits: list[torch.Tensor]) -> dict[str, Any]:
+    def scored(logits: list[torch.Tensor] | None) -> dict[str, Any]:
+        if logits is None:
+            return {"val": None, "test": None, "against_teacher": None}
         each = zip(("val", "test"), logits, float32, labels, strict=True)
         against = bootstrap.difference(logits[1].argmax(1).numpy() == splits[1].labels, taught)
         return {name: gate.scores(z, expected, y) for name, z, expected, y in each} | {"against_teacher": against}
@@ -70,22 +65,13 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     with replacing_folder(out) as folder:
         for name, smaller in made.items():
             logits = [gate.predict(smaller, split, batch_size) for split in splits]
-            verdict = gate.decide(
-                float32[0],
-                logits[0],
-                labels[0],
-                max_drop,
-                functools.partial(on_train, smaller),
-                data_card.train_includes_val,
-            )
+            verdict = gate.decide(float32[0], logits[0], labels[0], max_drop, partial(on_train, smaller), seen)
             reason, nodes = verdict.reason, []
             if not verdict.accepted and name in quantizers:
                 nodes = gate.damage(quantizers[name], float32[0], splits[0], batch_size)
                 reason = f"{reason}; {gate.name_worst(nodes)}"
             print(f"student.{name}: {reason}")
-            results = (
-                scored(logits) if verdict.drop_points is not None else dict.fromkeys(("val", "test", "against_teacher"))
-            )
+            results = scored(logits if verdict.drop_points is not None else None)
             file = folder / f"student.{name}{'' if verdict.accepted else '.refused'}.onnx"
             own = {"name": f"student_{name}", "precision": name, "metrics": _measured(results["test"])}
             onnx_file.write(smaller, card | own, file)
@@ -101,8 +87,8 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
             }
     deployed = students["int8"]["file"] if students["int8"]["accepted"] else student.name
     print(f"deployed on CPUs: {deployed}")
-    judged = {"max_drop": max_drop, "val_seen_in_training": data_card.train_includes_val}
-    write_json(record, judged | {"deployed": deployed, "students": students})
+    judged = {"max_drop": max_drop, "val_seen_in_training": seen, "deployed": deployed, "students": students}
+    write_json(record, judged)
 
 
 def _measured(scores: dict[str, float | None] | None) -> dict[str, float]:

@@ -20,6 +20,7 @@ Statistics in Medicine 2005.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import Any
 
@@ -86,6 +87,15 @@ def sqnr_db(float32: Tensor, logits: Tensor) -> float | None:
     """Signal to quantisation noise of logits (N, K) in dB; None where there is no noise."""
     signal, noise = float32.double().square().sum(), (float32.double() - logits.double()).square().sum()
     return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
+
+
+def on_train(
+    float32: onnx.ModelProto, train: Split, batch_size: int
+) -> Callable[[onnx.ModelProto], tuple[Tensor, Tensor]]:
+    """What float32 and another network say of some images of train: a function of the other, for `decide`."""
+    some = spread(len(train))
+    known = cache(lambda: predict(float32, train, batch_size, some))
+    return lambda other: (known(), predict(other, train, batch_size, some))
 
 
 def decide(

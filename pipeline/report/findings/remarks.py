@@ -36,12 +36,10 @@ def _better_on_validation(results: Results) -> list[str]:
     ships = next(it for it in results.methods if it.deployed)
     best = max(results.methods, key=lambda it: _chosen_by(results, it).mean)
     ahead = _chosen_by(results, best).mean - _chosen_by(results, ships).mean
-    share = _chosen_by(results, best).mean / 100
-    images = results.data.counts["val"]
+    share, images = _chosen_by(results, best).mean / 100, results.data.counts["val"]
+    luck = 100 * _Z * math.sqrt(2 * share * (1 - share) / images)
     # Validation images that were trained on choose nothing.
-    if results.data.train_includes_val or ahead <= max(
-        TIE_POINTS, 100 * _Z * math.sqrt(2 * share * (1 - share) / images)
-    ):
+    if results.data.train_includes_val or ahead <= max(TIE_POINTS, luck):
         return []
     return [
         f"On validation, {best.name} is {percent(ahead)} points ahead of {ships.name}, which ships "

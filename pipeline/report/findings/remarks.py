@@ -35,16 +35,16 @@ def _better_on_validation(results: Results) -> list[str]:
     """A method that lies further ahead of the one that ships than so many validation images leave to chance."""
     ships = next(it for it in results.methods if it.deployed)
     best = max(results.methods, key=lambda it: _chosen_by(results, it).mean)
-    ahead = _chosen_by(results, best).mean - _chosen_by(results, ships).mean
-    share, images = _chosen_by(results, best).mean / 100, results.data.counts["val"]
-    luck = 100 * _Z * math.sqrt(2 * share * (1 - share) / images)
+    scores = [_chosen_by(results, it).mean for it in (best, ships)]
+    ahead, images = scores[0] - scores[1], results.data.counts["val"]
+    luck = _Z * math.sqrt(sum(score * (100 - score) for score in scores) / images)
     # Validation images that were trained on choose nothing.
     if results.data.train_includes_val or ahead <= max(TIE_POINTS, luck):
         return []
     return [
         f"On validation, {best.name} is {percent(ahead)} points ahead of {ships.name}, which ships "
-        f"({percent(100 * share)} against {percent(_chosen_by(results, ships).mean)} % of {count(images)} images). Set "
-        f"deploy.method to {best.name} to ship it instead."
+        f"({percent(scores[0])} against {percent(scores[1])} % of {count(images)} images). Set deploy.method to "
+        f"{best.name} to ship it instead."
     ]
 
 

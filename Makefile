@@ -25,8 +25,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # DVC looks for git unless it is told that there is none, as in a downloaded archive; after a `git init` there:
 # dvc config --local --unset core.no_scm
 repro: .venv/installed
-	@if [ -e .git ]; then \
-		git show HEAD:dvc.lock 2>/dev/null | grep -q '^stages:' || git update-index --skip-worktree dvc.lock || true; \
+	@if [ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1; then \
+		git show HEAD:./dvc.lock 2>/dev/null | grep -q '^stages:' || git update-index --skip-worktree dvc.lock || true; \
 	else \
 		dvc config --local core.no_scm true; \
 	fi

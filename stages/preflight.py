@@ -3,7 +3,8 @@
 Checks params.yaml whole, with every method, source and network it names, tries every method on a blank copy of its
 pair, and writes fingerprints that other stages depend on: of the machine (latency belongs to it), of the files behind
 data.path, of teacher.weights, and of the code of both network families, which a stage picks by name; and what a teacher
-cache has to keep for these methods.
+cache has to keep for these methods. Students in the folder `students` beside its output that params.yaml does not list
+are moved out of the way.
 """
 
 import json
@@ -15,6 +16,7 @@ from pipeline.models import checkpoint
 from pipeline.models.base import family
 from pipeline.preparation.tree import fingerprint
 from pipeline.settings import params as parameters
+from pipeline.sweep import readiness
 from pipeline.sweep.rehearsal import rehearse
 from pipeline.system.files import sha256, write_json
 from pipeline.teaching import recall
@@ -29,6 +31,8 @@ def preflight(params: Path, out: Path) -> None:
     parameters.check_all(settings)
     needed = recall.needed(settings)
     rehearse(settings)
+    readiness.fetch(settings, out.parent)
+    readiness.say_what_is_never_reached(settings)
     for role, arch in (("teacher", settings.teacher.arch), ("student", settings.student.arch)):
         # A deployed student may be wrapped in `reused`, whatever its own family.
         code = {Path(module.__file__) for module in (family(arch), family("reused"))}
@@ -40,6 +44,7 @@ def preflight(params: Path, out: Path) -> None:
     write_json(out / "source.json", _source(settings.data.path, out / "source.json"))
     weights = settings.teacher.weights
     write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
+    readiness.set_aside(out.parent / "students", settings.distill)
 
 
 def _source(path: str | None, earlier: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Make the exported student smaller: in 8-bit integers and in half precision, accepted only where it is as accurate."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from pipeline.system.files import write_json
 from pipeline.system.scratch import replacing_folder
 from stages import _run
 
-_UNMEASURED = dict.fromkeys(("val", "test", "against_teacher"))
-
 
 def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, record: Path) -> None:
     """Write the students into the folder `out`, with .refused in the name of each that is, and why to `record`.
@@ -29,7 +28,7 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     everything = parameters.load(params)
     settings, max_drop = everything.quantize, everything.deploy.max_drop
     data_card = cards.load(data)
-    batch_size = metrics.batch_size(data_card.image_px)
+    seen, batch_size = data_card.train_includes_val, metrics.batch_size(data_card.image_px)
     train, *splits = (Split.load(data, name, data_card) for name in ("train", "val", "test"))
     model, card = onnx_file.read(student)
     labels = [torch.from_numpy(np.array(split.labels)) for split in splits]
@@ -37,8 +36,11 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     taught = said.argmax(1) == splits[1].labels
     bootstrap = Bootstrap(everything.evaluate.resamples, everything.evaluate.seed)
     float32 = [gate.predict(model, split, batch_size) for split in splits]
+    on_train = gate.on_train(model, train, batch_size)
 
-    def scored(logits: list[torch.Tensor]) -> dict[str, Any]:
+    def scored(logits: list[torch.Tensor] | None) -> dict[str, Any]:
+        if logits is None:
+            return {"val": None, "test": None, "against_teacher": None}
         each = zip(("val", "test"), logits, float32, labels, strict=True)
         against = bootstrap.difference(logits[1].argmax(1).numpy() == splits[1].labels, taught)
         return {name: gate.scores(z, expected, y) for name, z, expected, y in each} | {"against_teacher": against}
@@ -63,15 +65,13 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     with replacing_folder(out) as folder:
         for name, smaller in made.items():
             logits = [gate.predict(smaller, split, batch_size) for split in splits]
-            verdict = gate.decide(float32[0], logits[0], labels[0], max_drop, data_card.train_includes_val)
+            verdict = gate.decide(float32[0], logits[0], labels[0], max_drop, partial(on_train, smaller), seen)
             reason, nodes = verdict.reason, []
             if not verdict.accepted and name in quantizers:
                 nodes = gate.damage(quantizers[name], float32[0], splits[0], batch_size)
                 reason = f"{reason}; {gate.name_worst(nodes)}"
             print(f"student.{name}: {reason}")
-            results = (
-                scored(logits) if verdict.drop_points is not None else dict.fromkeys(("val", "test", "against_teacher"))
-            )
+            results = scored(logits if verdict.drop_points is not None else None)
             file = folder / f"student.{name}{'' if verdict.accepted else '.refused'}.onnx"
             own = {"name": f"student_{name}", "precision": name, "metrics": _measured(results["test"])}
             onnx_file.write(smaller, card | own, file)
@@ -80,14 +80,15 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
                 "accepted": verdict.accepted,
                 "reason": reason,
                 "drop_points": verdict.drop_points,
+                "validation_tells": verdict.validation_tells,
                 **results,
                 "size_bytes": file.stat().st_size,
                 "nodes": nodes,
             }
     deployed = students["int8"]["file"] if students["int8"]["accepted"] else student.name
     print(f"deployed on CPUs: {deployed}")
-    judged = {"max_drop": max_drop, "val_seen_in_training": data_card.train_includes_val}
-    write_json(record, judged | {"deployed": deployed, "students": students})
+    judged = {"max_drop": max_drop, "val_seen_in_training": seen, "deployed": deployed, "students": students}
+    write_json(record, judged)
 
 
 def _measured(scores: dict[str, float | None] | None) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pipeline.report import markdown, page
 from pipeline.report.artefacts.collect import Sources, collect
 from pipeline.report.artefacts.results import Commit
 from pipeline.report.findings import verdict
+from pipeline.report.findings.remarks import remarks
 from pipeline.system.files import replacing, write_json
 from stages import _run
 
@@ -28,7 +29,7 @@ def report(
     for name, text in (("report.html", page.render(results)), ("RESULTS.md", markdown.render(results))):
         with replacing(out / name) as scratch:
             scratch.write_text(text, encoding="utf-8")
-    print("".join(text for text, _ in verdict.headline(results)), verdict.details(results))
+    print("".join(text for text, _ in verdict.headline(results)), verdict.details(results), *remarks(results))
 
 
 def commit() -> Commit | None:

@@ -41,6 +41,9 @@ def table(
     """
     if not all(seed.isdecimal() for seed in seeds.split(",")):
         raise ParamsError(f"--seeds is '{seeds}': expected whole numbers separated by commas, such as 0,1,2.")
+    for name, listed in (("pairs", pairs), ("methods", methods), ("seeds", seeds)):
+        if len(parts := listed.split(",")) > len(set(parts)):
+            raise ParamsError(f"--{name} is '{listed}': expected a list in which nothing stands twice.")
     for name, value in (("cpus", cpus), ("gpus", gpus)):
         if value is not None and not 0 <= value <= 10_000:
             raise ParamsError(f"--{name} is {value}: expected a number in 0..10,000, of each run.")

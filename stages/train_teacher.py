@@ -15,6 +15,7 @@ from pipeline.models.base import build_to_train
 from pipeline.settings import params as parameters
 from pipeline.settings.networks import Teacher
 from pipeline.system.files import sha256, write_json
+from pipeline.training import engine
 from stages import _run
 from stages._live import recorder
 from stages._processes import in_processes
@@ -29,6 +30,8 @@ def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
         _take(settings.teacher, data, out)
         return
     card = cards.load(data)
+    # The students' batches too: what they cannot do shall not be said hours later.
+    engine.check_sizes(card.counts["train"], settings.distill.train, settings.distill.train.processes)
     torch.manual_seed(settings.teacher.seed)
     spec = {"arch": settings.teacher.arch, "num_classes": card.num_classes}
     network = build_to_train(spec, settings.teacher.pretrained, "teacher")

@@ -5,6 +5,7 @@ augmented and normalised as one tensor, without worker processes.
 """
 
 from collections.abc import Iterator
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -62,19 +63,26 @@ class Feed:
         return self._augmented(settings, self.pixels(positions), views)
 
     def train_batches(
-        self, settings: Augment, seed: int, epoch: int, batch_size: int, drop_last: bool, first: int = 0
+        self,
+        settings: Augment,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+        drop_last: bool,
+        first: int = 0,
+        fewest: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(images, labels, positions) of one epoch: a permutation drawn from (seed, epoch), each image augmented.
 
         From batch number `first` on: the later part of an epoch is the same without the earlier one. Where several
-        processes train, each gets its part of every batch.
+        processes train, each gets its part of every batch. `fewest` is as in `batch_ends`.
         """
         generator = torch.Generator().manual_seed(_mix(seed, epoch))
         on_host = torch.randperm(len(self), generator=generator)
         order = on_host.to(self.device)
         views = self.views(settings, seed, epoch, order)
-        starts = (number * batch_size for number in range(first, num_batches(len(self), batch_size, drop_last)))
-        parts = [distributed.own(start, min(start + batch_size, len(self))) for start in starts]
+        ends = [0, *batch_ends(len(self), batch_size, drop_last, fewest)]
+        parts = [distributed.own(start, end) for start, end in islice(pairwise(ends), first, None)]
         if self._resident is None and gathers_ahead(self.device):
             gathered = in_turn(self._read, [on_host[part] for part in parts], self.device)
         else:
@@ -115,15 +123,23 @@ def gathers_ahead(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def num_batches(images: int, batch_size: int, drop_last: bool) -> int:
+def batch_ends(images: int, batch_size: int, drop_last: bool, fewest: int = 1) -> list[int]:
+    """Where each batch of an epoch ends. A last one of less than `fewest` images goes with the batch before it."""
+    ends = list(range(batch_size, images + 1, batch_size))
+    rest = images % batch_size
+    if rest and not drop_last:
+        ends = [*(ends[:-1] if rest < fewest else ends), images]
+    return ends
+
+
+def num_batches(images: int, batch_size: int, drop_last: bool, fewest: int = 1) -> int:
     """Steps of one epoch."""
-    return images // batch_size if drop_last else -(-images // batch_size)
+    return len(batch_ends(images, batch_size, drop_last, fewest))
 
 
-def batch_sizes(images: int, batch_size: int, drop_last: bool) -> set[int]:
+def batch_sizes(images: int, batch_size: int, drop_last: bool, fewest: int = 1) -> set[int]:
     """The sizes of batches that an epoch will have."""
-    full, rest = divmod(images, batch_size)
-    return ({batch_size} if full else set()) | ({rest} if rest and not drop_last else set())
+    return {end - start for start, end in pairwise([0, *batch_ends(images, batch_size, drop_last, fewest)])}
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -18,7 +18,7 @@ Read = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 def in_turn(read: Read, parts: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
     """The pixels at each of `parts`, int64 positions (B,) on the host, on the device and in this order.
 
-    No part is larger than the first. Raises what `read` raises, in its turn.
+    Raises what `read` raises, in its turn.
     """
     buffers = cycle([_Buffer(device), _Buffer(device)])
     filled: deque[Future[_Buffer]] = deque()
@@ -45,7 +45,7 @@ class _Buffer:
         self._pixels = torch.from_numpy(read(positions.numpy()))
         if self._copied is not None:
             self._copied.synchronize()
-            if self._pinned is None:
+            if self._pinned is None or len(self._pinned) < len(positions):
                 self._pinned = torch.empty_like(self._pixels, pin_memory=True)
             self._pixels = self._pinned[: len(positions)].copy_(self._pixels)
         return self

@@ -16,11 +16,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.data.card import DataCard
 from pipeline.devices.precision import channels_last
 from pipeline.distillation.blocks import soft_kl
-from pipeline.models.base import Classifier, Features, Shapes, shapes
+from pipeline.models.base import Classifier, Features, Shapes, shapes, title
 from pipeline.models.fold import folded
 from pipeline.settings.data import Normalization
 from pipeline.settings.section import Section
@@ -109,7 +110,7 @@ class Method(nn.Module):
 
     needs_teacher: ClassVar[bool] = True
     smallest_batch: ClassVar[int] = 1
-    """Fewest images that the method can train on at a time."""
+    """Fewest images at a time from which every term of the method learns, whatever the networks: see one_value."""
     takes_mixed: ClassVar[bool] = True
     """False where terms of its own take an image for one of its labelled class: then it cannot train on mixtures."""
     compares_logits: ClassVar[bool] = False
@@ -124,6 +125,7 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.student = student
+        self._image_px = card.image_px
         self._borrowed: tuple[Classifier, ...] = ()
         self._renormalize: tuple[Tensor, Tensor] | None = None
         if not self.needs_teacher:
@@ -149,13 +151,50 @@ class Method(nn.Module):
         """The borrowed network, always in eval mode and without gradients."""
         return self._borrowed[0]
 
-    def check_batches(self, sizes: set[int]) -> None:
-        """Refuse, before training, batches the method cannot work on; `sizes` are those that an epoch will have."""
-        if min(sizes) < self.smallest_batch:
+    @torch.no_grad()
+    def one_value(self) -> bool:
+        """Whether a batch of one image would give a batch normalisation a single value, which is no statistic.
+
+        That is so wherever a map of 1 x 1 meets a BN that uses the statistics of its batch, in the student, in what the
+        method puts beside it, or in the teacher. Found out by two blank images; changes nothing and draws nothing.
+        """
+        norms = [m for m in self.modules() if isinstance(m, _BatchNorm)]
+        norms += [
+            m for model in self._borrowed for m in model.modules() if isinstance(m, _BatchNorm) and _uses_batch(m)
+        ]
+        seen: list[int] = []
+
+        def look(norm: nn.Module, maps: tuple[Tensor, ...]) -> None:
+            seen.append(maps[0].numel() // maps[0].shape[1] // len(maps[0]))
+
+        hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+        training, none = self.training, torch.zeros(2, dtype=torch.int64)
+        images = torch.zeros(2, 3, self._image_px, self._image_px)
+        # The class's own: whoever watches or compiles calls of this objective means steps of training.
+        type(self).forward(self.eval(), Batch(images, none, torch.arange(2), progress=0, epoch=0))
+        self.train(training)
+        for hook in hooks:
+            hook.remove()
+        return 1 in seen
+
+    def check_batches(self, smallest: int, fewest: int) -> None:
+        """Refuse, before training, batches the method cannot work on.
+
+        Args:
+            smallest: images of the smallest batch that an epoch will have.
+            fewest: that it takes: `smallest_batch`, or more where `one_value` is true.
+        """
+        if smallest < fewest:
             name = type(self).__module__.rpartition(".")[2]
+            why = (
+                ""
+                if fewest == self.smallest_batch
+                else f" with {title(self.student.spec)} at {self._image_px} px, because one image gives its batch "
+                "normalisation a single value"
+            )
             raise ParamsError(
-                f"{name} needs at least {self.smallest_batch} images in a batch, but an epoch would have a batch of "
-                f"{min(sizes)}. Set distill.train.drop_last to true, or change distill.train.batch_size."
+                f"{name} needs at least {fewest} images in a batch{why}, but an epoch would have a batch of "
+                f"{smallest}. Set train.batch_size to {fewest} or more, and train on at least as many images."
             )
 
     def check_recipe(self, settings: Train) -> None:
@@ -255,11 +294,16 @@ def find(name: str) -> ModuleType:
     return registry.find("pipeline.distillation", name, "distill.methods")
 
 
+def _uses_batch(norm: nn.Module) -> bool:
+    """Whether a BN of a network in eval mode uses the statistics of the batch."""
+    return norm.running_mean is None
+
+
 def _with_batch_statistics(teacher: Classifier) -> Classifier:
     # Without running statistics a BN falls back on the batch, even in eval mode, and has none that could drift.
     model = copy.deepcopy(teacher)
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _BatchNorm):
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
     return model

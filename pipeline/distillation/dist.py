@@ -7,7 +7,8 @@
     L      = ce_weight * CE + kl_weight * KL_T + dist_weight * (inter_weight * inter + intra_weight * intra)
 
 z_s, z_t  logits (B, K) of student and teacher; both need the same classes. Nothing is trained beside the student and
-nothing is dropped. A correlation leaves scale and offset free, which a strong teacher's exact values are not worth.
+nothing is dropped. A correlation leaves scale and offset free, which a strong teacher's exact values are not worth. At
+least three images are needed: over two, a correlation is 1 or -1 and has no gradient.
 
 Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, arXiv:2205.10536. T = 4 and
 dist_weight 2 are the official CIFAR-100 strategy. For ImageNet it has T = 1. The loss is the same; kl_weight is an
@@ -45,7 +46,7 @@ class Method(base.Method):
 
     compares_logits: ClassVar[bool] = True
     reads = ("logits",)
-    smallest_batch: ClassVar[int] = 2  # one image has no correlation over images
+    smallest_batch: ClassVar[int] = 3
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl", "inter" and "intra"."""

@@ -8,7 +8,7 @@
 
 F_s, F_t  last `raw` map of student and teacher: post-ReLU in a ResNet, the residual sum in a WRN.
 E_n       the n-th of the N = `num_repeats` groups of C_t channels of E. A larger F_t is max-pooled to the size of E; a
-          larger E, which the source does not treat, is averaged to that of F_t.
+          larger E is averaged to that of F_t.
 z_s, z_t  (B, K) logits; z~ standardised over the classes, for the losses alone.
 ramp      0.1 in the first 10/240 of training, 0.5 up to 20/240, 1 up to 180/240, 0.5 up to 210/240, then 0.1.
 Trained beside the student: both convolutions, without bias, and their BNs. In eval mode F' = M F_s + c at each place.
@@ -18,10 +18,11 @@ student ships with exactly its own parameters; elsewhere (WRN: BN and ReLU follo
 Liu, Li, Li, Yao, "NORM: Knowledge Distillation via N-to-One Representation Matching", ICLR 2023, arXiv:2305.13803.
 This is the residual form, with the standardised logits and the ramp of its code. The source searches ce_weight for
 each pair in {0.0625, 0.125, 0.25, 0.5}; the default is the 0.1 of its README's example. NORM+KD is a kl_weight above
-0. There are three differences. The source states the ramp for 240 epochs, and here it follows the share of training
-that is done. The released code never folds the branch. It also standardises the logits at test time, while here the
-network's own logits are deployed. The argmax is the same, but training does not fix their scale, so their
-probabilities are not those of the loss. Calibrate them (one temperature) before you read them as confidence.
+0. There are four differences. The source states the ramp for 240 epochs, and here it follows the share of training
+that is done. A larger E is max-pooled by the source's ImageNet code (its CIFAR code has no rule for it). The
+released code never folds the branch. It also standardises the logits at test time, while here the network's own logits
+are deployed. The argmax is the same, but training does not fix their scale, so their probabilities are not those of the
+loss. Calibrate them (one temperature) before you read them as confidence.
 """
 
 import copy

@@ -15,8 +15,11 @@ Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv:1904.0
 of the CRD benchmark (Tian et al., ICLR 2020), with the paper's ratio of 1:2. There are two differences. If two student
 embeddings coincide (closer than 1e-4 of the mean distance), the direction between them counts in the loss but gives no
 gradient. The gradient of the bare formula has no bound there (1e12 for equal ones). Distances come from differences,
-not from inner products, which cancel in float32. A batch of one image has no relations, so both terms are 0.
+not from inner products, which cancel in float32. At least three images are needed: the only distance between two is
+also the mean one, and there is no angle, so that both terms are 0 whatever the networks say.
 """
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +46,7 @@ class Config(base.Config):
 class Method(base.Method):
     """Relative distances and angles between the embeddings of a batch."""
 
+    smallest_batch: ClassVar[int] = 3
     reads = ("logits", "pooled")
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
 from pipeline.distillation.blocks import in_map_precision
 from pipeline.models.base import Classifier, Features, MapShape
+from pipeline.settings.training import Train
 from pipeline.system.errors import ParamsError
 
 
@@ -56,16 +57,17 @@ class Method(base.Method):
         s, t = self.shapes(card)
         self.calibration = Calibration(s.stages, t.stages, config.batch_size)
 
-    def check_batches(self, sizes: set[int]) -> None:
-        """Refuse every size but the configured one."""
+    def check_recipe(self, settings: Train) -> None:
+        """Refuse batches of every size but the configured one, whatever the number of images."""
+        super().check_recipe(settings)
         size = self.config.batch_size
-        if sizes != {size}:
-            came = " and ".join(map(str, sorted(sizes, reverse=True)))
+        if settings.batch_size != size or not settings.drop_last:
             raise ParamsError(
                 f"semckd compares the images of a batch by networks that are made for {size} images "
-                f"(distill.methods.semckd.batch_size), but an epoch would have batches of {came}. Set "
-                f"distill.train.batch_size and distill.methods.semckd.batch_size to the same number (now {max(sizes)} "
-                f"and {size}) and distill.train.drop_last to true."
+                "(distill.methods.semckd.batch_size), so that every batch must have as many. Set "
+                "distill.train.batch_size and distill.methods.semckd.batch_size to the same number (now "
+                f"{settings.batch_size} and {size}) and distill.train.drop_last to true (now "
+                f"{str(settings.drop_last).lower()})."
             )
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pipeline.report.findings import data_and_classes, verdict
 from pipeline.report.findings import formats as f
 from pipeline.report.findings import timings as t
 from pipeline.report.findings import wording as w
+from pipeline.report.findings.remarks import remarks
 
 _NAMED_CLASSES = 20
 _END = 5
@@ -24,6 +25,7 @@ def render(results: Results) -> str:
         f"The file that ships is {escape(results.shipped.file)}. Both were timed in ONNX Runtime on "
         f"{escape(w.machine(results))}.",
         escape(verdict.distillation(results)),
+        *(f"**{escape(remark)}**" for remark in remarks(results)),
         "## Methods",
         _methods(results),
         "\n".join(f"- {escape(note)}" for note in w.notes(results)),
@@ -42,7 +44,7 @@ def render(results: Results) -> str:
         "## The student in fewer bits",
         w.gate(results),
         _table(w.student_file_titles(results), w.student_files(results), words=2),
-        *(escape(refusal) for refusal in w.refusals(results)),
+        *(escape(verdict) for verdict in w.verdicts(results)),
         "## Data",
         _data(results),
         "## Provenance",

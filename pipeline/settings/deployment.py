@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings.section import Positive, Section, Seed
+from pipeline.settings.section import Distinct, Positive, Section, Seed, SomeDistinct
 
 
 class Evaluate(Section):
@@ -29,7 +29,8 @@ class Deploy(Section):
     """Largest difference in any probability between torch and ONNX Runtime, both in float32 (stage export)."""
     max_drop: Annotated[float, Field(ge=0, le=100)] = 0.5
     """Percentage points of validation top-1 accuracy that a quantised or half-precision student may lose. If it loses
-    more, it is refused (stage quantize)."""
+    more, it is refused (stage quantize). If the validation split is too small to tell, the agreement with float32 on
+    images of train decides (docs/quantization.md)."""
 
 
 class Quantize(Section):
@@ -44,7 +45,7 @@ class Quantize(Section):
     """Number of calibration images, drawn from the train split. If it has fewer, all of them are used."""
     seed: Seed = 0
     """Seed by which the calibration images are drawn."""
-    exclude: tuple[str, ...] = ()
+    exclude: Distinct[str] = ()
     """Names of the nodes of student.onnx that stay in float32. If a student is refused, the message names the nodes
     that do most damage."""
     reduce_range: bool = False
@@ -68,7 +69,7 @@ class LoadGen(Section):
 class Benchmark(Section):
     """Latency of the deployed student beside its teacher (stage benchmark)."""
 
-    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 8, 32)
+    batch_sizes: SomeDistinct[Positive] = (1, 8, 32)
     """Numbers of images in one call. The report gives its answer for the first of them."""
     samples: Annotated[int, Field(ge=20)] = 700
     """Number of timed calls of each candidate at batch size 1. Larger batches take fewer, but never fewer than 70. A
@@ -82,7 +83,7 @@ class Benchmark(Section):
     device: Literal["auto", "cpu"] = "auto"
     """`auto` takes a GPU if ONNX Runtime really runs on one, and then for torch as well. int8 is timed on the CPU
     only."""
-    thread_counts: tuple[Positive, ...] = (1, 2, 4)
+    thread_counts: Distinct[Positive] = (1, 2, 4)
     """Further numbers of threads on which the exported files are timed, up to the number of cores of the machine."""
     cold_starts: Annotated[int, Field(ge=0)] = 3
     """Number of new processes that are started with each exported file, to measure the time to the first answer and the

@@ -1,11 +1,11 @@
 """params.yaml, sections teacher, teach, student and distill: who teaches whom, and by which methods."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from pipeline.settings.data import Normalization
-from pipeline.settings.section import Positive, Section, Seed
+from pipeline.settings.section import Positive, Section, Seed, SomeDistinct
 from pipeline.settings.training import Train
 
 
@@ -66,7 +66,7 @@ class Student(Section):
 class Distill(Section):
     """How students are trained: one for every method of `methods` and every seed of `seeds` (stage distill)."""
 
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    seeds: SomeDistinct[Seed] = (0,)
     """Seeds of the initial weights and of the order and the views of the images. With several seeds, a difference
     between methods can be told from chance."""
     train: Train = Train()

@@ -79,6 +79,11 @@ def load(path: Path) -> Params:
 def method_config(params: Params, name: str) -> Any:
     """The typed settings of one distillation method: `distill.methods.NAME` as that method's `Config`."""
     module = registry.find("pipeline.distillation", name, "distill.methods")
+    if name not in params.distill.methods:
+        raise ParamsError(
+            f"params.yaml: distill.methods does not list {name}, only {', '.join(params.distill.methods)}. To train "
+            f"it, add the line `{name}: {{}}` there."
+        )
     return parse(module.Config, params.distill.methods[name], f"distill.methods.{name}", "params.yaml")
 
 
@@ -98,7 +103,8 @@ def check_all(params: Params) -> None:
     if params.deploy.method not in params.distill.methods:
         listed = ", ".join(params.distill.methods)
         raise ParamsError(
-            f"params.yaml: deploy.method is '{params.deploy.method}', which distill.methods does not list ({listed})."
+            f"params.yaml: deploy.method is '{params.deploy.method}', which distill.methods does not list ({listed}). "
+            "Set it to one of these: its student is the one that is deployed."
         )
     if params.deploy.seed not in params.distill.seeds:
         seeds = ", ".join(map(str, params.distill.seeds))

@@ -1,7 +1,9 @@
 """Lay a preset over params.yaml: numbers change, comments and order stay.
 
-A preset is a YAML file with the keys of params.yaml that it sets, and nothing else. Maps are merged key by key,
-everything else is replaced. The result is checked as a whole before anything is written.
+A preset is a YAML file with the keys of params.yaml that it sets. Maps are merged key by key, everything else is
+replaced, with one exception: where it lists `distill.methods`, those are the methods that are trained, and no others.
+Settings of methods that a preset does not ask for, but knows how to train, stand under its key `method_settings`. The
+result is checked as a whole before anything is written.
 """
 
 import copy
@@ -21,6 +23,8 @@ from pipeline.system.files import replacing
 def apply(preset: Path, target: Path) -> list[str]:
     """Change `target` (params.yaml) as `preset` says; returns one line per changed key: "key: old -> new".
 
+    `method_settings` of methods that are not trained are passed over.
+
     Raises ParamsError, with `target` untouched, when either file is unreadable or the result is not valid.
     """
     yaml = YAML()
@@ -28,8 +32,13 @@ def apply(preset: Path, target: Path) -> list[str]:
     # By default ruamel writes null as nothing at all, which reads like something forgotten.
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.indent(mapping=2, sequence=4, offset=2)
-    values, overlay = _read(yaml, target), _read(yaml, preset)
+    values, (overlay, known) = _read(yaml, target), _read_preset(yaml, preset)
     changes = _merge(values, overlay, "")
+    methods, listed = _methods(values), _methods(overlay)
+    for name in [name for name in methods if listed and name not in listed]:
+        del methods[name]
+        changes.append(f"distill.methods.{name}: removed, because {preset} lists {', '.join(listed)}")
+    changes += _merge(methods, {name: known[name] for name in known if name in methods}, "distill.methods.")
     check_all(parse(Params, _plain(values), "", f"{preset} over {target}"))
     text = io.StringIO()
     yaml.dump(values, text)
@@ -39,11 +48,16 @@ def apply(preset: Path, target: Path) -> list[str]:
 
 
 def overlaid(target: Path, layers: Iterable[Path]) -> dict[str, Any]:
-    """What `target` would hold with every preset of `layers` laid over it, as plain data; nothing is written."""
+    """What `target` would hold with every preset of `layers` laid over it, as plain data; nothing is written.
+
+    `distill.methods` then holds the settings of every method that any of them knows, for the caller to choose one.
+    """
     yaml = YAML()
     values = _read(yaml, target)
     for preset in layers:
-        _merge(values, _read(yaml, preset), "")
+        overlay, known = _read_preset(yaml, preset)
+        _merge(values, overlay, "")
+        _merge(values, {"distill": {"methods": known}} if known else {}, "")
     plain: dict[str, Any] = _plain(values)
     return plain
 
@@ -53,6 +67,22 @@ def _read(yaml: YAML, path: Path) -> MutableMapping[str, Any]:
     if not isinstance(values, MutableMapping):
         raise ParamsError(f"{path}: expected a map of sections, as in params.yaml.")
     return values
+
+
+def _read_preset(yaml: YAML, path: Path) -> tuple[MutableMapping[str, Any], Mapping[str, Any]]:
+    """What a preset sets, and its `method_settings`."""
+    overlay = _read(yaml, path)
+    known = overlay.pop("method_settings", None) or {}
+    if not isinstance(known, Mapping):
+        raise ParamsError(f"{path}: method_settings must be a map from the names of methods to their settings.")
+    return overlay, known
+
+
+def _methods(values: Mapping[str, Any]) -> Any:
+    """The map `distill.methods`, or an empty one where there is none."""
+    distill = values.get("distill")
+    methods = distill.get("methods") if isinstance(distill, Mapping) else None
+    return methods if isinstance(methods, MutableMapping) else {}
 
 
 def _merge(values: MutableMapping[str, Any], overlay: Mapping[str, Any], prefix: str) -> list[str]:

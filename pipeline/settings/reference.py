@@ -164,7 +164,8 @@ def _allowed(value: Schema, schema: Schema) -> str:
         if "prefixItems" in value:
             return f"{len(value['prefixItems'])} numbers"
         fewest = f", at least {value['minItems']}" if "minItems" in value else ""
-        return f"list of {_allowed(value['items'], schema)}{fewest}"
+        differing = ", all different" if value.get("uniqueItems") else ""
+        return f"list of {_allowed(value['items'], schema)}{fewest}{differing}"
     words = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`", "string": "text"}
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {value[key]:,}" for key, sign in signs.items() if key in value]

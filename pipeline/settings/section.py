@@ -1,11 +1,25 @@
 """What every section of params.yaml is made of."""
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+T = TypeVar("T")
+
+
+def _differing(values: tuple[T, ...]) -> tuple[T, ...]:
+    if twice := [str(value) for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise ValueError(f"{', '.join(twice)} is there more than once, but all values must differ")
+    return values
+
+
+_UNIQUE = {"uniqueItems": True}
+Distinct = Annotated[tuple[T, ...], Field(json_schema_extra=_UNIQUE), AfterValidator(_differing)]
+"""A list in which no value stands twice."""
+SomeDistinct = Annotated[tuple[T, ...], Field(min_length=1, json_schema_extra=_UNIQUE), AfterValidator(_differing)]
+"""The same with at least one value."""
 
 
 class Section(BaseModel):

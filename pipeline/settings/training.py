@@ -51,7 +51,8 @@ class Train(Section):
     """Decay of an exponential moving average (EMA) of the weights, which is then validated and shipped. It averages
     over about the last 1 / (1 - ema_decay) steps. null: no average."""
     drop_last: bool = False
-    """Whether to leave out the last batch of an epoch if it is smaller than the others."""
+    """Whether to leave out the last batch of an epoch if it is smaller than the others. false: it is trained on. Where
+    it is too small for the network or the method to learn from, its images go with the batch before it."""
     compile: bool = False
     """Whether to compile networks and losses with torch.compile. Compilation takes a minute or more, then steps are
     faster; results differ in their last bits."""

@@ -1,15 +1,20 @@
 """Put every method of params.yaml on a blank copy of its pair: what cannot work is said before a teacher is trained."""
 
 import copy
+import io
 
 import torch
+from ruamel.yaml import YAML
 
 from pipeline.data.card import DataCard
-from pipeline.distillation.base import Teacher, find
+from pipeline.distillation import vanilla
+from pipeline.distillation.base import Method, Teacher, find
 from pipeline.models.base import Classifier, build, check_pretrained, shapes
 from pipeline.settings.data import Normalization
 from pipeline.settings.params import Params, method_config
+from pipeline.settings.training import Train
 from pipeline.system.errors import ParamsError
+from pipeline.training.engine import fewest_images
 
 _CLASSES = 10
 _IMAGES = 64
@@ -32,10 +37,50 @@ def rehearse(params: Params) -> None:
     if params.teacher.weights is not None:
         return
     teacher = _blank("teacher", params.teacher.arch, card)
+    _try(vanilla.Method(vanilla.Config(), teacher, None, card), params.teacher.train, "teacher.train")
+    refused: dict[str, ParamsError] = {}
     for name in params.distill.methods:
         # A method may change its student, never its teacher.
         config, borrowed = method_config(params, name), Teacher(teacher, card.normalization)
-        find(name).Method(config, copy.deepcopy(student), borrowed, card).check_recipe(params.distill.train)
+        try:
+            method = find(name).Method(config, copy.deepcopy(student), borrowed, card)
+            _try(method, params.distill.train, "distill.train")
+        except ParamsError as error:
+            refused[name] = error
+    if len(refused) == len(params.distill.methods):
+        raise next(iter(refused.values()))
+    if refused:
+        raise ParamsError(_way_out(params, refused))
+
+
+def _way_out(params: Params, refused: dict[str, ParamsError]) -> str:
+    """Why some methods cannot serve a pair, and the line that leaves the others."""
+    others = {name: config for name, config in params.distill.methods.items() if name not in refused}
+    pair = f"{params.teacher.arch} to {params.student.arch}"
+    text = " ".join(f"{name} cannot be trained from {pair}: {error}" for name, error in refused.items())
+    ships = (
+        f", and deploy.method to one of them (now {params.deploy.method})" if params.deploy.method in refused else ""
+    )
+    return f"{text} Or train the others alone: set distill.methods to this line{ships}.\n  methods: {_flow(others)}"
+
+
+def _flow(values: object) -> str:
+    """Plain data as YAML on one line."""
+    text = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.width, yaml.sort_base_mapping_type_on_output = True, 10_000, False  # type: ignore[assignment]
+    yaml.dump(values, text)
+    return text.getvalue().strip()
+
+
+def _try(objective: Method, settings: Train, section: str) -> None:
+    """Refuse a recipe that the objective cannot follow, whatever the number of images, which is not known yet."""
+    try:
+        objective.check_recipe(settings)
+        size = settings.batch_size
+        objective.check_batches(size, fewest_images(objective, size, settings, settings.processes))
+    except ParamsError as error:
+        raise ParamsError(f"params.yaml: {section}: {error}") from error
 
 
 def _blank(role: str, arch: str, card: DataCard) -> Classifier:

@@ -76,14 +76,14 @@ def fit(
     the last good epoch being kept; and StoppedError when SIGTERM or SIGINT came, with the state of the step that was
     under way.
     """
-    _check_batches(objective, train, settings)
+    fewest = _fewest_images(objective, train, settings)
     objective.check_recipe(settings)
     objective.begin(train.labels)
     objective.place_on(train.device)
     if settings.compile:
         compile_for(objective, train.device)
     optimizer = make_optimizer(objective, settings)
-    schedule = Schedule(settings, num_batches(len(train), settings.batch_size, settings.drop_last))
+    schedule = Schedule(settings, num_batches(len(train), settings.batch_size, settings.drop_last, fewest))
     average = Average(objective, settings.ema_decay)
     optimizer.register_step_post_hook(lambda *_: average.update())
     distributed.check_same("parameters, data or code", resume.key)
@@ -97,7 +97,7 @@ def fit(
             if settings.reset_momentum and epoch in schedule.drops and not progress.tally.steps:
                 optimizer.state.clear()
             whole = train_epoch(
-                objective, optimizer, schedule, train, settings, augment, seed, epoch, progress.tally, stop
+                objective, optimizer, schedule, train, settings, augment, seed, epoch, progress.tally, stop, fewest
             )
             if not whole:
                 training_state.save(resume, objective, optimizer, average, progress)
@@ -166,15 +166,34 @@ def make_optimizer(objective: Method, settings: Train) -> torch.optim.Optimizer:
     )
 
 
-def _check_batches(objective: Method, train: Feed, settings: Train) -> None:
-    sizes = batch_sizes(len(train), settings.batch_size, settings.drop_last)
+def _fewest_images(objective: Method, train: Feed, settings: Train) -> int:
+    """What `fewest_images` says of an epoch, once it is known that every batch of it will do."""
+    images, processes = len(train), distributed.world()
+    fewest = fewest_images(objective, min(check_sizes(images, settings, processes)), settings, processes)
+    objective.check_batches(min(check_sizes(images, settings, processes, fewest)), fewest)
+    return fewest
+
+
+def fewest_images(objective: Method, smallest: int, settings: Train, processes: int) -> int:
+    """Fewest images of a batch, of all processes together; `smallest` is the smallest batch that there might be."""
+    # Without synced statistics each process normalises its own part.
+    parts = 1 if settings.sync_bn else processes
+    return max(objective.smallest_batch, 2 * parts if smallest < 2 * parts and objective.one_value() else 1)
+
+
+def check_sizes(images: int, settings: Train, processes: int, fewest: int = 1) -> set[int]:
+    """The sizes of batches that an epoch of `images` images will have; `fewest` is as in `feed.batch_ends`.
+
+    Raises ParamsError where it has none, or one that the processes cannot share.
+    """
+    sizes = batch_sizes(images, settings.batch_size, settings.drop_last, fewest)
     if not sizes:
         raise ParamsError(
-            f"an epoch of {len(train)} images has no batch of {settings.batch_size} with drop_last: true. Lower "
+            f"an epoch of {images} images has no batch of {settings.batch_size} with drop_last: true. Lower "
             "train.batch_size."
         )
-    distributed.check_batches(sizes, distributed.world())
-    objective.check_batches(sizes)
+    distributed.check_batches(sizes, processes)
+    return sizes
 
 
 def train_step(objective: Method, optimizer: torch.optim.Optimizer, batch: Batch, settings: Train) -> Output:
@@ -199,12 +218,16 @@ def train_epoch(
     epoch: int,
     tally: Tally,
     stop: interruption.StopRequest,
+    fewest: int = 1,
 ) -> bool:
-    """One pass over the training set, or what is left of it; False when asked to stop, after a whole step."""
+    """One pass over the training set, or what is left of it; False when asked to stop, after a whole step.
+
+    `fewest` is as in `Feed.train_batches`.
+    """
     objective.train()
     started, earlier = time.perf_counter(), tally.seconds
     steps = schedule.steps_per_epoch
-    batches = train.train_batches(augment, seed, epoch, settings.batch_size, settings.drop_last, tally.steps)
+    batches = train.train_batches(augment, seed, epoch, settings.batch_size, settings.drop_last, tally.steps, fewest)
     mix = Mixer(train, settings, augment, seed, epoch)
     # Asking an accelerator for a number makes it wait, so there the sums are only looked at when the epoch is over.
     check_every = 1 if train.device.type == "cpu" else steps

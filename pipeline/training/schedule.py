@@ -13,7 +13,6 @@ run taken up in the middle of an epoch goes on with the same bits.
 """
 
 import math
-import sys
 from typing import NamedTuple
 
 from pipeline.settings.training import Train
@@ -73,14 +72,13 @@ def _glide(start: float, end: float, share: float) -> float:
 
 
 def milestone_epochs(settings: Train) -> list[int]:
-    """After how many epochs the learning rate drops; fractions are resolved, and one never reached is warned about."""
-    drops = [round(m * settings.epochs) if m < 1 else round(m) for m in settings.milestones]
-    for milestone, drop in zip(settings.milestones, drops, strict=True):
-        if drop >= settings.epochs:
-            advice = "Train longer" if milestone < 1 else "Write milestones as fractions of the epochs (0.625)"
-            print(
-                f"warning: milestone {milestone:g} is never reached in {settings.epochs} epochs, so the learning rate "
-                f"does not drop there. {advice} to let it act.",
-                file=sys.stderr,
-            )
-    return drops
+    """After how many epochs the learning rate drops; fractions are resolved."""
+    return [round(m * settings.epochs) if m < 1 else round(m) for m in settings.milestones]
+
+
+def never_reached(settings: Train) -> list[float]:
+    """Milestones, as written, that lie behind the last epoch."""
+    if settings.schedule != "milestones":
+        return []
+    drops = zip(settings.milestones, milestone_epochs(settings), strict=True)
+    return [milestone for milestone, drop in drops if drop >= settings.epochs]

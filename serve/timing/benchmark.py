@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from serve import machine
-from serve.timing import apart, energy, latency, loadgen, scenarios
+from serve.timing import apart, energy, latency, loadgen, progress, scenarios
 from serve.timing.candidates import Candidate
 from serve.timing.cold_start import cold_start
 
@@ -67,7 +67,8 @@ def side_by_side(
     for batch_size in plan.batch_sizes:
         rounds = max(min(_FEWEST_ROUNDS, plan.samples), plan.samples // batch_size)
         bound = {c.name: partial(calls[c.name], c.pixels(batch_size, plan.seed)) for c in candidates}
-        samples = latency.measure(bound, rounds, plan.warmup, plan.seed)
+        told = progress.rounds(f"timing {', '.join(calls)} in turn, batch {batch_size}", rounds)
+        samples = latency.measure(bound, rounds, plan.warmup, plan.seed, on_round=told)
         raw.update({(name, batch_size): values for name, values in samples.items()})
         timings = {name: latency.summary(values) for name, values in samples.items()}
         batches.append(
@@ -112,6 +113,11 @@ def one_by_one(candidate: Candidate, plan: Plan, with_threads: bool = True) -> d
 
     `with_threads` False leaves the numbers of threads out: torch has one for the whole process.
     """
+    parts = ["threads"] if with_threads and candidate.device == "cpu" and plan.thread_counts else []
+    parts += [f"{plan.cold_starts} cold starts"] if plan.cold_starts else []
+    parts += [f"LoadGen with {plan.loadgen.seconds:g} s a run"] if plan.loadgen is not None else []
+    if parts:
+        progress.say(f"measuring {candidate.name} alone: {', '.join(parts)}")
     return {
         "name": candidate.name,
         "device": candidate.device,

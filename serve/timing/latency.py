@@ -63,11 +63,13 @@ def measure(
     warmup: int = 20,
     seed: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
+    on_round: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Samples]:
     """Call every candidate `warmup` times untimed, then once per round in random order; (rounds,) samples of each.
 
     A candidate that computes elsewhere (a GPU) must wait for its result before it returns. `clock` gives nanoseconds.
-    Sample i of every candidate comes from round i, which is what `paired_ratio` relies on.
+    Sample i of every candidate comes from round i, which is what `paired_ratio` relies on. `on_round` is told, between
+    two rounds, how many are done.
     """
     if not candidates or rounds < 1:
         raise ValueError(f"nothing to measure: {len(candidates)} candidates, {rounds} rounds")
@@ -84,6 +86,7 @@ def measure(
             start = clock()
             call()
             samples[name][round_] = clock() - start
+        on_round(round_ + 1)
     return samples
 
 

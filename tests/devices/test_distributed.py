@@ -43,7 +43,7 @@ def trace(name: str, folder: Path, **recipe: object) -> dict[str, Tensor]:
     """Every loss term of every step of an epoch, the validation after it, and the student's running statistics."""
     lr = 1e-5 if name in STEEP else 2e-4
     settings = Train.model_validate(
-        {"epochs": 1, "batch_size": 8, "lr": lr, "milestones": (), "precision": "fp32"} | recipe
+        {"epochs": 1, "batch_size": 8, "lr": lr, "milestones": (), "precision": "fp32", "drop_last": True} | recipe
     )
     terms: dict[str, list[Tensor]] = {}
     add = training_state.Tally.add

@@ -268,12 +268,6 @@ def test_logit_methods_killed_and_resumed_end_in_the_same_bits(name: str, tmp_pa
     assert_same(weights(second), weights(whole))
 
 
-@pytest.mark.parametrize("name", ["dist", "sakd_sparse"])
-def test_a_batch_of_one_is_refused_where_the_batch_is_compared(name: str) -> None:
-    with pytest.raises(ParamsError, match=f"{name} needs at least 2 images"):
-        tiny.method(name).check_batches({24, 1})
-
-
 def test_lskd_standardizes_with_the_unbiased_deviation() -> None:
     z = lskd.standardize(G((4, 10), 0.5, 3) + 2)
     torch.testing.assert_close(z.mean(1), torch.zeros(4), rtol=0, atol=1e-6)

@@ -121,14 +121,6 @@ def test_fitnet_refuses_a_stage_that_one_network_lacks() -> None:
         fitnet.Config(hint_stage=0)
 
 
-@pytest.mark.parametrize("name", ["sp", "pkt"])
-def test_relations_need_two_images(name: str) -> None:
-    method = tiny.method(name)
-    method.check_batches({64, 2})
-    with pytest.raises(ParamsError, match="at least 2 images"):
-        method.check_batches({64, 1})
-
-
 def test_the_larger_map_is_averaged_and_keeps_its_precision() -> None:
     large, small = G((2, 3, 8, 8), 0.1), G((2, 5, 4, 4), 0.2).bfloat16()
     for swap in (False, True):

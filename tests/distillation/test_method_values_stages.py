@@ -175,11 +175,6 @@ def test_reviewkd_attention_decides_between_a_level_and_the_deeper_ones() -> Non
         torch.testing.assert_close(only_deep, review.projectors[0](up))
 
 
-def test_reviewkd_refuses_a_batch_of_one_before_training() -> None:
-    with pytest.raises(ParamsError, match="reviewkd needs at least 2 images"):
-        tiny.method("reviewkd").check_batches({8, 1})
-
-
 def srrl_features(method: Method) -> tuple[Features, Features]:
     """The pooled vectors as maps of 1 x 1, where lifting before pooling and after it are the same."""
     h_s, h_t = pooled()

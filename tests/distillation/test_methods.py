@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pipeline.distillation.base import Teacher, find
+from pipeline.distillation.base import Method, Teacher, find
 from pipeline.settings.data import Normalization
 from pipeline.system import registry
 from pipeline.system.errors import ParamsError
@@ -86,6 +87,51 @@ def test_a_saved_and_loaded_method_computes_the_same(name: str, *pair: str) -> N
 def test_one_image_in_eval_mode_works(name: str, *pair: str) -> None:
     with torch.inference_mode():
         assert tiny.method(name, *pair).eval()(tiny.batch(1)).logits.shape == (1, tiny.CLASSES)
+
+
+def learns(method: Method, images: int) -> bool:
+    """Whether every term of a batch of so many images moves the student, by more than rounding."""
+    parameters = list(method.student.parameters())
+    try:
+        terms = method.train()(tiny.batch(images)).terms
+    except (ValueError, RuntimeError):
+        return False
+    gradients = [torch.autograd.grad(t, parameters, retain_graph=True, allow_unused=True) for t in terms.values()]
+    # The largest of the terms' gradients is 1e5 here.
+    return min(sum(float(g.abs().sum()) for g in each if g is not None) for each in gradients) > 1e-6
+
+
+@every_method
+def test_every_term_teaches_from_the_smallest_batch_on_and_not_before(name: str) -> None:
+    method = tiny.method(name)
+    before = copy.deepcopy(method.state_dict())
+    images = 8 if name == "semckd" else max(method.smallest_batch, 1 + method.one_value())  # made for one size alone
+    assert all(torch.equal(tensor, before[key]) for key, tensor in method.state_dict().items())
+    assert learns(method, images)
+    if images > 1:
+        assert not learns(tiny.method(name), 1)
+
+
+@every_method
+@pytest.mark.parametrize("teacher_bn", ["eval", "batch"])
+def test_maps_of_one_place_need_two_images(name: str, teacher_bn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "IMAGE_PX", 4)
+    method = tiny.method(name, **({"teacher_bn": teacher_bn} if name != "vanilla" else {}))
+    if name == "semckd":
+        return
+    assert method.one_value()
+    method.train()(tiny.batch(max(2, method.smallest_batch)))
+
+
+def test_a_teacher_that_normalises_by_the_batch_needs_two_images_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "IMAGE_PX", 4)
+    for teacher_bn in ("eval", "batch"):
+        # No map of this student is as small as the teacher's last one.
+        method = tiny.method("kd", teacher_bn=teacher_bn)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, tiny.CLASSES))
+        network.features = lambda x, of=network: SimpleNamespace(logits=of(x))  # type: ignore[assignment]
+        method.student = network  # type: ignore[assignment]
+        assert method.one_value() == (teacher_bn == "batch")
 
 
 CHECKS: tuple[Callable[..., None], ...] = (

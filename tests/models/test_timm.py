@@ -73,7 +73,8 @@ def test_a_method_serves_a_pair_or_says_why_not(name: str, pair: tuple[str, str]
 @every_pair
 @contract.every_method
 def test_what_a_method_refuses_is_known_before_training_starts(name: str, pair: tuple[str, str]) -> None:
-    params = settings(student={"arch": pair[0]}, teacher={"arch": pair[1]}, distill={"methods": {name: {}}})
+    distill = {"methods": {name: {}}, "train": {"drop_last": True}}
+    params = settings(student={"arch": pair[0]}, teacher={"arch": pair[1]}, distill=distill)
     if name in PAIRS[pair]:
         with pytest.raises(ParamsError, match=PAIRS[pair][name]):
             rehearse(params)
@@ -376,6 +377,23 @@ def test_pretrained_weights_that_do_not_exist_are_known_before_training_starts()
         rehearse(settings(teacher={"pretrained": True}))
     with pytest.raises(ParamsError, match=r"student\.pretrained is true, but there are no pretrained weights of timm/"):
         rehearse(settings(student={"arch": "timm/resnet50t", "pretrained": True}))
+
+
+def test_pretrained_weights_that_cannot_be_had_are_found_by_preflight_until_they_are_needed_no_more(
+    no_hub: Path, tmp_path: Path
+) -> None:
+    shutil.copy(toy.ROOT / "params.yaml", tmp_path)
+    networks = {"student.arch": "timm/test_resnet", "student.pretrained": True}
+    toy.edit(tmp_path, networks | {"distill.methods": {"kd": {}}, "deploy.method": "kd"})
+    places = tmp_path / "params.yaml", tmp_path / "artifacts/preflight"
+    with pytest.raises(CheckpointError, match="pretrained weights of timm/test_resnet are not in the cache"):
+        preflight(*places)
+    for arch, method in (("resnet8", "vanilla"), ("timm/test_resnet", "kd")):
+        path = tmp_path / f"artifacts/students/{method}/0/model.safetensors"
+        path.parent.mkdir(parents=True)
+        model = tiny.network(arch)
+        checkpoint.save(model, header(model), path)
+    preflight(*places)
 
 
 def test_pretrained_and_weights_exclude_each_other() -> None:

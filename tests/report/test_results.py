@@ -14,11 +14,12 @@ from pipeline.report.artefacts.published import published
 from pipeline.report.artefacts.records import Spread
 from pipeline.report.artefacts.results import Commit, Results
 from pipeline.report.findings import data_and_classes, formats, timings, verdict, wording
+from pipeline.report.findings.remarks import remarks
 from pipeline.report.pictures import labels, plots
 from pipeline.system.errors import PupilError
 from stages.report import commit
 from tests import toy
-from tests.report_run import IMAGES, LABELS, Run, alone, analysis, evaluation, quantization, text_of, timing
+from tests.report_run import IMAGES, LABELS, Run, alone, analysis, evaluation, history, quantization, text_of, timing
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_validation_figures_of_images_seen_in_training_are_labelled(run: Run) ->
             "val (images seen in training), best epoch %",
             "val (images seen in training) top",
             "say nothing of new ones, and only the test split was left out",
-            "agreement with float32 is judged as well",
+            "trained on, so that they cannot show that no more",
             "train, with val",
         ):
             assert label in re.sub(r"\\(.)", r"\1", said)
@@ -130,6 +131,33 @@ def test_probabilities_in_words(run: Run, p: float, words: str) -> None:
     record = json.loads((run.root / "comparison.json").read_text(encoding="utf-8"))
     run.edit("comparison.json", pairs=[pair | {"mcnemar_p": p} for pair in record["pairs"]])
     assert words in verdict.distillation(run.results())
+
+
+def test_a_student_that_learned_nothing_and_a_better_one_at_hand_are_remarked(run: Run) -> None:
+    assert remarks(run.results()) == []
+    for seed in range(3):
+        # The largest of three classes has 14 of 40 images.
+        run.write(f"students/kd/{seed}/evaluation.json", evaluation("kd", seed, 36.0))
+        run.write(f"students/vanilla/{seed}/history.json", history(20.0, 60.0, 98.0))
+        run.write(f"students/sakd/{seed}/history.json", history(20.0, 99.0, 55.0))
+    results = run.results()
+    chance, better = remarks(results)
+    assert chance.startswith("No better than chance: kd. Whoever always names the most frequent class gets 35.00 % of")
+    assert better == (
+        "On validation, vanilla is 43.00 points ahead of sakd, which ships (98.00 against 55.00 % of 21 images). Set "
+        "deploy.method to vanilla to ship it instead."
+    )
+    for said in (re.sub(r"\\(.)", r"\1", markdown.render(results)), text_of(page.render(results))):
+        assert all(remark in said for remark in (chance, better))
+    # What the 21 validation images leave to chance is no lead, and images that were trained on choose nothing.
+    run.write("students/vanilla/1/history.json", history(20.0, 60.0, 55.0))
+    for seed in (0, 2):
+        run.write(f"students/vanilla/{seed}/history.json", history(20.0, 60.0, 75.0))
+    assert remarks(run.results()) == [chance]
+    for seed in range(3):
+        run.write(f"students/vanilla/{seed}/history.json", history(20.0, 60.0, 98.0))
+    run.edit("data/card.json", train_includes_val=True)
+    assert remarks(run.results()) == [chance]
 
 
 def test_published_figures_stand_beside_the_same_pair_on_the_same_data() -> None:

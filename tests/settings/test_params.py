@@ -25,6 +25,10 @@ def load(text: str, tmp_path: Path) -> params.Params:
         ("augment: {flip: 1}", r"augment\.flip is 1: .*boolean"),
         ("augment: {pad_mode: wrap}", r"augment\.pad_mode is 'wrap': .*'zeros' or 'reflect'"),
         ("distill: {seeds: []}", r"distill\.seeds is \[\]"),
+        ("distill: {seeds: [0, 1, 0]}", r"distill\.seeds is \[0, 1, 0\]: .*0 is there more than once, .* must differ"),
+        ("benchmark: {batch_sizes: [8, 8]}", r"benchmark\.batch_sizes is \[8, 8\]: .*8 is there more than once"),
+        ("benchmark: {thread_counts: [1, 1]}", r"benchmark\.thread_counts is \[1, 1\]"),
+        ("quantize: {exclude: [a, b, b, a]}", r"quantize\.exclude is .*a, b is there more than once"),
         ("distill: {methods: {}}", r"distill\.methods is \{\}"),
         ("teacher: {normalization: {mean: [0, 0], std: [1, 1, 1]}}", r"teacher\.normalization\.mean"),
         ("teacher: {normalization: {mean: [0, 0, 0], std: [1, 0, 1]}}", "every std must be above 0"),
@@ -105,6 +109,11 @@ def test_what_the_sections_say_of_each_other_is_checked_before_anything_runs(
 def test_what_a_stage_would_miss_is_named(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=said):
         params.check_complete(load(text, tmp_path))
+
+
+def test_a_method_that_is_not_listed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"methods does not list dkd, only vanilla.* add the line `dkd: \{\}` there"):
+        params.method_config(load("", tmp_path), "dkd")
 
 
 def test_params_are_frozen(tmp_path: Path) -> None:

@@ -54,6 +54,37 @@ def test_applying_twice_changes_nothing_more(target: Path, tmp_path: Path) -> No
     assert target.read_bytes() == once
 
 
+def test_the_methods_that_a_preset_lists_are_those_that_are_trained(target: Path, tmp_path: Path) -> None:
+    before = params.load(target).distill.methods
+    preset = write("distill: {methods: {kd: {temperature: 2.0}, dkd: {}}}\ndeploy: {method: kd}\n", tmp_path)
+    changes = presets.apply(preset, target)
+    assert params.load(target).distill.methods == {"kd": before["kd"] | {"temperature": 2.0}, "dkd": {}}
+    assert f"distill.methods.sakd: removed, because {preset} lists kd, dkd" in changes
+
+
+def test_a_preset_that_takes_the_deployed_method_away_says_so(target: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"deploy\.method is 'afd', which .* does not list \(kd\)\. Set it to one"):
+        presets.apply(write("distill: {methods: {kd: {}}}\n", tmp_path), target)
+
+
+def test_a_preset_may_know_methods_without_asking_for_them(target: Path, tmp_path: Path) -> None:
+    before = params.load(target).distill.methods
+    preset = write("method_settings: {kd: {temperature: 2.0}, dkd: {warmup_epochs: 1}}\n", tmp_path)
+    assert presets.apply(preset, target) == ["distill.methods.kd.temperature: 4.0 -> 2.0"]
+    assert params.load(target).distill.methods == before | {"kd": before["kd"] | {"temperature": 2.0}}
+    known = presets.overlaid(target, [preset])["distill"]["methods"]
+    assert known["dkd"] == {"warmup_epochs": 1}
+    with pytest.raises(ParamsError, match="method_settings must be a map"):
+        presets.apply(write("method_settings: [kd]\n", tmp_path), target)
+
+
+@pytest.mark.parametrize("name", ["stanford40", "published/ofd"])
+def test_a_shipped_recipe_of_one_method_trains_that_one(name: str, target: Path) -> None:
+    presets.apply(ROOT / f"presets/{name}.yaml", target)
+    after = params.load(target)
+    assert list(after.distill.methods) == [after.deploy.method] == [{"stanford40": "afd"}.get(name, "ofd")]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

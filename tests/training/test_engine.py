@@ -300,13 +300,61 @@ def test_an_epoch_that_does_not_divide_trains_on_the_rest_or_drops_it() -> None:
         assert [len(labels) for _, labels, _ in feed.train_batches(AUGMENT, 0, 0, 24, drop_last)] == sizes
 
 
-def test_a_batch_too_small_for_the_method_is_refused_before_training(tmp_path: Path) -> None:
-    settings = Train(epochs=1, batch_size=21, precision="fp32")  # 64 = 3 * 21 + 1
-    with pytest.raises(
-        ParamsError, match="afd needs at least 2 images in a batch, but an epoch would have a batch of 1"
-    ):
-        fit(tiny.method("afd"), tmp_path / "state", settings)
-    assert fit(tiny.method("afd"), tmp_path / "state", settings.model_copy(update={"drop_last": True})).history
+def test_a_last_batch_that_is_too_small_goes_with_the_one_before() -> None:
+    feed = tiny.feed(50)
+    for fewest, sizes in ((1, [7] * 7 + [1]), (2, [7] * 6 + [8]), (3, [7] * 6 + [8])):
+        batches = list(feed.train_batches(AUGMENT, 0, 0, 7, False, fewest=fewest))
+        assert [len(labels) for _, labels, _ in batches] == sizes
+        assert sorted(torch.cat([positions for _, _, positions in batches]).tolist()) == list(range(50))
+        later = list(feed.train_batches(AUGMENT, 0, 0, 7, False, first=5, fewest=fewest))
+        assert [len(labels) for _, labels, _ in later] == sizes[5:]
+    assert [len(labels) for _, labels, _ in feed.train_batches(AUGMENT, 0, 0, 7, True, fewest=3)] == [7] * 7
+
+
+def steps(method: Method, settings: Train, state: Path) -> list[int]:
+    """How many images each step of an epoch was trained on."""
+    forward, sizes = method.forward, []
+
+    def noting(batch: Batch) -> Output:
+        if method.training:
+            sizes.append(len(batch.labels))
+        return forward(batch)
+
+    method.forward = noting  # type: ignore[method-assign]
+    assert len(fit(method, state, settings).history) == 1
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "px", "sizes"),
+    [
+        ("vanilla", 16, [21, 21, 21, 1]),
+        ("vanilla", 4, [21, 21, 22]),  # the last maps are of 1 x 1
+        ("simkd", 4, [21, 21, 22]),
+        ("fitnet", 4, [21, 21, 22]),
+        ("afd", 16, [21, 21, 22]),
+        ("rkd", 16, [21, 21, 22]),
+    ],
+)
+def test_one_image_is_left_over_and_trained_on(
+    name: str, px: int, sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "IMAGE_PX", px)
+    settings = Train(epochs=1, batch_size=21, lr=0.001, milestones=(), precision="fp32")
+    assert steps(tiny.method(name), settings, tmp_path / "state") == sizes
+
+
+def test_a_batch_too_small_for_the_method_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Train(epochs=1, batch_size=2, precision="fp32")
+    said = "rkd needs at least 3 images in a batch, but an epoch would have a batch of 2. Set train.batch_size to 3"
+    with pytest.raises(ParamsError, match=said):
+        fit(tiny.method("rkd"), tmp_path / "state", settings)
+    monkeypatch.setattr(tiny, "IMAGE_PX", 4)
+    said = "vanilla needs at least 2 images in a batch with resnet8 at 4 px, because one image gives its batch normal"
+    with pytest.raises(ParamsError, match=said):
+        fit(tiny.method("vanilla"), tmp_path / "state", settings.model_copy(update={"batch_size": 1}))
 
 
 def test_no_whole_batch_at_all_is_refused(tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
 """Learning rates: torch's own schedulers, step by step, and settings that contradict each other."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, OneCycleLR, SequentialLR
 
+from pipeline.settings.params import Params
+from pipeline.settings.presets import overlaid
+from pipeline.settings.reading import parse
 from pipeline.settings.training import Train
-from pipeline.training.schedule import Rates, Schedule, milestone_epochs
+from pipeline.training.schedule import Rates, Schedule, milestone_epochs, never_reached
 
+ROOT = Path(__file__).parents[2]
 STEPS = 7
 
 
@@ -90,8 +96,13 @@ def test_published_milestones_first_act_in_epoch_151() -> None:
     assert drops == milestone_epochs(Train(epochs=240, milestones=(150, 180, 210))) == [150, 180, 210]
 
 
-def test_a_milestone_that_is_never_reached_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
-    Schedule(Train(epochs=65, milestones=(150,)), STEPS)
-    assert "milestone 150 is never reached in 65 epochs" in capsys.readouterr().err
-    Schedule(Train(epochs=65, milestones=(150,), schedule="cosine"), STEPS)
-    assert not capsys.readouterr().err
+def test_milestones_behind_the_last_epoch_are_known() -> None:
+    assert never_reached(Train(epochs=65, milestones=(150, 60, 0.999))) == [150, 0.999]
+    assert never_reached(Train(epochs=2, milestones=(0.625, 0.75, 0.875))) == [0.75, 0.875]
+    assert never_reached(Train(epochs=65, milestones=(150,), schedule="cosine")) == []
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_preset_has_a_milestone_behind_its_last_epoch(preset: Path) -> None:
+    shipped = parse(Params, overlaid(ROOT / "params.yaml", [preset]), "", preset.name)
+    assert never_reached(shipped.teacher.train) == never_reached(shipped.distill.train) == []

@@ -137,6 +137,8 @@ class StudentFile(Record):
     """Below artifacts/deploy."""
     accepted: bool
     reason: str
+    validation_tells: bool = True
+    """False: the validation images could not tell, and agreement with float32 decided."""
     val: Smaller | None
     """None where its logits are no numbers, as test."""
     test: Smaller | None

@@ -163,18 +163,19 @@ def student_file_titles(results: Results) -> list[str]:
 
 def gate(results: Results) -> str:
     """What decided which files are accepted."""
-    if results.data.train_includes_val:
-        return (
-            "The validation split decides what is accepted. Its images were seen in training, so that top-1 on them "
-            "says little of new images: agreement with float32 is judged as well, each changed answer at what it costs "
-            "by float32's probabilities. Agreement and SQNR (of logits) are on validation too."
-        )
-    return "Validation top-1 alone decides what is accepted. Agreement and SQNR (of logits) are on validation too."
+    unsure = "trained on, so that they cannot show" if results.data.train_includes_val else "too few to show"
+    return (
+        "Validation top-1 decides what is accepted, by the images whose answer turned wrong or right. Where these are "
+        f"{unsure} that no more than deploy.max_drop is lost, agreement with float32 on images of train decides, each "
+        "changed answer at what it costs by float32's probabilities. Agreement and SQNR (of logits) in the table are "
+        "on validation."
+    )
 
 
-def refusals(results: Results) -> list[str]:
-    """Why files were refused, one sentence each."""
-    return [f"{it.file}: {it.reason}." for it in results.quantization.students.values() if not it.accepted]
+def verdicts(results: Results) -> list[str]:
+    """Why files were refused, and of which ones the validation images could not tell; one sentence each."""
+    files = results.quantization.students.values()
+    return [f"{it.file}: {it.reason}." for it in files if not (it.accepted and it.validation_tells)]
 
 
 def gain(network: Network) -> str:

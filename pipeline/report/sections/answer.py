@@ -4,6 +4,7 @@ from markupsafe import Markup
 
 from pipeline.report.artefacts.results import Results
 from pipeline.report.findings import verdict, wording
+from pipeline.report.findings.remarks import remarks
 from pipeline.report.templates import fill
 
 
@@ -14,6 +15,7 @@ def render(results: Results) -> Markup:
         r=results,
         headline=verdict.headline(results),
         distillation=verdict.distillation(results),
+        remarks=remarks(results),
         details=verdict.details(results),
         machine=wording.machine(results),
         shares=shares(results),

@@ -9,6 +9,7 @@ from math import comb
 import numpy as np
 import pytest
 
+from serve.timing import progress
 from serve.timing.latency import Summary, measure, minimum_samples, paired_ratio, quantiles, summary, tolerated
 
 MS = 1_000_000
@@ -188,3 +189,11 @@ def test_results_are_plain_json() -> None:
     assert json.loads(json.dumps(few.to_dict()))["p90_ms"] is None
     ratio = paired_ratio(milliseconds(2, 2), milliseconds(1, 1))
     assert json.loads(json.dumps(ratio.to_dict())) == {"median": 2, "low": 2, "high": 2}
+
+
+def test_a_long_measurement_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    now = iter([0.0, 4.0, 10.0, 12.0, 21.0])
+    told = progress.rounds("timing a, batch 1", 4, clock=lambda: next(now))
+    measure({"a": lambda: None}, rounds=4, warmup=0, on_round=told)
+    # Not more often than every ten seconds, and not behind the last round.
+    assert capsys.readouterr().err == "timing a, batch 1: 2 of 4 rounds, 10 s left\n"

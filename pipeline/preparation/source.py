@@ -38,6 +38,18 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Files below data.path that the source does not read, for one reason."""
+
+    why: str
+    """What they are, as the rest of a sentence that begins with their number."""
+    names: tuple[str, ...]
+    """From data.path, printable."""
+    meant: bool = False
+    """Whether they look like images of this data set. Where half of them are left out so, prepare refuses."""
+
+
+@dataclass(frozen=True)
 class Source:
     """A data set before preparation."""
 
@@ -47,5 +59,5 @@ class Source:
     """"train" and "test", and "val" where the source has one of its own."""
     licence: str | None
     """Licence of the images, where the source states it."""
-    notes: tuple[str, ...] = ()
-    """What a person should know of what was found, such as files that are left out, in sentences."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Every file below data.path that no record is read from: nothing vanishes without a count in the audit."""

@@ -30,7 +30,7 @@ class Layout:
     """What lies where."""
 
     splits: dict[str, Classes]
-    """By split; of the name "" where classes lie at the top."""
+    """By split; train alone where classes lie at the top."""
     tops: dict[str, str]
     """The folder of each split; empty where there are none."""
 
@@ -50,7 +50,7 @@ def layout(folder: Path, tree: Tree, known: Mapping[str, Sequence[str]]) -> Layo
     tops = _split_folders(folder, tree.folders, images, known)
     splits = {split: _by_class(tree.folders, images, f"{top}/") for split, top in tops.items()}
     if not tops:
-        splits = {"": _by_class(tree.folders, images, "")}
+        splits = {"train": _by_class(tree.folders, images, "")}
     return Layout(splits, tops)
 
 

@@ -107,8 +107,8 @@ def _check_left_out(source: Source) -> None:
     if lost >= opened:
         what = "; ".join(f"{len(it.names):,} {it.why}: {listed(list(it.names), at_most=_NAMED)}" for it in groups)
         raise DataError(
-            f"Of {opened + lost:,} files only {opened:,} would be read: {what}. Save them in a format that is read (docs/"
-            "data-sources.md), move them where they belong or away, or set data.on_bad to skip to leave them out."
+            f"Of {opened + lost:,} files only {opened:,} would be read: {what}. Save them in a format that is read ("
+            "docs/data-sources.md), move them where they belong or away, or set data.on_bad to skip to leave them out."
         )
 
 

@@ -15,8 +15,8 @@ from pipeline.preparation.divide import listed
 from pipeline.settings.data import Data
 from pipeline.system.errors import DataError, ParamsError
 
-# What systems, file servers and tools put beside a person's files, by whole names in small letters. Names with a leading
-# dot (.DS_Store, ._photo.jpg, .Trashes, .ipynb_checkpoints) count as theirs too.
+# What systems, file servers and tools put beside a person's files, by whole names in small letters. Names with a
+# leading dot (.DS_Store, ._photo.jpg, .Trashes, .ipynb_checkpoints) count as theirs too.
 CLUTTER = frozenset(
     {"$recycle.bin", "system volume information", "lost+found", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"}
     | {"@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "network trash folder"}

@@ -49,8 +49,8 @@ def open_source(config: Config, data: Data) -> Source:
     splits = {split: found.records(folder, split, names) for split in found.splits}
     taken = {file for records in splits.values() for file in records.files}
     if not found.tops:
-        train, test = hold_out(splits[""].labels, config.test_fraction, data.seed)
-        splits = {"train": splits[""].chosen(train), "test": splits[""].chosen(test)}
+        train, test = hold_out(splits["train"].labels, config.test_fraction, data.seed)
+        splits = {"train": splits["train"].chosen(train), "test": splits["train"].chosen(test)}
     return Source(names, splits, None, left_out(tree, taken))
 
 

@@ -215,7 +215,7 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist; expected a folder"):
         opened(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty is not a folder that `datasets` can read"):
+    with pytest.raises(DataError, match="empty holds neither tables .* nor images. Expected Parquet files"):
         opened(tmp_path / "empty")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file is a file; expected the folder"):
@@ -240,15 +240,20 @@ def test_a_torn_shard_is_refused(tmp_path: Path, scratch: Path) -> None:
 def test_one_of_several_subsets_is_chosen_by_name(tmp_path: Path) -> None:
     shard(tmp_path, "train", [1, 0, 1])
     shard(tmp_path, "test", [0, 1])
-    small, large = (f"{{split: train, path: {train}-*}}, {{split: test, path: test-*}}" for train in ("test", "train"))
+    small, large = (
+        f"{{split: train, path: {train}-*}}, {{split: test, path: ./{test}-*.parquet}}"
+        for train, test in (("test", "train"), ("train", "test"))
+    )
     listed = f"- {{config_name: large, data_files: [{large}]}}\n- {{config_name: small, data_files: [{small}]}}\n"
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
     assert len(opened(tmp_path, subset="large").splits["train"]) == 3
     assert len(opened(tmp_path, subset="small").splits["train"]) == 2
-    words = r"available configs: \['large', 'small'\]; choose with data\.sources\.huggingface\.subset\."
+    words = r"has these subsets: large, small\. Choose one with data\.sources\.huggingface\.subset\."
     with pytest.raises(DataError, match=words):
         opened(tmp_path)
-    with pytest.raises(DataError, match=r"'lrage' not found. Available: \['large', 'small'\]"):
+    with pytest.raises(
+        DataError, match=r"subset is 'lrage' \(did you mean 'large'\?\); .*README.md names these: large, small"
+    ):
         opened(tmp_path, subset="lrage")
 
 

@@ -215,7 +215,7 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist; expected a folder"):
         opened(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds neither tables .* nor images. Expected Parquet files"):
+    with pytest.raises(DataError, match=r"empty holds neither tables .* nor images. Expected Parquet files"):
         opened(tmp_path / "empty")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file is a file; expected the folder"):

@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.preparation import decode
+from pipeline.preparation.formats import EXTENSIONS
 from pipeline.preparation.tree import printable
 
-# What Pillow reads and people call images, by the end of the name in lower case.
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
-    | {".tif", ".tiff", ".webp"}
-)
+SUFFIXES = frozenset(EXTENSIONS)
+"""What people call images that can be read, by the end of the name in lower case."""
 
 
 def is_image(name: str) -> bool:

@@ -49,6 +49,10 @@ class BadImageError(DataError):
         self.reason = reason
 
 
+class _RefusedError(Exception):
+    """The file is sound, but its pixels cannot be used."""
+
+
 def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
     """Pixels (h, w, 3) of an image file, upright and in RGB. Raises BadImageError with `name` if there are none.
 
@@ -75,11 +79,13 @@ def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
         pixels = _pixels_alone(content)
         with Image.open(io.BytesIO(pixels), formats=(known,) if known else None) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
+                raise _RefusedError(
                     f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are read; make it "
                     "smaller"
                 )
             return np.asarray(_upright(image, _as_rgb(image, _opaque(image, pixels))))
+    except _RefusedError as error:
+        raise BadImageError(name, "unreadable", str(error)) from error
     # The decoders of foreign bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as error:
         if is_cut(content) or (known is None and "truncated" in str(error)):
@@ -127,7 +133,7 @@ def _as_rgb(image: Image.Image, opaque: Image.Image | None) -> Image.Image:
         white.paste(image.convert("RGB"), mask=opaque)
         return white
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no known range; store them with 8 or 16 bits")
+        raise _RefusedError(f"pixels of mode {image.mode} have no known range; store them with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)

@@ -58,21 +58,22 @@ def is_cut(content: bytes) -> bool:
     if kind in ("HEIF", "AVIF"):
         return _boxes_end(content) > len(content)
     if kind == "PPM":
-        return _raster_bytes(content) > len(content)
+        return _raster_end(content) > len(content)
     return kind == "TIFF" and _tiff_end(content) > len(content)
 
 
-def _raster_bytes(content: bytes) -> int:
-    """How many bytes the pixels of a PBM, PGM or PPM take, which may be written in digits too: then one at the least."""
+def _raster_end(content: bytes) -> int:
+    """How many bytes a PBM, PGM or PPM takes at the least; pixels in digits take one or more each."""
     words = re.sub(rb"#[^\r\n]*", b"", content[:1000]).split()[:4]
     if len(words) < 3 or not all(word.isdigit() for word in words[1:3]):
         return len(content) + 1
     width, height = int(words[1]), int(words[2])
+    header = sum(len(word) + 1 for word in (words[:3] if words[0] in (b"P1", b"P4") else words))
     if words[0] == b"P4":
-        return (width + 7) // 8 * height
+        return header + (width + 7) // 8 * height
     samples = 3 if words[0] in (b"P3", b"P6") else 1
     wide = words[0] in (b"P5", b"P6") and len(words) > 3 and words[3].isdigit() and int(words[3]) > 255
-    return width * height * samples * (2 if wide else 1)
+    return header + width * height * samples * (2 if wide else 1)
 
 
 def _of_brands(content: bytes) -> str | None:

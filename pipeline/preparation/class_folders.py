@@ -74,7 +74,7 @@ def check(folder: Path, found: Layout) -> None:
             )
 
 
-def left_out(tree: Tree, taken: set[str]) -> tuple[LeftOut, ...]:
+def left_out(tree: Tree, taken: set[str], why: str = "images lie in no class folder") -> tuple[LeftOut, ...]:
     """What of a folder of images is not used, given what is."""
     images = {name for name in tree.files if is_image(name)}
     others = sorted(set(tree.files) - images - taken)
@@ -85,7 +85,7 @@ def left_out(tree: Tree, taken: set[str]) -> tuple[LeftOut, ...]:
         LeftOut("files are hidden or were put there by a system", _all(tree.clutter)),
         LeftOut("files have the name of an image, but not the ending", _all(beside)),
         LeftOut("files have no image's ending", _all(sorted(set(others) - set(beside))), meant=True),
-        LeftOut("images lie in no class folder", _all(sorted(images - taken)), meant=True),
+        LeftOut(why, _all(sorted(images - taken)), meant=True),
     )
     return tuple(group for group in groups if group.names)
 

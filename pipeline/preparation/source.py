@@ -1,8 +1,14 @@
 """What a source of images hands over: labelled, still undecoded records, split by split.
 
-A source is one file of `pipeline/sources` with two names: `Config`, its settings (a params.Section), and
-`open_source(config, data) -> Source`, which finds the records without decoding them. Reading an image happens in
-`Records.read`, one at a time, so that prepare can do it in any order and name the one that fails.
+A source is one file of `pipeline/sources` with three names:
+
+    Config                                   its settings, a params.Section
+    open_source(config, data) -> Source      finds the records without decoding them
+    fingerprint(config, data)                (number, digest) of the files that decide what is read, None where none
+                                             does; quick, and raises DataError where data.path leads nowhere
+
+Reading an image happens in `Records.read`, one at a time, so that prepare can do it in any order and name the one that
+fails.
 """
 
 from collections.abc import Mapping

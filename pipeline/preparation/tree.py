@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,10 @@ CLUTTER = frozenset(
 )
 
 
+# What prepare itself writes, which may lie below data.path: a folder that holds all of these, and the audit of images
+# that were refused. Were they walked, each run would change what the next one finds.
+PREPARED = frozenset({"audit.json", "card.json"})
+REFUSED = ".audit.json"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -60,8 +65,12 @@ def walk(folder: Path) -> Tree:
                 circles.append(place)
                 continue
             walked.add((status.st_dev, status.st_ino))
-            with os.scandir(folder / place) as entries:
-                for entry in entries:
+            with os.scandir(folder / place) as listing:
+                entries = list(listing)
+            if PREPARED <= {entry.name for entry in entries}:
+                continue
+            for entry in entries:
+                if not entry.name.endswith(REFUSED):
                     name = f"{place}/{entry.name}" if place else entry.name
                     if entry.name.startswith(".") or entry.name.lower() in CLUTTER:
                         inside = entry.is_dir(follow_symlinks=False)
@@ -93,15 +102,17 @@ def open_walk(folder: Path) -> Tree:
     return tree
 
 
-def fingerprint(folder: Path) -> tuple[int, str]:
+def fingerprint(folder: Path, decides: Callable[[str], bool] = lambda name: True) -> tuple[int, str]:
     """How many files lie below a folder, and a digest of their names, sizes and modification times, as make sees them.
+
+    Only those count that decide what a source reads, by their names.
 
     Hashing what a large data set holds would take minutes. A mere copy changes the times. What cannot be looked at
     counts by its name alone.
     """
     tree = walk(folder)
     listing: list[tuple[str, int | None, int | None]] = []
-    for name in tree.files:
+    for name in filter(decides, tree.files):
         try:
             status = os.stat(folder / name)
             listing.append((name, status.st_size, status.st_mtime_ns))

@@ -15,9 +15,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.preparation import class_names
+from pipeline.preparation import class_names, tree
 from pipeline.preparation.class_folders import EXPECTED, Layout, check, layout, left_out
 from pipeline.preparation.divide import hold_out, listed
+from pipeline.preparation.image_files import is_image
 from pipeline.preparation.source import Source
 from pipeline.preparation.tree import data_folder, open_walk
 from pipeline.settings.data import Data
@@ -41,8 +42,8 @@ def open_source(config: Config, data: Data) -> Source:
     is linked in a circle, if there are no class folders, if one has no image, or if splits have different classes.
     """
     folder = data_folder(data, EXPECTED)
-    tree = open_walk(folder)
-    found = layout(folder, tree, SPLITS)
+    walked = open_walk(folder)
+    found = layout(folder, walked, SPLITS)
     _check_splits(folder, found)
     names = tuple(sorted(next(iter(found.splits.values()))))
     class_names.check(names, f"the folders of data.path {folder}")
@@ -51,7 +52,12 @@ def open_source(config: Config, data: Data) -> Source:
     if not found.tops:
         train, test = hold_out(splits["train"].labels, config.test_fraction, data.seed)
         splits = {"train": splits["train"].chosen(train), "test": splits["train"].chosen(test)}
-    return Source(names, splits, None, left_out(tree, taken))
+    return Source(names, splits, None, left_out(walked, taken))
+
+
+def fingerprint(config: Config, data: Data) -> tuple[int, str]:
+    """Of the images, which alone decide."""
+    return tree.fingerprint(data_folder(data, EXPECTED), is_image)
 
 
 def _check_splits(folder: Path, found: Layout) -> None:

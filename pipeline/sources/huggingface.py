@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.preparation import class_folders, class_names, hub_folder
+from pipeline.preparation import class_folders, class_names, hub_folder, tree
 from pipeline.preparation.divide import hold_out
 from pipeline.preparation.hub_folder import KEY
 from pipeline.preparation.hub_load import load, saved, why
@@ -66,14 +66,13 @@ def open_source(config: Config, data: Data) -> Source:
     Raises ParamsError if data.path is not given, DataError if there is no such data set, split or column, if a label
     is missing, or if the label column holds neither classes, integers nor strings.
     """
-    if data.path is None:
-        raise ParamsError(
-            "params.yaml: data.path is null, but the source huggingface needs a folder or a Hub id there."
-        )
-    folder = Path(data.path)
-    if folder.exists():
-        return _open_folder(folder, config, data)
-    loaded = _fetch(data.path, config)
+    if data.path is None or not Path(data.path).is_dir():
+        return _open_hub(_hub_id(data.path), config, data)
+    return _open_folder(Path(data.path), config, data)
+
+
+def _open_hub(hub_id: str, config: Config, data: Data) -> Source:
+    loaded = _fetch(hub_id, config)
     chosen = {split: _split(loaded, split, name) for split, name in config.splits.items()}
     unused = [
         LeftOut(
@@ -86,17 +85,25 @@ def open_source(config: Config, data: Data) -> Source:
     return _source(chosen, config, data, chosen["train"].info.license or None, None, unused)
 
 
+def fingerprint(config: Config, data: Data) -> tuple[int, str] | None:
+    """Of all files of a folder; None for the Hub, where `revision` says what is read."""
+    if data.path is None or not Path(data.path).is_dir():
+        _hub_id(data.path)
+        return None
+    return tree.fingerprint(Path(data.path))
+
+
 def _open_folder(folder: Path, config: Config, data: Data) -> Source:
-    if not folder.is_dir():
-        raise DataError(f"data.path {folder} is a file; expected the folder that holds the data set.")
-    tree = open_walk(folder)
+    walked = open_walk(folder)
     known = hub_folder.known_splits(list(config.splits.values()))
     card = hub_folder.read_card(folder, config.subset)
-    if card.patterns is None and hub_folder.class_folders_alone(tree):
-        return _open_class_folders(folder, tree, known, config, data)
+    if card.patterns is None and hub_folder.class_folders_alone(walked):
+        return _open_class_folders(folder, walked, known, config, data)
     mapped = saved(folder)
     files = (
-        {split: list(tree.files) for split in mapped} if mapped else hub_folder.split_files(folder, tree, card, known)
+        {split: list(walked.files) for split in mapped}
+        if mapped
+        else hub_folder.split_files(folder, walked, card, known)
     )
     for split, name in config.splits.items():
         _split(files, split, name)
@@ -105,14 +112,14 @@ def _open_folder(folder: Path, config: Config, data: Data) -> Source:
     chosen = {split: loaded[name] for split, name in config.splits.items()}
     source = _source(chosen, config, data, card.licence, folder, [])
     named = {path for rows in source.splits.values() if isinstance(rows, Rows) for path in rows.paths()}
-    groups = hub_folder.left_out(tree, files, list(wanted), named)
+    groups = hub_folder.left_out(walked, files, list(wanted), named)
     return Source(source.labels, source.splits, source.licence, tuple(groups))
 
 
 def _open_class_folders(
-    folder: Path, tree: Tree, known: Mapping[str, Sequence[str]], config: Config, data: Data
+    folder: Path, walked: Tree, known: Mapping[str, Sequence[str]], config: Config, data: Data
 ) -> Source:
-    found = class_folders.layout(folder, tree, known)
+    found = class_folders.layout(folder, walked, known)
     chosen = config.splits
     for split, name in chosen.items():
         _split(found.splits, split, name)
@@ -133,7 +140,7 @@ def _open_class_folders(
         for name, files in sorted(unused.items())
     ]
     taken |= {file for files in unused.values() for file in files}
-    return Source(names, splits, None, (*groups, *class_folders.left_out(tree, taken)))
+    return Source(names, splits, None, (*groups, *class_folders.left_out(walked, taken)))
 
 
 def _source(
@@ -165,10 +172,21 @@ def _split(known: Any, split: str, name: str) -> Any:
     return look_up(known, name, f"{KEY}.{split}_split", "splits", f" {hint}")
 
 
+def _hub_id(path: str | None) -> str:
+    """data.path that is no folder. Raises ParamsError or DataError where it cannot be the id of a data set either."""
+    if path is None:
+        raise ParamsError(
+            "params.yaml: data.path is null, but the source huggingface needs a folder or a Hub id there."
+        )
+    if Path(path).is_file():
+        raise DataError(f"data.path {path} is a file; expected the folder that holds the data set.")
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise DataError(f"data.path {path} does not exist; expected a folder, or an id on the Hub such as org/name.")
+    return path
+
+
 def _fetch(hub_id: str, config: Config) -> Any:
     """The splits of a data set on the Hub, as a datasets.DatasetDict; what was fetched before comes from its cache."""
-    if hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1:
-        raise DataError(f"data.path {hub_id} does not exist; expected a folder, or an id on the Hub such as org/name.")
     from datasets.load import load_dataset
 
     try:

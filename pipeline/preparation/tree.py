@@ -67,7 +67,7 @@ def walk(folder: Path) -> Tree:
             walked.add((status.st_dev, status.st_ino))
             with os.scandir(folder / place) as listing:
                 entries = list(listing)
-            if PREPARED <= {entry.name for entry in entries}:
+            if {entry.name for entry in entries} >= PREPARED:
                 continue
             for entry in entries:
                 if not entry.name.endswith(REFUSED):

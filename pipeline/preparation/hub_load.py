@@ -33,6 +33,12 @@ def load(folder: Path, files: Mapping[str, Sequence[str]], card: Card) -> Any:
     from datasets.load import infer_module_for_data_files, load_dataset
     from datasets.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+    chained = [printable(name) for names in files.values() for name in names if "::" in str(folder.absolute() / name)]
+    if chained:
+        raise DataError(
+            f"In data.path {folder}, {len(chained)} paths hold '::', which `datasets` takes for a file inside another: "
+            f"{listed(chained)}. Rename the folder or the files."
+        )
     # Resolved here, because `datasets` would read names as patterns; the time takes the place of a revision.
     paths = {
         split: [(str(folder.absolute() / name), str(os.stat(folder / name).st_mtime_ns)) for name in names]

@@ -13,8 +13,10 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow  # type: ignore[import-untyped]  # ships no types
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from pipeline.preparation import prepare
 from pipeline.preparation.source import Source
@@ -129,7 +131,9 @@ def test_a_test_split_is_drawn_where_there_is_none(tmp_path: Path) -> None:
 
 def test_only_a_train_split_names_what_to_set(tmp_path: Path) -> None:
     shard(tmp_path / "pets", "train", [0, 1])
-    words = r"has these splits: train\. .*If none is for testing, set data\.sources\.huggingface\.test_split: null: then test"
+    words = (
+        r"has these splits: train\. .*If none is for testing, set data\.sources\.huggingface\.test_split: null: then"
+    )
     with pytest.raises(DataError, match=words):
         opened(tmp_path / "pets")
 
@@ -160,10 +164,13 @@ def test_paths_in_tables_start_at_the_folder(columns: dict[str, str], tmp_path: 
     for split, names in (("train", ["train", "b"]), ("test", ["b", "gone"])):
         paths = [f"images/{name}.png" for name in names]
         if columns:
-            cells = [{"bytes": None, "path": path} for path in paths]
-            features = datasets.Features({"image": datasets.Image(), "label": NAMES})
-            rows = datasets.Dataset.from_dict({"image": cells, "label": [0, 1]}, features=features)
-            rows.to_parquet(tmp_path / f"pets/{split}.parquet")
+            cells = pyarrow.array(
+                [{"bytes": None, "path": path} for path in paths],
+                pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}),
+            )
+            parquet.write_table(
+                pyarrow.table({"image": cells, "label": ["cat", "dog"]}), tmp_path / f"pets/{split}.parquet"
+            )
         else:
             lines = [f"{path},{kind}" for path, kind in zip(paths, ("cat", "dog"), strict=True)]
             (tmp_path / f"pets/{split}.csv").write_text("\n".join(["image,label", *lines]) + "\n")
@@ -247,8 +254,16 @@ def test_a_full_temporary_folder_is_blamed(tmp_path: Path, scratch: Path, monkey
 def test_a_local_folder_is_not_downloaded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shard(tmp_path / "pets", "train", [0, 1])
     shard(tmp_path / "pets", "test", [0, 1])
+    capfd.readouterr()
     opened(tmp_path / "pets")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_name_that_the_library_would_take_apart_is_refused(tmp_path: Path) -> None:
+    shard(tmp_path / "a::b", "train", [0, 1])
+    shard(tmp_path / "a::b", "test", [0, 1])
+    with pytest.raises(DataError, match=r"2 paths hold '::', .*: train-00000-of-00001\.parquet, .* Rename the folder"):
+        opened(tmp_path / "a::b")
 
 
 def test_a_folder_of_image_files(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def load(folder: Path, files: Mapping[str, Sequence[str]], card: Card) -> Any:
                 raise ValueError("no file in it is of a kind that is known")
             return load_dataset(reader, data_files=lists, features=card.features, cache_dir=cache, **options)
         except Exception as error:  # its own errors have no common base, and readers of bad files raise any
-            _blame_the_disk(error, cache)
+            purpose = "a copy of the data set, which `datasets` makes there"
+            blame_the_disk(error, tempfile.gettempdir(), purpose, "TMPDIR")
             broken = _broken_shards(folder, [name for names in files.values() for name in names])
             if broken:
                 raise DataError(
@@ -88,18 +89,19 @@ def _temporary_folder(folder: Path) -> Iterator[str]:
         shutil.rmtree(cache, ignore_errors=True)
 
 
-def _blame_the_disk(error: BaseException, cache: str) -> None:
-    """Raise PupilError, naming the place, where `error` comes from a disk that does not take what is written."""
+def blame_the_disk(error: BaseException, place: str, purpose: str, variable: str) -> None:
+    """Raise PupilError, naming the place and what to set, where `error` comes from a disk that takes nothing."""
     cause: BaseException | None = error
     while cause is not None:
         number = cause.errno if isinstance(cause, OSError) else None
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or "disk space" in str(cause).lower()
-        if full or (number is not None and str(getattr(cause, "filename", "")).startswith(cache)):
-            free = shutil.disk_usage(cache).free / 2**20
+        if full or (number is not None and str(getattr(cause, "filename", "")).startswith(place)):
+            existing = next(folder for folder in (Path(place), *Path(place).parents) if folder.is_dir())
+            free = shutil.disk_usage(existing).free / 2**20
             raise PupilError(
-                f"The temporary folder {os.path.dirname(cache)} does not take a copy of the data set, which `datasets` "
-                f"makes there: {cause} ({free:,.0f} MiB free there). Set the environment variable TMPDIR to a folder "
-                "on a disk with as much room as the data set takes."
+                f"The folder {place} does not take {purpose}: {cause} ({free:,.0f} MiB free there). Set the environment "
+                f"variable {variable} to a folder that may be written, on a disk with as much room as the data set "
+                "takes."
             ) from error
         cause = cause.__cause__ or cause.__context__
 

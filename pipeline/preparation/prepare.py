@@ -81,7 +81,7 @@ def write(
     refused = out.with_name(f"{out.name}.audit.json")
     with replacing_folder(out) as scratch:
         reader, folder = Reader(parts, data.stored_px), resume or scratch / "pass"
-        with closing(OnePass(reader, folder, _key(source, data, fingerprint))) as images:
+        with closing(OnePass(reader, folder, _key(source, data, fingerprint), resume or out)) as images:
             images.run(progress)
             examined = examine(source, parts, images.looks(), images.reasons(), data)
             audit = with_thumbnails(examined, images)

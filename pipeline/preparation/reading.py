@@ -152,7 +152,13 @@ def _readers(reader: Reader, workers: int) -> Iterator[tuple[Callable[[str, int,
         pool = ThreadPoolExecutor(workers)
         task: Callable[[str, int, int], Block] = reader
     else:
-        pool = ProcessPoolExecutor(workers, get_context("fork"), _begin, (reader, os.getpid()))
+        try:
+            pool = ProcessPoolExecutor(workers, get_context("fork"), _begin, (reader, os.getpid()))
+        except OSError as error:
+            raise PupilError(
+                f"processes that read images cannot be started: {error.strerror or error}. They need a few bytes of "
+                "/dev/shm; make room there, and let it be written to."
+            ) from error
         task = _read
         with warnings.catch_warnings():
             # Newer Pythons warn where threads run. Those of the libraries that opened the source wait for work, and a

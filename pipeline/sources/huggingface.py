@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pipeline.preparation import class_folders, class_names, hub_folder, tree
 from pipeline.preparation.divide import hold_out
 from pipeline.preparation.hub_folder import KEY
-from pipeline.preparation.hub_load import load, saved, why
+from pipeline.preparation.hub_load import blame_the_disk, load, saved, why
 from pipeline.preparation.hub_rows import Rows, image_column, labels_of, look_up
 from pipeline.preparation.source import LeftOut, Source
 from pipeline.preparation.tree import Tree, open_walk, printable
@@ -187,11 +187,13 @@ def _hub_id(path: str | None) -> str:
 
 def _fetch(hub_id: str, config: Config) -> Any:
     """The splits of a data set on the Hub, as a datasets.DatasetDict; what was fetched before comes from its cache."""
+    from datasets.config import HF_CACHE_HOME
     from datasets.load import load_dataset
 
     try:
         return load_dataset(hub_id, config.subset, revision=config.revision)
     except Exception as error:  # its own errors have no common base, and those of the network even less
+        blame_the_disk(error, str(HF_CACHE_HOME), "what is fetched from the Hub", "HF_HOME")
         raise DataError(
             f"There is no folder {hub_id}, and as a data set id it could not be fetched from the Hub: {why(error)}. "
             "If this machine has no access to the network, download the data set on one that has, and set data.path "

@@ -242,13 +242,25 @@ def test_a_full_temporary_folder_is_blamed(tmp_path: Path, scratch: Path, monkey
         raise RuntimeError from OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("datasets.load.load_dataset", full)
-    words = rf"^The temporary folder {scratch} does not take a copy .*No space left.* MiB free there\)\. Set .* TMPDIR"
+    words = rf"^The folder {scratch} does not take a copy .*No space left.* MiB free there\)\. Set .* TMPDIR"
     with pytest.raises(PupilError, match=words):
         opened(tmp_path / "pets")
     assert not os.listdir(scratch)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(PupilError, match=r"^No temporary folder can be made, .*No such file.* Set .* TMPDIR"):
         opened(tmp_path / "pets")
+
+
+def test_a_cache_that_takes_nothing_is_blamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path / "home/cache"))
+    refused = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "home/cache/hub"))
+
+    def closed(*args: object, **options: object) -> None:
+        raise refused
+
+    monkeypatch.setattr("datasets.load.load_dataset", closed)
+    with pytest.raises(PupilError, match=rf"^The folder {tmp_path}/home/cache does not take what is .* HF_HOME to a"):
+        huggingface.open_source(Config(), Data(source="huggingface", path="org/name"))
 
 
 def test_a_local_folder_is_not_downloaded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -260,8 +272,9 @@ def test_a_local_folder_is_not_downloaded(tmp_path: Path, capfd: pytest.CaptureF
 
 
 def test_a_name_that_the_library_would_take_apart_is_refused(tmp_path: Path) -> None:
-    shard(tmp_path / "a::b", "train", [0, 1])
-    shard(tmp_path / "a::b", "test", [0, 1])
+    shard(tmp_path / "pets", "train", [0, 1])
+    shard(tmp_path / "pets", "test", [0, 1])
+    (tmp_path / "pets").rename(tmp_path / "a::b")
     with pytest.raises(DataError, match=r"2 paths hold '::', .*: train-00000-of-00001\.parquet, .* Rename the folder"):
         opened(tmp_path / "a::b")
 

@@ -58,7 +58,7 @@ def load(folder: Path, files: Mapping[str, Sequence[str]], card: Card) -> Any:
             return load_dataset(reader, data_files=lists, features=card.features, cache_dir=cache, **options)
         except Exception as error:  # its own errors have no common base, and readers of bad files raise any
             purpose = "a copy of the data set, which `datasets` makes there"
-            blame_the_disk(error, tempfile.gettempdir(), purpose, "TMPDIR")
+            blame_the_disk(error, cache, tempfile.gettempdir(), purpose, "TMPDIR")
             broken = _broken_shards(folder, [name for names in files.values() for name in names])
             if broken:
                 raise DataError(
@@ -89,19 +89,22 @@ def _temporary_folder(folder: Path) -> Iterator[str]:
         shutil.rmtree(cache, ignore_errors=True)
 
 
-def blame_the_disk(error: BaseException, place: str, purpose: str, variable: str) -> None:
-    """Raise PupilError, naming the place and what to set, where `error` comes from a disk that takes nothing."""
+def blame_the_disk(error: BaseException, written: str, place: str, purpose: str, variable: str) -> None:
+    """Raise PupilError, naming the place and what to set, where `error` comes from a disk that takes nothing.
+
+    Either the disk is full or closed, or a file below `written` is meant, which lies in the place.
+    """
     cause: BaseException | None = error
     while cause is not None:
         number = cause.errno if isinstance(cause, OSError) else None
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or "disk space" in str(cause).lower()
-        if full or (number is not None and str(getattr(cause, "filename", "")).startswith(place)):
+        if full or (number is not None and str(getattr(cause, "filename", "")).startswith(written)):
             existing = next(folder for folder in (Path(place), *Path(place).parents) if folder.is_dir())
             free = shutil.disk_usage(existing).free / 2**20
             raise PupilError(
-                f"The folder {place} does not take {purpose}: {cause} ({free:,.0f} MiB free there). Set the environment "
-                f"variable {variable} to a folder that may be written, on a disk with as much room as the data set "
-                "takes."
+                f"The folder {place} does not take {purpose}: {cause} ({free:,.0f} MiB free there). Set the "
+                f"environment variable {variable} to a folder that may be written, on a disk with as much "
+                "room as the data set takes."
             ) from error
         cause = cause.__cause__ or cause.__context__
 

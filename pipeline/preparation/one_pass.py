@@ -52,7 +52,11 @@ class OnePass:
             beginnings = {f"{name}.images": self._header(len(part.order)) for name, part in reader.parts.items()}
             facts = {"done": 0, "histogram": np.zeros((3, 256), int).tolist()}
             with _blamed(self._place):
-                self._growing.start({**beginnings, _LOOKS: b"", _REASONS: b""}, facts)
+                try:
+                    self._growing.start({**beginnings, _LOOKS: b"", _REASONS: b""}, facts)
+                except OSError:
+                    self.close()
+                    raise
         self.histogram = np.array(self._growing.facts["histogram"], np.int64)
         """(3, 256) pixels of train by channel and value."""
 

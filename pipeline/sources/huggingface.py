@@ -193,7 +193,7 @@ def _fetch(hub_id: str, config: Config) -> Any:
     try:
         return load_dataset(hub_id, config.subset, revision=config.revision)
     except Exception as error:  # its own errors have no common base, and those of the network even less
-        blame_the_disk(error, str(HF_CACHE_HOME), "what is fetched from the Hub", "HF_HOME")
+        blame_the_disk(error, str(HF_CACHE_HOME), str(HF_CACHE_HOME), "what is fetched from the Hub", "HF_HOME")
         raise DataError(
             f"There is no folder {hub_id}, and as a data set id it could not be fetched from the Hub: {why(error)}. "
             "If this machine has no access to the network, download the data set on one that has, and set data.path "

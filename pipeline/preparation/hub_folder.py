@@ -6,6 +6,7 @@ splits in the names of other files mean nothing: images in class folders are rea
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -117,6 +118,7 @@ def split_files(folder: Path, tree: Tree, card: Card, known: Mapping[str, Sequen
         of = {name: _split_named(name.split("/")[0], known) if "/" in name else None for name in names}
     else:
         of = {name: _split_of(name, known) for name in names}
+    _check_shards(folder, names)
     if not names:
         raise DataError(
             f"data.path {folder} holds neither tables ({' '.join(sorted(TABLES))}) nor images. Expected Parquet files "
@@ -168,6 +170,18 @@ def _matching(folder: Path, tree: Tree, patterns: Mapping[str, Sequence[str]]) -
                     "its patterns."
                 )
     return files
+
+
+def _check_shards(folder: Path, names: Sequence[str]) -> None:
+    """Raise DataError where files that count themselves (train-00000-of-00005) are not all there."""
+    parts = [match for name in names if (match := re.fullmatch(r"(.*)-\d{5}-of-(\d{5}).*", name, re.DOTALL))]
+    present = Counter((match[1], match[2]) for match in parts)
+    lost = [f"{name}: {count} of {int(total)}" for (name, total), count in present.items() if count < int(total)]
+    if lost:
+        raise DataError(
+            f"Not all parts of the tables in data.path {folder} are there, by their own names: "
+            f"{listed(list(map(printable, lost)))}. Fetch the others."
+        )
 
 
 def _is_table(name: str) -> bool:

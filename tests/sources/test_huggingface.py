@@ -194,6 +194,14 @@ def test_splits_and_tables_that_are_not_read_are_counted(tmp_path: Path) -> None
     ]
 
 
+def test_parts_that_are_missing_are_named(tmp_path: Path) -> None:
+    shard(tmp_path / "pets", "train", [0, 1])
+    shard(tmp_path / "pets", "test", [0, 1])
+    (tmp_path / "pets/train-00000-of-00001.parquet").rename(tmp_path / "pets/train-00001-of-00003.parquet")
+    with pytest.raises(DataError, match=r"^Not all parts of the tables .*: train: 1 of 3\. Fetch the others\."):
+        opened(tmp_path / "pets")
+
+
 def test_a_saved_data_set_is_read_where_it_lies(tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": NAMES})
     rows = datasets.Dataset.from_dict(

@@ -317,7 +317,9 @@ def test_a_resume_folder_that_takes_nothing_is_named(tmp_path: Path, monkeypatch
         prepare.write(toy([0, 1] * 4), DATA, tmp_path / "out", progress=False, resume=tmp_path / "resume")
 
 
-def test_shared_memory_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_memory_that_takes_nothing_is_named_and_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def closed(*args: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 

@@ -326,10 +326,9 @@ def test_shared_memory_that_takes_nothing_is_named_and_not_needed(
     monkeypatch.setattr(reading, "_LARGEST_BLOCK", 1)
     monkeypatch.setattr(one_pass, "WORKERS", 2)
     monkeypatch.setattr(reading, "ProcessPoolExecutor", closed)
-    with pytest.raises(
-        PupilError, match=r"cannot be started: Permission denied\. They need .*/dev/shm; make room there"
-    ):
-        prepare.write(toy([0, 1] * 4), DATA, tmp_path / "out", progress=False)
+    prepare.write(toy([0, 1] * 4), DATA, tmp_path / "out", progress=False)
+    words = "so threads do, which is slower: Permission denied. Processes need a few bytes of /dev/shm"
+    assert words in capsys.readouterr().err
 
 
 def test_progress_in_a_log_is_quiet_when_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_foreign_bytes_and_floats_are_named() -> None:
 
 
 def test_large_images_are_read_without_a_warning_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert decode.rgb(stored(Image.new("1", (12_000, 8_000))), "scan").shape == (8_000, 12_000, 3)
+    assert Image.MAX_IMAGE_PIXELS is None  # else Pillow would warn of a scan that is well below the limit
     monkeypatch.setattr(decode, "MAX_PIXELS", 100)
     assert decode.rgb(stored(Image.new("1", (10, 10))), "x").shape == (10, 10, 3)
     with pytest.raises(

@@ -28,7 +28,7 @@ class Rows:
     rows: NDArray[np.int64]
     """(N,) which of `images` each record is."""
     folder: Path | None
-    """Where paths of images start."""
+    """Where paths of images start; None for the Hub, whose files lie in the library's cache by whole paths."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,9 +47,9 @@ class Rows:
 
     def path(self, index: int) -> Path | None:
         """The file that a row names; None for images that lie in a shard."""
-        cell = self._cell(index).as_py() or {}
-        is_file = cell.get("bytes") is None and cell.get("path") and self.folder is not None
-        return Path(self.folder or "", cell["path"]) if is_file else None
+        cell = self._cell(index)
+        named = cell["path"].as_py() if cell.is_valid and not cell["bytes"].is_valid else None
+        return Path(self.folder or "", named) if named else None
 
     def name(self, index: int) -> str:
         """Split and row, and the file name where the data set keeps it."""

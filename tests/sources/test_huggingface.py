@@ -182,6 +182,18 @@ def test_paths_in_tables_start_at_the_folder(columns: dict[str, str], tmp_path: 
     assert [(group.names, group.meant) for group in source.left_out] == [(("images/unnamed.png",), True)]
 
 
+def test_image_files_of_the_hub_lie_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures.write(tmp_path, "a.png", "b.png")
+    features = datasets.Features({"image": datasets.Image(), "label": NAMES})
+    cells = [{"bytes": None, "path": str(tmp_path / name)} for name in ("a.png", "b.png")]
+    rows = datasets.Dataset.from_dict({"image": cells, "label": [0, 1]}, features=features)
+    fetched = datasets.DatasetDict({"train": rows, "test": rows, "extra": rows})
+    monkeypatch.setattr("datasets.load.load_dataset", lambda *args, **options: fetched)
+    source = huggingface.open_source(Config(), Data(source="huggingface", path="org/name"))
+    np.testing.assert_array_equal(source.splits["test"].read(1), pictures.noise(1))
+    assert [group.names for group in source.left_out] == [("extra row 0", "extra row 1")]
+
+
 def test_splits_and_tables_that_are_not_read_are_counted(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
         shard(tmp_path / "pets", split, [0, 1])

@@ -29,7 +29,7 @@ class TooLarge(InputError):
 
 
 class ImageError(InputError):
-    """Bytes that cannot be decoded: no JPEG, PNG or WebP, torn, or more pixels than are decoded."""
+    """Bytes that cannot be decoded: no JPEG, PNG, WebP or HEIC, torn, or more pixels than are decoded."""
 
 
 class Unavailable(ServeError):

@@ -14,10 +14,12 @@ from typing import Any
 
 from pipeline.models import checkpoint
 from pipeline.models.base import family
-from pipeline.preparation.tree import fingerprint
 from pipeline.settings import params as parameters
+from pipeline.settings.data import Data
 from pipeline.sweep import readiness
 from pipeline.sweep.rehearsal import rehearse
+from pipeline.system import registry
+from pipeline.system.errors import DataError
 from pipeline.system.files import sha256, write_json
 from pipeline.teaching import recall
 from serve import machine
@@ -41,28 +43,32 @@ def preflight(params: Path, out: Path) -> None:
     write_json(out / "teaching.json", {"needed": needed})
     packages = machine.versions("torch", "onnxruntime", "numpy")
     write_json(out / "machine.json", {**machine.describe(), "packages": packages})
-    write_json(out / "source.json", _source(settings.data.path, out / "source.json"))
+    write_json(out / "source.json", _source(settings.data, out / "source.json"))
     weights = settings.teacher.weights
     write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
     readiness.set_aside(out.parent / "students", settings.distill)
 
 
-def _source(path: str | None, earlier: Path) -> dict[str, Any]:
-    """What lies below data.path; where that folder is gone, what was there when `earlier` was written.
+def _source(data: Data, earlier: Path) -> dict[str, Any]:
+    """What the source reads below data.path; where that folder is gone, what was there when `earlier` was written.
 
     Later stages read what prepare has made, never the images, so that these may go. Only prepare itself can then not
-    run again: a change of `data` asks for them.
+    run again: a change of `data` asks for them. A path that never led anywhere is refused here, because DVC removes
+    what was prepared before it runs prepare.
     """
-    if path is not None and Path(path).is_dir():
-        files, digest = fingerprint(Path(path))
-        return {"path": path, "files": files, "digest": digest}
-    known: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
-    if known.get("digest") is None or known["path"] != path:
-        return {"path": path, "files": None, "digest": None}
-    print(
-        f"note: data.path {path} is gone. What was prepared from it stays in use; to prepare it again, bring it back."
-    )
-    return known
+    source = registry.find("pipeline.sources", data.source, "data.source")
+    try:
+        files, digest = source.fingerprint(parameters.source_config(data), data) or (None, None)
+    except DataError:
+        known: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
+        if known.get("digest") is None or known["path"] != data.path or Path(str(data.path)).exists():
+            raise
+        print(
+            f"note: data.path {data.path} is gone. What was prepared from it stays in use; to prepare it again, bring "
+            "it back."
+        )
+        return known
+    return {"path": data.path, "files": files, "digest": digest}
 
 
 if __name__ == "__main__":

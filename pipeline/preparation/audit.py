@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.preparation import decode
 from pipeline.preparation.audit_twins import MOST_PROTECTED_FIRST, Place, same_pixels
-from pipeline.preparation.divide import Part, class_counts
+from pipeline.preparation.divide import NAMED_AT_MOST, Part, class_counts
 from pipeline.preparation.reading import FLAWS, Flaw
 from pipeline.preparation.source import Source
 from pipeline.settings.data import Data
@@ -83,6 +83,15 @@ class Finding(_Record):
     """Base64 of a PNG, its longest side at most 64 px; only some findings have one."""
 
 
+class LeftOutAudit(_Record):
+    """Files below data.path that were not opened, for one reason."""
+
+    count: int
+    why: str
+    names: tuple[str, ...]
+    """The first of them."""
+
+
 class SourceSplits(_Record):
     """Same pixels in the splits as the source has them, before val is drawn from train."""
 
@@ -98,6 +107,8 @@ class Audit(_Record):
     source: str
     on_bad: str
     leaks: str
+    left_out: tuple[LeftOutAudit, ...]
+    """All files below data.path stand here or were opened."""
     splits: dict[str, SplitAudit]
     source_splits: SourceSplits
     counts: dict[str, int]
@@ -174,6 +185,10 @@ def examine(
         source=data.source,
         on_bad=data.on_bad,
         leaks=data.leaks,
+        left_out=tuple(
+            LeftOutAudit(count=len(group.names), why=group.why, names=group.names[:NAMED_AT_MOST])
+            for group in source.left_out
+        ),
         splits={
             name: SplitAudit(
                 images=len(part.order),

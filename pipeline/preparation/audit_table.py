@@ -13,7 +13,10 @@ NAMED = 20
 def text(audit: Audit) -> str:
     """Lines without one at the end."""
     total = sum(split.images for split in audit.splits.values())
-    lines = [f"Audit of {audit.source}: {total:,} images opened"]
+    left_out = sum(group.count for group in audit.left_out)
+    lines = [
+        f"Audit of {audit.source}: {total:,} images opened" + (f", {left_out:,} files left out" if left_out else "")
+    ]
     lines += _aligned(
         [
             ("split", "opened", "bad", "dropped", "kept", "repeats", "in a class", "width px", "height px"),

@@ -1,33 +1,43 @@
 """From an image file to RGB pixels, and from pixels of any size to the square that networks see. Thread safe."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
+import pillow_heif
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile
 
+from pipeline.preparation.formats import EXTENSIONS, NEEDED, format_of, is_cut
 from pipeline.system.errors import DataError
 
+MAX_PIXELS = 250_000_000
+"""Of one image, which takes 3 bytes for each while it is read."""
 WHITE = (255, 255, 255, 255)
-_BEGINNINGS = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
+ORIENTATION = 0x0112
+# How to turn an image whose EXIF orientation is not 1.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
-_EXTENSIONS = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
-    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
-    ".png": "PNG",
-    ".gif": "GIF",
-    ".bmp": "BMP",
-    ".webp": "WEBP",
-}
+# PNG files of these kinds may name one value as transparent, and Pillow compares it after it has changed the values.
+# The factor is what it has multiplied them by.
+KEYED = {"L;2": 85, "L;4": 17, "I;16B": 1, "RGB;16B": 1}
+TEXT = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 Kind = Literal["missing", "empty", "unreadable", "truncated"]
+
+pillow_heif.register_heif_opener()
+pillow_heif.options.DECODE_THREADS = 1  # as many images are read at once as there are cores
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS says it; Pillow would warn of half as many
+# Of metadata that Pillow cannot read, and of which no pixel depends.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class BadImageError(DataError):
@@ -39,15 +49,21 @@ class BadImageError(DataError):
         self.reason = reason
 
 
+class _RefusedError(Exception):
+    """The file is sound, but its pixels cannot be used."""
+
+
 def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
     """Pixels (h, w, 3) of an image file, upright and in RGB. Raises BadImageError with `name` if there are none.
 
-    - The EXIF orientation is applied, as every viewer does.
+    - The EXIF orientation is applied, as every viewer does; nothing else of EXIF is read, so nothing else can be wrong.
     - Transparency is laid over white: what has an alpha channel (logos, products, scans) was mostly drawn for a white
       page, and Pillow's plain conversion would show whatever colour, often black, lies hidden under it.
     - 16-bit grey is divided by 256; Pillow would clip it at 255. CMYK goes through Pillow's formula, no colour profile
       is applied.
-    - Of an animation the first frame is taken.
+    - Of an animation the first frame is taken, of a file with several pictures the first one.
+
+    The server decodes in the same way (serve/model/decode.py), and a test compares the two, pixel for pixel.
     """
     try:
         content = file.read_bytes() if isinstance(file, Path) else file.read()
@@ -57,33 +73,38 @@ def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
         raise BadImageError(name, "unreadable", error.strerror or str(error)) from error
     if not content:
         raise BadImageError(name, "empty", "the file has no bytes")
+    known = format_of(content)
     try:
-        known = format_of(content)
         # Named, because Pillow tries all its formats in turn: a third of the time of a WebP file as small as CIFAR's.
-        with Image.open(io.BytesIO(content), formats=(known,) if known else None) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(_as_rgb(image))
-    # The decoders of foreign bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, bomb errors, ...
+        pixels = _pixels_alone(content)
+        with Image.open(io.BytesIO(pixels), formats=(known,) if known else None) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _RefusedError(
+                    f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are read; make it "
+                    "smaller"
+                )
+            return np.asarray(_upright(image, _as_rgb(image, _opaque(image, pixels))))
+    except _RefusedError as error:
+        raise BadImageError(name, "unreadable", str(error)) from error
+    # The decoders of foreign bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as error:
-        kind: Kind = "truncated" if _is_truncated(content, error) else "unreadable"
-        raise BadImageError(name, kind, _reason(error)) from error
-
-
-def format_of(content: bytes) -> str | None:
-    """Pillow's name of the common format that a file with this beginning (12 bytes or more) has; None for any other."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "WEBP"
-    return next((name for beginning, name in _BEGINNINGS.items() if content.startswith(beginning)), None)
+        if is_cut(content) or (known is None and "truncated" in str(error)):
+            raise BadImageError(name, "truncated", f"the file ends before its image does ({_reason(error)})") from error
+        if known is None:
+            raise BadImageError(
+                name, "unreadable", f"this is no image that can be read; it begins with {content[:16]!r}"
+            ) from error
+        raise BadImageError(name, "unreadable", f"the {known} file is broken ({_reason(error)})") from error
 
 
 def wrong_extension(path: Path) -> str | None:
     """In which way a file that can be decoded is not what its name says; None where it is, or the name says nothing."""
-    expected = _EXTENSIONS.get(path.suffix.lower())
+    expected = EXTENSIONS.get(path.suffix.lower())
     if expected is None:
         return None
     try:
         with path.open("rb") as file:
-            came = format_of(file.read(12))
+            came = format_of(file.read(NEEDED))
     except OSError:  # gone since it was decoded: nothing hangs on it any more
         return None
     return None if came == expected else f"named {path.suffix}, but {came or 'of another format'}"
@@ -104,25 +125,57 @@ def square(pixels: NDArray[np.uint8], image_px: int) -> NDArray[np.uint8]:
     return np.asarray(image.resize((image_px, image_px), Image.Resampling.BICUBIC, box=box))
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, opaque: Image.Image | None) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if opaque is not None:
+        white = Image.new("RGB", image.size, WHITE[:3])
+        white.paste(image.convert("RGB"), mask=opaque)
+        return white
+    if image.mode in ("I", "F"):
+        raise _RefusedError(f"pixels of mode {image.mode} have no known range; store them with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no known range; store them with 8 or 16 bits")
     return image.convert("RGB")
 
 
-def _is_truncated(content: bytes, error: Exception) -> bool:
-    """Whether a file that gives `error` ends before its image does."""
-    # libwebp says no more than that it failed; the header of its files says how long they are.
-    if content[:4] == b"RIFF" and int.from_bytes(content[4:8], "little") + 8 > len(content):
-        return True
-    return "truncated" in str(error).lower()
+def _opaque(image: ImageFile.ImageFile, content: bytes) -> Image.Image | None:
+    """Where a PNG does not have the one value that it names as transparent; None where Pillow can tell, or all is."""
+    kind, key = image.tile[0].args if image.tile else None, image.info.get("transparency")
+    if image.format != "PNG" or key is None or kind not in KEYED:
+        return None
+    del image.info["transparency"]
+    values = np.asarray(image).reshape(image.height, image.width, -1).astype(np.uint16)
+    if kind == "RGB;16B":  # of which Pillow keeps the high bytes; taken as little-endian, they are the low ones
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as low:
+            low.tile = [piece._replace(args="RGB;16L") for piece in low.tile]
+            values = values << 8 | np.asarray(low)
+    return Image.fromarray((values != np.array(key, np.uint16) * KEYED[kind]).any(-1))
+
+
+def _upright(image: Image.Image, pixels: Image.Image) -> Image.Image:
+    """Pixels of an image that is decoded, turned as its EXIF block says; a broken one says nothing."""
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # struct.error, SyntaxError, TypeError, ValueError, ...
+        return pixels
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def _pixels_alone(content: bytes) -> bytes:
+    """A PNG without its texts and colour profile, which may unfold to more than Pillow accepts; others as they are."""
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return content
+    kept, at = [content[:8]], 8
+    while at < len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4])
+        if content[at + 4 : at + 8] not in TEXT:
+            kept.append(content[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _reason(error: Exception) -> str:
     """What Pillow says, without the address of the buffer that stands in "cannot identify image file"."""
-    return str(error).split(" <")[0] or type(error).__name__
+    return str(error).split(" <")[0].strip() or type(error).__name__

@@ -1,5 +1,6 @@
 """Records of a source whose images are files of their own."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,13 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.preparation import decode
+from pipeline.preparation.formats import EXTENSIONS
 from pipeline.preparation.tree import printable
 
-# What Pillow reads and people call images, by the end of the name in lower case.
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
-    | {".tif", ".tiff", ".webp"}
-)
+SUFFIXES = frozenset(EXTENSIONS)
+"""What people call images that can be read, by the end of the name in lower case."""
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as that of an image."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.preparation.audit_twins import Place
 from pipeline.preparation.reading import LOOK, WORKERS, Reader
 from pipeline.system import interruption
 from pipeline.system.errors import StoppedError
+from pipeline.system.files import cannot_write
 from pipeline.system.growing import Growing
 
 _LOOKS, _REASONS = "looks", "reasons"
@@ -35,19 +37,26 @@ class OnePass:
         reader: of the parts, at the size that is stored.
         folder: of the files; an earlier pass with the same key is gone on with.
         key: of all that decides what is read; see `run_key`.
+        place: to name where the disk refuses; None: the folder.
     """
 
-    def __init__(self, reader: Reader, folder: Path, key: str) -> None:
-        self._reader, self._folder = reader, folder
+    def __init__(self, reader: Reader, folder: Path, key: str, place: Path | None = None) -> None:
+        self._reader, self._folder, self._place = reader, folder, place or folder
         self._ends = np.cumsum([len(part.order) for part in reader.parts.values()]).tolist()
-        self._growing = Growing(folder, key)
+        with _blamed(self._place):
+            self._growing = Growing(folder, key)
         if self._growing.facts:
             done = self._growing.facts["done"]
             print(f"resuming after {done:,} of {self._ends[-1]:,} images, from {folder}", file=sys.stderr)
         else:
             beginnings = {f"{name}.images": self._header(len(part.order)) for name, part in reader.parts.items()}
             facts = {"done": 0, "histogram": np.zeros((3, 256), int).tolist()}
-            self._growing.start({**beginnings, _LOOKS: b"", _REASONS: b""}, facts)
+            with _blamed(self._place):
+                try:
+                    self._growing.start({**beginnings, _LOOKS: b"", _REASONS: b""}, facts)
+                except OSError:
+                    self.close()
+                    raise
         self.histogram = np.array(self._growing.facts["histogram"], np.int64)
         """(3, 256) pixels of train by channel and value."""
 
@@ -57,10 +66,11 @@ class OnePass:
         settled = time.monotonic()
         with interruption.listen() as stop, _bar(done, total, progress) as bar:
             for name, block in self._reader.blocks(done, WORKERS):
-                self._growing.append(f"{name}.images", block.pixels.data)
-                self._growing.append(_LOOKS, block.looks.tobytes())
-                for place, reason in block.reasons:
-                    self._growing.append(_REASONS, (json.dumps([done + place, reason]) + "\n").encode())
+                with _blamed(self._place):
+                    self._growing.append(f"{name}.images", block.pixels.data)
+                    self._growing.append(_LOOKS, block.looks.tobytes())
+                    for place, reason in block.reasons:
+                        self._growing.append(_REASONS, (json.dumps([done + place, reason]) + "\n").encode())
                 if name == "train":
                     self.histogram += block.histogram
                 done += len(block.looks)
@@ -134,10 +144,20 @@ class OnePass:
         self._growing.clear()
 
     def _settle(self, done: int) -> None:
-        self._growing.settle({"done": done, "histogram": self.histogram.tolist()})
+        with _blamed(self._place):
+            self._growing.settle({"done": done, "histogram": self.histogram.tolist()})
 
     def _header(self, num: int) -> bytes:
         return header("|u1", (num, self._reader.size_px, self._reader.size_px, 3))
+
+
+@contextmanager
+def _blamed(folder: Path) -> Iterator[None]:
+    """Raise PupilError, naming that folder, where the disk refuses: a pass may lie on another one than what is made."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(str(folder), folder, error) from error
 
 
 def _bar(done: int, total: int, progress: bool) -> tqdm:

@@ -52,8 +52,10 @@ def prepare(
     """
     module = registry.find("pipeline.sources", data.source, "data.source")
     source = module.open_source(params.source_config(data), data)
-    for note in source.notes:
-        print(f"note: {note}", file=sys.stderr)
+    for group in source.left_out:
+        print(
+            f"note: {len(group.names):,} {group.why}, and are left out: {listed(list(group.names))}.", file=sys.stderr
+        )
     if data.train_includes_val and "val" in source.splits:
         print(
             "note: this data set's own validation split is used for training too (data.train_includes_val), so that "
@@ -73,11 +75,13 @@ def write(
 ) -> DataCard:
     """`prepare` for a source that is already open."""
     check({name: records.labels for name, records in source.splits.items()}, source.labels)
+    if data.on_bad == "fail":
+        _check_left_out(source)
     parts = divide(source, data)
     refused = out.with_name(f"{out.name}.audit.json")
     with replacing_folder(out) as scratch:
         reader, folder = Reader(parts, data.stored_px), resume or scratch / "pass"
-        with closing(OnePass(reader, folder, _key(source, data, fingerprint))) as images:
+        with closing(OnePass(reader, folder, _key(source, data, fingerprint), resume or out)) as images:
             images.run(progress)
             examined = examine(source, parts, images.looks(), images.reasons(), data)
             audit = with_thumbnails(examined, images)
@@ -93,6 +97,19 @@ def write(
             images.clear()
     refused.unlink(missing_ok=True)
     return card
+
+
+def _check_left_out(source: Source) -> None:
+    """Raise DataError where half of what looks meant is not read."""
+    opened = sum(map(len, source.splits.values()))
+    groups = [group for group in source.left_out if group.meant]
+    lost = sum(len(group.names) for group in groups)
+    if lost >= opened:
+        what = "; ".join(f"{len(it.names):,} {it.why}: {listed(list(it.names), at_most=_NAMED)}" for it in groups)
+        raise DataError(
+            f"Of {opened + lost:,} files only {opened:,} would be read: {what}. Save them in a format that is read ("
+            "docs/data-sources.md), move them where they belong or away, or set data.on_bad to skip to leave them out."
+        )
 
 
 def _key(source: Source, data: Data, fingerprint: str) -> str:

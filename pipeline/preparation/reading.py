@@ -147,18 +147,24 @@ def _in_order(
 @contextmanager
 def _readers(reader: Reader, workers: int) -> Iterator[tuple[Callable[[str, int, int], "Future[Block]"], int]]:
     """How to have a block read, and how many at a time keep all busy."""
-    pool: ProcessPoolExecutor | ThreadPoolExecutor
-    if workers == 1 or sys.platform != "linux":
-        pool = ThreadPoolExecutor(workers)
-        task: Callable[[str, int, int], Block] = reader
-    else:
-        pool = ProcessPoolExecutor(workers, get_context("fork"), _begin, (reader, os.getpid()))
-        task = _read
-        with warnings.catch_warnings():
-            # Newer Pythons warn where threads run. Those of the libraries that opened the source wait for work, and a
-            # child calls none of what they may hold.
-            warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-            pool.submit(os.getpid).result()
+    pool: ProcessPoolExecutor | ThreadPoolExecutor = ThreadPoolExecutor(workers)
+    task: Callable[[str, int, int], Block] = reader
+    if workers > 1 and sys.platform == "linux":
+        try:
+            pool = ProcessPoolExecutor(workers, get_context("fork"), _begin, (reader, os.getpid()))
+        except OSError as error:
+            print(
+                f"note: no processes can be started to read images, so threads do, which is slower: {error.strerror}. "
+                "Processes need a few bytes of /dev/shm; make room there, and let it be written to.",
+                file=sys.stderr,
+            )
+        else:
+            task = _read
+            with warnings.catch_warnings():
+                # Newer Pythons warn where threads run. Those of the libraries that opened the source wait for work,
+                # and a child calls none of what they may hold.
+                warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+                pool.submit(os.getpid).result()
     try:
         yield lambda name, start, stop: pool.submit(task, name, start, stop), 2 * workers
     finally:

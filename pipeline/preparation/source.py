@@ -1,8 +1,14 @@
 """What a source of images hands over: labelled, still undecoded records, split by split.
 
-A source is one file of `pipeline/sources` with two names: `Config`, its settings (a params.Section), and
-`open_source(config, data) -> Source`, which finds the records without decoding them. Reading an image happens in
-`Records.read`, one at a time, so that prepare can do it in any order and name the one that fails.
+A source is one file of `pipeline/sources` with three names:
+
+    Config                                   its settings, a params.Section
+    open_source(config, data) -> Source      finds the records without decoding them
+    fingerprint(config, data)                (number, digest) of the files that decide what is read, None where none
+                                             does; quick, and raises DataError where data.path leads nowhere
+
+Reading an image happens in `Records.read`, one at a time, so that prepare can do it in any order and name the one that
+fails.
 """
 
 from collections.abc import Mapping
@@ -38,6 +44,18 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Files below data.path that the source does not read, for one reason."""
+
+    why: str
+    """What they are, as the rest of a sentence that begins with their number."""
+    names: tuple[str, ...]
+    """From data.path, printable."""
+    meant: bool = False
+    """Whether they look like images of this data set. Where half of them are left out so, prepare refuses."""
+
+
+@dataclass(frozen=True)
 class Source:
     """A data set before preparation."""
 
@@ -47,5 +65,5 @@ class Source:
     """"train" and "test", and "val" where the source has one of its own."""
     licence: str | None
     """Licence of the images, where the source states it."""
-    notes: tuple[str, ...] = ()
-    """What a person should know of what was found, such as files that are left out, in sentences."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Every file below data.path that no record is read from: nothing vanishes without a count in the audit."""

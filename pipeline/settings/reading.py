@@ -48,6 +48,9 @@ def _explain(model: type[BaseModel], item: Any, prefix: str) -> str:
     if item["type"] == "extra_forbidden":
         known = list(_section_at(model, location[:-1]).model_fields)
         return f"{key} is not a key{registry.nearest(location[-1], known)}; known here: {', '.join(known)}."
+    if item["type"] == "value_error" and isinstance(item["input"], dict):
+        # A rule between keys, which it names itself: the whole section would only hide it.
+        return f"{key}: {item['msg'].removeprefix('Value error, ')}."
     return f"{key} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."
 
 

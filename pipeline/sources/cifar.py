@@ -60,29 +60,49 @@ def open_source(config: Config, data: Data) -> Source:
 
     Raises ParamsError if data.path is not given; DataError if a file is missing, not the original, or cannot be had.
     """
-    from torchvision import datasets  # seconds to import
-
-    kind = datasets.CIFAR100 if config.classes == 100 else datasets.CIFAR10
+    kind, files = _files(config)
     expected = f"the folder that holds {kind.base_folder}, or with data.sources.cifar.download: true shall receive it"
     if config.download and data.path is not None:
         loaded = _fetched(kind, Path(data.path))
     else:
-        loaded = _found(kind, data_folder(data, expected))
+        loaded = _found(kind, files, data_folder(data, expected))
     splits = {split: Pixels(split, part.data, np.array(part.targets)) for split, part in loaded.items()}
     return Source(tuple(loaded["train"].classes), splits, None)
 
 
-def _found(kind: Any, folder: Path) -> dict[str, Any]:
+def fingerprint(config: Config, data: Data) -> tuple[int, str]:
+    """The same for all files that are read: their MD5 sums are the author's."""
+    if config.download and data.path is not None:
+        return 0, "fetched where missing"
+    kind, files = _files(config)
+    _check_there(kind, files, data_folder(data, f"the folder that holds {kind.base_folder}"))
+    return len(files), "as the author packed them"
+
+
+def _files(config: Config) -> tuple[Any, list[list[str]]]:
+    """torchvision's class, and name and MD5 sum of each file that it reads."""
+    from torchvision import datasets  # seconds to import
+
+    kind: Any = datasets.CIFAR100 if config.classes == 100 else datasets.CIFAR10
+    return kind, [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]
+
+
+def _check_there(kind: Any, files: list[list[str]], folder: Path) -> None:
+    for name, _ in files:
+        if not (folder / kind.base_folder / name).is_file():
+            raise DataError(
+                f"{folder / kind.base_folder / name} is missing. Unpack {kind.url} in data.path {folder}, or set "
+                "data.sources.cifar.download: true."
+            )
+
+
+def _found(kind: Any, files: list[list[str]], folder: Path) -> dict[str, Any]:
     """Both splits from files that are there; `kind` is torchvision's class."""
     from torchvision.datasets.utils import check_integrity
 
-    files = [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]
+    _check_there(kind, files, folder)
     for name, md5 in files:
         path = folder / kind.base_folder / name
-        if not path.is_file():
-            raise DataError(
-                f"{path} is missing. Unpack {kind.url} in data.path {folder}, or set data.sources.cifar.download: true."
-            )
         if not check_integrity(path, md5):
             raise DataError(
                 f"{path} is not the original: its MD5 sum is not {md5}. Remove {folder / kind.base_folder}; then "

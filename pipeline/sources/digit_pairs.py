@@ -121,6 +121,10 @@ def open_source(config: Config, data: Data) -> Source:
     return Source(tuple(f"{k:02d}" for k in range(NUM_CLASSES)), splits, "CC BY 4.0")
 
 
+def fingerprint(config: Config, data: Data) -> None:
+    """None: no file of the user's is read."""
+
+
 def deal(targets: NDArray[np.int64], seed: int) -> dict[str, tuple[NDArray[np.int64], ...]]:
     """Image numbers by split and digit, from the digit that each image shows (N,). Every image is dealt once."""
     random = np.random.default_rng([seed, len(SPLITS)])

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.preparation import tree
+from pipeline.preparation.class_folders import left_out
 from pipeline.preparation.divide import listed
 from pipeline.preparation.image_files import ImageFiles
 from pipeline.preparation.source import Source
@@ -58,7 +60,14 @@ def open_source(config: Config, data: Data) -> Source:
         splits[split] = ImageFiles(folder, tuple(files), np.array(labels, dtype=np.int64))
     if twice:
         raise DataError(f"{len(twice)} images are listed twice: {listed(twice, '; ')}. Remove one line of each.")
-    return Source(names, splits, None)
+    taken = {file for records in splits.values() for file in records.files}
+    return Source(names, splits, None, left_out(tree.open_walk(folder), taken, "images are in no list"))
+
+
+def fingerprint(config: Config, data: Data) -> tuple[int, str]:
+    """Of the images and the lists."""
+    folder = data_folder(data, EXPECTED)
+    return tree.fingerprint(folder, lambda name: name.startswith((f"{IMAGES}/", f"{LISTS}/")))
 
 
 def _classes(lists: Path) -> tuple[str, ...]:

@@ -136,8 +136,8 @@ def _classify(limits: Limits, models: list[str]) -> Json:
     ]
     operation["requestBody"] = {
         "required": True,
-        "description": f"A JPEG, PNG or WebP file of at most {limits.max_body_bytes} bytes.",
-        "content": {f"image/{kind}": {"schema": _BINARY} for kind in ("jpeg", "png", "webp")},
+        "description": f"A JPEG, PNG, WebP or HEIC file of at most {limits.max_body_bytes} bytes.",
+        "content": {f"image/{kind}": {"schema": _BINARY} for kind in ("jpeg", "png", "webp", "heic", "heif")},
     }
     return operation
 

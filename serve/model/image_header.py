@@ -3,7 +3,7 @@
 Read from the bytes, so that neither a file's name nor a decoder has to be trusted: libwebp takes memory for the whole
 canvas as soon as it opens a file, and Pillow walks through millions of empty parts in Python.
 
-JPEG: ITU-T T.81, annex B. PNG: https://www.w3.org/TR/png-3/. WebP: RFC 9649.
+JPEG: ITU-T T.81, annex B. PNG: https://www.w3.org/TR/png-3/. WebP: RFC 9649. HEIC: ISO/IEC 23008-12.
 """
 
 import struct
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from serve.errors import ImageError
 
-EXPECTED = "an image (JPEG, PNG or WebP)"
+EXPECTED = "an image (JPEG, PNG, WebP or HEIC)"
 MAX_PARTS = 20_000  # segments of a JPEG, chunks of a PNG: of 16 MB in the 8 kB chunks that encoders write, 2,000
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10. Each costs a pass over all pixels, and 50 bytes
 MAX_PROFILES = 1  # of a PNG, as the format demands. Each may unfold to a megabyte
@@ -26,14 +26,15 @@ _OTHERS = {
     b"\0\0\1\0": "an icon file",
     b"PK\3\4": "a zip archive",
 }
-_BRANDS = {b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIF", b"avif": "an AVIF", b"avis": "an AVIF"}
+_HEVC = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"})
+_AVIF = frozenset({b"avif", b"avis"})
 
 
 @dataclass(frozen=True)
 class Header:
     """What a file announces."""
 
-    kind: str  # "JPEG", "PNG" or "WEBP", as Pillow calls them
+    kind: str  # "JPEG", "PNG", "WEBP" or "HEIF", as Pillow calls them
     width: int
     height: int
 
@@ -49,6 +50,8 @@ def read(data: bytes) -> Header:
             return _png(data)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _webp(data)
+        if _brands(data) & _HEVC and not _brands(data) & _AVIF:
+            return _heif(data)
     except struct.error:
         short = f"The image ends after {len(data)} bytes, before its size is given; send all of it."
         raise ImageError(short) from None
@@ -109,10 +112,28 @@ def _webp(data: bytes) -> Header:
     raise ImageError(f"The WebP begins with {kind!r} where its size should be; save it again.")
 
 
+def _heif(data: bytes) -> Header:
+    """Of the largest picture in the file, which is put together from tiles, each with a size of its own."""
+    sizes: list[tuple[int, int]] = []
+    position = data.find(b"ispe")
+    while position >= 0 and len(sizes) < MAX_PARTS:
+        sizes.append(struct.unpack_from(">II", data, position + 8))
+        position = data.find(b"ispe", position + 4)
+    if not sizes or len(sizes) == MAX_PARTS:
+        raise ImageError(f"The HEIC gives {'no size' if not sizes else 'too many sizes'}; save it again.")
+    return Header("HEIF", *max(sizes, key=lambda size: size[0] * size[1]))
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """What an ISO media file says that it is; of any other file, nothing."""
+    end = min(int.from_bytes(data[:4]), 256) if data[4:8] == b"ftyp" else 0
+    return {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))} if end else set()
+
+
 def _other(data: bytes) -> str:
     """What the bytes are, if that can be told, else how they begin."""
-    if data[4:8] == b"ftyp":
-        return _BRANDS.get(data[8:12], "a film or an image of another kind")
+    if brands := _brands(data):
+        return "an AVIF" if brands & _AVIF else "a film or an image of another kind"
     for beginning, name in _OTHERS.items():
         if data.startswith(beginning):
             return name

@@ -107,8 +107,8 @@ def test_every_kind_is_found_and_what_can_be_used_is_kept(spoilt: Source, tmp_pa
     for kind, name, words in (
         ("missing", "gone.png", "no such file"),
         ("empty", "empty.png", "no bytes"),
-        ("unreadable", "text.gif", "cannot identify"),
-        ("truncated", "half.jpg", "truncated"),
+        ("unreadable", "text.gif", "no image that can be read"),
+        ("truncated", "half.jpg", "ends before its image does"),
         ("wrong_extension", "a PNG.jpg", "named .jpg, but PNG"),
         ("tiny", "one pixel.png", "1 x 1 px, enlarged to 8"),
         ("leak", "of test \xe9.png", "the pixels of test/001.png (rare)"),

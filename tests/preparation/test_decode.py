@@ -84,11 +84,36 @@ def test_a_truncated_file_is_named(kind: str) -> None:
 
 
 def test_foreign_bytes_and_floats_are_named() -> None:
-    with pytest.raises(BadImageError, match=r"^cat 7: cannot identify image file$") as caught:
+    with pytest.raises(
+        BadImageError, match=r"^cat 7: this is no image that can be read; it begins with b'no image"
+    ) as caught:
         decode.rgb(io.BytesIO(b"no image at all"), "cat 7")
     assert caught.value.kind == "unreadable"
     with pytest.raises(BadImageError, match="cat 7: pixels of mode F have no known range"):
         decode.rgb(stored(Image.new("F", (2, 2)), "TIFF"), "cat 7")
+
+
+def test_large_images_are_read_without_a_warning_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Image.MAX_IMAGE_PIXELS is None  # else Pillow would warn of a scan that is well below the limit
+    monkeypatch.setattr(decode, "MAX_PIXELS", 100)
+    assert decode.rgb(stored(Image.new("1", (10, 10))), "x").shape == (10, 10, 3)
+    with pytest.raises(
+        BadImageError, match=r"^x: 11 x 10 pixels are more than the 100 that are read; make it smaller$"
+    ):
+        decode.rgb(stored(Image.new("1", (11, 10))), "x")
+
+
+def test_the_format_is_told_by_the_bytes_and_the_name_is_compared(tmp_path: Path) -> None:
+    for name, kind, said in (
+        ("a.jpg", "HEIF", "named .jpg, but HEIF"),
+        ("b.heic", "HEIF", None),
+        ("c.heic", "AVIF", "named .heic, but AVIF"),
+        ("d.png", "TIFF", "named .png, but TIFF"),
+        ("e.mpo", "JPEG", None),
+        ("f", "PNG", None),
+    ):
+        (tmp_path / name).write_bytes(stored(Image.new("RGB", (16, 16)), kind).getvalue())
+        assert decode.wrong_extension(tmp_path / name) == said
 
 
 def test_files_that_cannot_be_opened_are_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """prepare: same seed same bytes, nothing half-written ever looks finished, and unfit sources are refused in words."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,12 +14,13 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.data import arrays, card
-from pipeline.preparation import audit, decode, divide, prepare, reading
+from pipeline.preparation import audit, decode, divide, one_pass, prepare, reading
 from pipeline.preparation.decode import BadImageError
 from pipeline.preparation.source import Records, Source
 from pipeline.settings.data import Data
 from pipeline.system import registry
 from pipeline.system.errors import DataError, PupilError
+from pipeline.system.growing import Growing
 
 ROOT = Path(__file__).parents[2]
 DATA = Data(image_px=8, val_fraction=0.25)
@@ -304,6 +306,29 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PupilError, match="out could not be written: File exists"):
         prepare.write(toy([0, 1] * 4), DATA, tmp_path / "file" / "out", progress=False)
+
+
+def test_a_resume_folder_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Growing, name: str, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Growing, "append", full)
+    with pytest.raises(PupilError, match=r"^\S+/resume could not be written: No space left on device \(\d+ MiB free"):
+        prepare.write(toy([0, 1] * 4), DATA, tmp_path / "out", progress=False, resume=tmp_path / "resume")
+
+
+def test_shared_memory_that_takes_nothing_is_named_and_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(*args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(reading, "_LARGEST_BLOCK", 1)
+    monkeypatch.setattr(one_pass, "WORKERS", 2)
+    monkeypatch.setattr(reading, "ProcessPoolExecutor", closed)
+    prepare.write(toy([0, 1] * 4), DATA, tmp_path / "out", progress=False)
+    words = "so threads do, which is slower: Permission denied. Processes need a few bytes of /dev/shm"
+    assert words in capsys.readouterr().err
 
 
 def test_progress_in_a_log_is_quiet_when_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

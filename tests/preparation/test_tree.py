@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.preparation.tree import Tree, fingerprint, walk
+from pipeline.preparation.tree import Tree, fingerprint, printable, walk
 from pipeline.settings.data import Data
 from pipeline.sources import folder as source
 from pipeline.system.errors import DataError
@@ -55,11 +55,30 @@ def open_place() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_names_come_sorted_without_what_is_hidden(tmp_path: Path) -> None:
-    hidden = (".DS_Store", "a/._1.jpg", ".git/x", "__MACOSX/a/1.jpg", "b/Thumbs.db", "desktop.ini")
-    files(tmp_path, "b/2.jpg", "a/c/1.jpg", "a/9.txt", "0.png", *hidden)
+def test_names_come_sorted_and_those_of_systems_apart(tmp_path: Path) -> None:
+    clutter = (
+        *(".DS_Store", ".git/x", ".ipynb_checkpoints/1.jpg", "@eaDir/a/1.jpg/thumb.jpg", "__MACOSX/a/1.jpg"),
+        *("a/$Recycle.Bin/S-1/1.jpg", "a/._1.jpg", "b/#recycle/1.jpg", "b/System Volume Information/x", "b/Thumbs.db"),
+        "desktop.ini",
+    )
+    own = ("#1/1.jpg", "$100/1.jpg", "0.png", "@home/1.jpg", "__a__/1.jpg", "a/9.txt", "a/c/1.jpg", "b/2.jpg")
+    files(tmp_path, *reversed(own), *clutter)
+    (tmp_path / "lost+found").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert walk(tmp_path) == Tree(("a", "a/c", "b"), ("0.png", "a/9.txt", "a/c/1.jpg", "b/2.jpg"), (), ())
+    assert walk(tmp_path) == Tree(
+        ("#1", "$100", "@home", "__a__", "a", "a/c", "b"), own, tuple(sorted(clutter)), (), ()
+    )
+
+
+def test_what_a_system_closes_or_links_stops_nobody(open_place: Path) -> None:
+    files(open_place, "cat/1.jpg", "lost+found/2.jpg")
+    (open_place / ".Trashes").symlink_to("cat")
+    with closed_to_us(open_place / "lost+found"):
+        assert walk(open_place) == Tree(("cat",), ("cat/1.jpg",), (".Trashes",), (), ())
+
+
+def test_names_are_printed_on_one_line() -> None:
+    assert printable("a\nb\x1b[31m\udcff \u2028caf\xe9 \U0001f436") == "a\\nb\\x1b[31m\\xff \\u2028caf\xe9 \U0001f436"
 
 
 def test_links_are_followed_once_and_circles_are_named(tmp_path: Path) -> None:
@@ -117,6 +136,24 @@ def test_a_fingerprint_sees_every_change_and_nothing_else(tmp_path: Path, monkey
     assert len({digest for _, digest in seen}) == len(seen)
 
 
+def test_a_fingerprint_may_hang_on_some_names_alone(tmp_path: Path) -> None:
+    folder = files(tmp_path / "photos", "cat/1.jpg", "cat/1.txt")
+    data = Data(source="folder", path=str(folder))
+    seen = source.fingerprint(source.Config(), data)
+    assert seen[0] == 1
+    (folder / "cat/1.txt").write_text("longer")
+    (folder / "notes.md").touch()
+    assert source.fingerprint(source.Config(), data) == seen
+    files(folder, "cat/2.jpg")
+    assert source.fingerprint(source.Config(), data) != seen
+
+
+def test_what_prepare_writes_below_data_path_is_not_seen(tmp_path: Path) -> None:
+    files(tmp_path, "cat/1.jpg", "prepared/card.json", "prepared/audit.json", "prepared/train/images.npy")
+    files(tmp_path, "prepared.audit.json")
+    assert walk(tmp_path) == Tree(("cat",), ("cat/1.jpg",), (), (), ())
+
+
 @pytest.mark.slow
 def test_100_000_files_are_found(tmp_path: Path) -> None:
     # In memory where there is such a place: on some disks making the files takes ten times as long as finding them.
@@ -148,7 +185,8 @@ def test_images_that_are_gone_after_prepare_change_nothing_for_later_stages(
     assert found() == before
     assert "note: data.path photos is gone. What was prepared from it stays in use" in capsys.readouterr().out
     toy.edit(tmp_path, {"data.path": "elsewhere"})
-    assert '"digest": null' in found()
+    with pytest.raises(DataError, match=r"data\.path elsewhere does not exist"):
+        found()
     # DVC deletes what a stage leaves before it runs again, unless it is told not to.
     outs = YAML(typ="safe", pure=True).load(toy.ROOT / "dvc.yaml")["stages"]["preflight"]["outs"]
     assert {"artifacts/preflight/source.json": {"persist": True}} in outs

@@ -52,6 +52,7 @@ def load(text: str, tmp_path: Path) -> params.Params:
             "{data: {train_includes_val: true}, teacher: {train: {select: best}}, distill: {train: {select: best}}}",
             r"teacher\.train\.select and distill\.train\.select is best",
         ),
+        ("data: {image_px: 32, storage_px: 16}", r": data: storage_px 16 must not be less than image_px 32\.$"),
         ("data: [1]", "data is"),
         ("data: {", "not valid YAML"),
     ],

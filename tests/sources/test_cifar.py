@@ -124,6 +124,17 @@ def test_what_cannot_be_fetched_is_named(tmp_path: Path, monkeypatch: pytest.Mon
             opened(tmp_path / "new", download=True)
 
 
+def test_the_fingerprint_hangs_on_what_the_author_packed_alone(classes: int, tmp_path: Path) -> None:
+    data, config = Data(source="cifar", path=str(tmp_path)), Config.model_validate({"classes": classes})
+    seen = cifar.fingerprint(config, data)
+    (tmp_path / "notes.txt").touch()
+    for file in tmp_path.rglob("*"):
+        os.utime(file, (1, 1))
+    assert cifar.fingerprint(config, data) == seen
+    with pytest.raises(DataError, match="is missing"):
+        cifar.fingerprint(config, Data(source="cifar", path=str(tmp_path / "..")))
+
+
 def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"none does not exist .*cifar-100-python, or with data\.sources\.cifar\.downlo"

@@ -15,6 +15,7 @@ from pipeline.data.feed import Feed
 from pipeline.evaluation import metrics
 from pipeline.models import checkpoint
 from pipeline.preparation import decode, prepare
+from pipeline.preparation.audit import Audit
 from pipeline.preparation.decode import BadImageError
 from pipeline.preparation.source import Source
 from pipeline.settings import params
@@ -57,7 +58,7 @@ def test_splits_are_taken_as_they_lie(tmp_path: Path) -> None:
     assert names(source, "val") == ["Valid/cat/6.png", "Valid/dog/5.JPG"]
     assert source.splits["test"].path(1) == photos / "test/dog/4.png"
     np.testing.assert_array_equal(source.splits["test"].read(1), pictures.noise(3))
-    assert source.notes == ()
+    assert left_out(source) == [(2, "files are hidden or were put there by a system")]
 
 
 def test_a_test_split_is_drawn_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,17 +74,55 @@ def test_a_test_split_is_drawn_where_there_is_none(tmp_path: Path, monkeypatch: 
     assert names(opened("again", Config(test_fraction=0.3)), "test") == test
 
 
+def left_out(source: Source) -> list[tuple[int, str]]:
+    return [(len(group.names), group.why) for group in source.left_out]
+
+
 def test_what_is_left_out_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = pictures.write(tmp_path / "photos", *WHOLE, "cover.png")
     (photos / "cat/notes.txt").touch()
     (photos / "LICENSE").touch()
-    assert opened(photos).notes == (
-        "2 files have no image's ending and are left out: LICENSE, cat/notes.txt.",
-        "1 images lie in no class folder and are left out: cover.png.",
-    )
+    (photos / "cat/1.txt").touch()
+    (photos / "cat/2.png.json").touch()
     data = Data(source="folder", path=str(photos), image_px=8)
-    prepare.prepare(data, tmp_path / "out", progress=False)
-    assert "note: 2 files have no image's ending and are left out: LICENSE" in capsys.readouterr().err
+    prepare.prepare(data, tmp_path / "out")
+    said, noted = capsys.readouterr()
+    assert said.startswith("Audit of folder: 20 images opened, 5 files left out\n")
+    assert noted.splitlines() == [
+        "note: 2 files have the name of an image, but not the ending, and are left out: cat/1.txt, cat/2.png.json.",
+        "note: 2 files have no image's ending, and are left out: LICENSE, cat/notes.txt.",
+        "note: 1 images lie in no class folder, and are left out: cover.png.",
+    ]
+    audited = Audit.model_validate_json((tmp_path / "out/audit.json").read_text()).left_out
+    assert [(it.count, it.names) for it in audited][1:] == [(2, ("LICENSE", "cat/notes.txt")), (1, ("cover.png",))]
+
+
+def test_half_a_folder_that_would_be_left_out_is_an_error(tmp_path: Path) -> None:
+    photos = pictures.write(tmp_path / "photos", *WHOLE)
+    for number in range(20):
+        (photos / f"cat/{number}.txt").touch()
+        (photos / f"dog/clip{number}.mov").touch()
+    data = Data(source="folder", path=str(photos), image_px=8)
+    words = (
+        r"Of 50 files only 20 would be read: 30 files have no image's ending: cat/10\.txt, .* and 25 more\. Save them"
+    )
+    with pytest.raises(DataError, match=words):
+        prepare.prepare(data, tmp_path / "out", progress=False)
+    skip = data.model_copy(update={"on_bad": "skip"})
+    assert sum(prepare.prepare(skip, tmp_path / "out", progress=False).counts.values()) == 20
+
+
+def test_what_systems_put_between_the_images_is_left_out(tmp_path: Path) -> None:
+    clutter = ("@eaDir/cat/1.jpg", "#recycle/1.png", "cat/@eaDir/1.png/thumb.png", "System Volume Information/x", ".x")
+    photos = pictures.write(tmp_path / "photos", *WHOLE, *clutter, "@home/1.png")
+    (photos / "lost+found").mkdir()
+    source = opened(photos)
+    assert source.labels == ("@home", "cat", "dog")
+    assert left_out(source) == [(5, "files are hidden or were put there by a system")]
+    for split in ("train", "test"):
+        pictures.write(tmp_path / "both" / split, *WHOLE)
+    pictures.write(tmp_path / "both", "train/@eaDir/1.png", "test/#recycle/2.png")
+    assert [len(records) for records in opened(tmp_path / "both").splits.values()] == [20, 20]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -125,8 +164,11 @@ def test_names_in_any_language_and_in_none(tmp_path: Path) -> None:
         (SPLIT[:2], "has train, but no folder test"),
         ((*SPLIT[:2], "val/cat/5.png"), "has train, val, but no folder test.* then a test split is drawn"),
         (SPLIT[2:], "has test, but no folder train"),
-        (("caf\xe9/1.png", "cafe\u0301/2.png"), "1 class folders have names that are written in two ways or are not"),
-        (("cat/1.png", "\udcff/2.png"), r"1 class folders have names .* not UTF-8: \\xff\. Rename them"),
+        (("cat/1.png", "cat /2.png", "dog/3.png"), "1 classes are spelt in more than one way: 'cat' and 'cat '"),
+        (("cat/1.png", "\u2003/2.png"), r"1 of the 2 classes in the folders of .* no name .*: number 1 \('\\u2003'\)"),
+        (("cat/1.png", "a\nb/2.png"), r"1 class folders have names .* more than one line: a\\nb\. Rename them"),
+        (("caf\xe9/1.png", "cafe\u0301/2.png"), "1 class folders have names that are written in two ways"),
+        (("cat/1.png", "\udcff/2.png"), r"1 class folders have names .* not UTF-8 .*: \\xff\. Rename them"),
     ],
 )
 def test_a_layout_that_is_none_is_named(files: tuple[str, ...], words: str, tmp_path: Path) -> None:

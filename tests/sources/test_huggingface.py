@@ -1,5 +1,6 @@
 """The huggingface source on toy Parquet and image folders: offline, leaving nothing behind, wrong input named."""
 
+import errno
 import io
 import os
 import socket
@@ -12,15 +13,18 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow  # type: ignore[import-untyped]  # ships no types
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from pipeline.preparation import prepare
 from pipeline.preparation.source import Source
 from pipeline.settings.data import Data
 from pipeline.sources import huggingface
 from pipeline.sources.huggingface import Config
-from pipeline.system.errors import DataError, ParamsError
+from pipeline.system.errors import DataError, ParamsError, PupilError
+from tests import pictures
 
 ROOT = Path(__file__).parents[2]
 NAMES = datasets.ClassLabel(names=["cat", "dog"])
@@ -125,6 +129,176 @@ def test_a_test_split_is_drawn_where_there_is_none(tmp_path: Path) -> None:
     assert np.bincount(source.splits["test"].labels).tolist() == [3, 3]
 
 
+def test_only_a_train_split_names_what_to_set(tmp_path: Path) -> None:
+    shard(tmp_path / "pets", "train", [0, 1])
+    words = (
+        r"has these splits: train\. .*If none is for testing, set data\.sources\.huggingface\.test_split: null: then"
+    )
+    with pytest.raises(DataError, match=words):
+        opened(tmp_path / "pets")
+
+
+def test_names_of_splits_in_other_names_mean_nothing(tmp_path: Path) -> None:
+    names = [f"{kind}/{kind}_{word}{n}.png" for kind in ("bus", "tram") for word in ("", "train_") for n in range(3)]
+    whole = opened(pictures.write(tmp_path / "whole", *names), test_split=None)
+    assert sum(map(len, whole.splits.values())) == 12
+    words = [
+        f"{split}/{kind}/{n}.png" for split in ("train", "test") for kind in ("test_tube", "train_car") for n in (0, 1)
+    ]
+    split = opened(pictures.write(tmp_path / "split", *words))
+    assert {name: len(records) for name, records in split.splits.items()} == {"train": 4, "test": 4}
+    assert split.labels == ("test_tube", "train_car")
+
+
+@pytest.mark.parametrize("name", ["photos [2024]", "all*", "what?", "{a,b}", "\u732b caf\xe9"])
+def test_a_path_is_a_path(name: str, tmp_path: Path) -> None:
+    shard(tmp_path / "all but these", "train", [0, 1, 0])
+    shard(tmp_path / name, "train", [0, 1] * 2)
+    shard(tmp_path / name, "test", [0, 1])
+    assert [len(records) for records in opened(tmp_path / name).splits.values()] == [4, 2]
+
+
+@pytest.mark.parametrize("columns", [{}, {"image": "bytes"}])
+def test_paths_in_tables_start_at_the_folder(columns: dict[str, str], tmp_path: Path) -> None:
+    pictures.write(tmp_path / "pets", "images/train.png", "images/b.png", "images/unnamed.png")
+    for split, names in (("train", ["train", "b"]), ("test", ["b", "gone"])):
+        paths = [f"images/{name}.png" for name in names]
+        if columns:
+            cells = pyarrow.array(
+                [{"bytes": None, "path": path} for path in paths],
+                pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}),
+            )
+            parquet.write_table(
+                pyarrow.table({"image": cells, "label": ["cat", "dog"]}), tmp_path / f"pets/{split}.parquet"
+            )
+        else:
+            lines = [f"{path},{kind}" for path, kind in zip(paths, ("cat", "dog"), strict=True)]
+            (tmp_path / f"pets/{split}.csv").write_text("\n".join(["image,label", *lines]) + "\n")
+    source = opened(tmp_path / "pets")
+    np.testing.assert_array_equal(source.splits["train"].read(1), pictures.noise(1))
+    assert source.splits["train"].path(0) == tmp_path / "pets/images/train.png"
+    with pytest.raises(DataError, match=r"^test row 1 \(images/gone.png\): there is no such file"):
+        source.splits["test"].read(1)
+    assert [(group.names, group.meant) for group in source.left_out] == [(("images/unnamed.png",), True)]
+
+
+def test_image_files_of_the_hub_lie_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures.write(tmp_path, "a.png", "b.png")
+    features = datasets.Features({"image": datasets.Image(), "label": NAMES})
+    cells = [{"bytes": None, "path": str(tmp_path / name)} for name in ("a.png", "b.png")]
+    rows = datasets.Dataset.from_dict({"image": cells, "label": [0, 1]}, features=features)
+    fetched = datasets.DatasetDict({"train": rows, "test": rows, "extra": rows})
+    monkeypatch.setattr("datasets.load.load_dataset", lambda *args, **options: fetched)
+    source = huggingface.open_source(Config(), Data(source="huggingface", path="org/name"))
+    np.testing.assert_array_equal(source.splits["test"].read(1), pictures.noise(1))
+    assert [group.names for group in source.left_out] == [("extra row 0", "extra row 1")]
+
+
+def test_splits_and_tables_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        shard(tmp_path / "pets", split, [0, 1])
+    (tmp_path / "pets/classes.csv").write_text("a,b\n")
+    (tmp_path / "pets/LICENSE").touch()
+    assert [(len(it.names), it.why) for it in opened(tmp_path / "pets").left_out] == [
+        (1, "files are of the split validation, which data.sources.huggingface does not name"),
+        (1, "tables do not say in their names of which split they are"),
+        (1, "files are neither images nor tables"),
+    ]
+
+
+def test_parts_that_are_missing_are_named(tmp_path: Path) -> None:
+    shard(tmp_path / "pets", "train", [0, 1])
+    shard(tmp_path / "pets", "test", [0, 1])
+    (tmp_path / "pets/train-00000-of-00001.parquet").rename(tmp_path / "pets/train-00001-of-00003.parquet")
+    with pytest.raises(DataError, match=r"^Not all parts of the tables .*: train: 1 of 3\. Fetch the others\."):
+        opened(tmp_path / "pets")
+
+
+def test_a_saved_data_set_is_read_where_it_lies(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": NAMES})
+    rows = datasets.Dataset.from_dict(
+        {"image": [{"bytes": png(n), "path": None} for n in range(2)], "label": [0, 1]}, features=features
+    )
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "pets")
+    np.testing.assert_array_equal(
+        opened(tmp_path / "pets").splits["test"].read(1), np.asarray(Image.open(io.BytesIO(png(1))))
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["", "cat"], r"1 of the 2 classes in column 'label' have no name that can be seen: number 0 \(''\)"),
+        (["\u200b ", "cat"], r"1 of the 2 classes in column 'label' .*number 1"),
+        (["cat", "cat "], r"column 'label', 1 classes are spelt in more than one way: 'cat' and 'cat '"),
+        (["p\xe9lican", "pe\u0301lican"], r"spelt in more than one way: 'pe\\u0301lican' and 'p\\xe9lican'"),
+    ],
+)
+def test_class_names_that_tell_nobody_apart_are_refused(labels: list[str], words: str, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shard(tmp_path / "pets", split, labels, datasets.Value("string"))
+    with pytest.raises(DataError, match=words):
+        opened(tmp_path / "pets")
+
+
+def test_an_empty_name_in_the_list_of_names_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shard(tmp_path / "pets", split, [0, 1], datasets.ClassLabel(names=["cat", "", "dog"]))
+    with pytest.raises(DataError, match=r"list of names for column 'label' .*: number 1 \(''\)"):
+        opened(tmp_path / "pets")
+
+
+def test_letters_are_classes_in_both_cases(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shard(tmp_path / "letters", split, ["a", "A"], datasets.Value("string"))
+    assert opened(tmp_path / "letters").labels == ("A", "a")
+
+
+def test_a_full_temporary_folder_is_blamed(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard(tmp_path / "pets", "train", [0, 1])
+    shard(tmp_path / "pets", "test", [0, 1])
+
+    def full(*args: object, **options: object) -> None:
+        raise RuntimeError from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("datasets.load.load_dataset", full)
+    words = rf"^The folder {scratch} does not take a copy .*No space left.* MiB free there\)\. Set .* TMPDIR"
+    with pytest.raises(PupilError, match=words):
+        opened(tmp_path / "pets")
+    assert not os.listdir(scratch)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(PupilError, match=r"^No temporary folder can be made, .*No such file.* Set .* TMPDIR"):
+        opened(tmp_path / "pets")
+
+
+def test_a_cache_that_takes_nothing_is_blamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path / "home/cache"))
+    refused = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "home/cache/hub"))
+
+    def closed(*args: object, **options: object) -> None:
+        raise refused
+
+    monkeypatch.setattr("datasets.load.load_dataset", closed)
+    with pytest.raises(PupilError, match=rf"^The folder {tmp_path}/home/cache does not take what is .* HF_HOME to a"):
+        huggingface.open_source(Config(), Data(source="huggingface", path="org/name"))
+
+
+def test_a_local_folder_is_not_downloaded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shard(tmp_path / "pets", "train", [0, 1])
+    shard(tmp_path / "pets", "test", [0, 1])
+    capfd.readouterr()
+    opened(tmp_path / "pets")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_name_that_the_library_would_take_apart_is_refused(tmp_path: Path) -> None:
+    shard(tmp_path / "pets", "train", [0, 1])
+    shard(tmp_path / "pets", "test", [0, 1])
+    (tmp_path / "pets").rename(tmp_path / "a::b")
+    with pytest.raises(DataError, match=r"2 paths hold '::', .*: train-00000-of-00001\.parquet, .* Rename the folder"):
+        opened(tmp_path / "a::b")
+
+
 def test_a_folder_of_image_files(tmp_path: Path) -> None:
     for row, place in enumerate(("train/cat", "train/dog", "test/cat", "test/dog")):
         (tmp_path / "pets" / place).mkdir(parents=True)
@@ -215,7 +389,7 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist; expected a folder"):
         opened(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty is not a folder that `datasets` can read"):
+    with pytest.raises(DataError, match=r"empty holds neither tables .* nor images. Expected Parquet files"):
         opened(tmp_path / "empty")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file is a file; expected the folder"):
@@ -240,15 +414,20 @@ def test_a_torn_shard_is_refused(tmp_path: Path, scratch: Path) -> None:
 def test_one_of_several_subsets_is_chosen_by_name(tmp_path: Path) -> None:
     shard(tmp_path, "train", [1, 0, 1])
     shard(tmp_path, "test", [0, 1])
-    small, large = (f"{{split: train, path: {train}-*}}, {{split: test, path: test-*}}" for train in ("test", "train"))
+    small, large = (
+        f"{{split: train, path: {train}-*}}, {{split: test, path: ./{test}-*.parquet}}"
+        for train, test in (("test", "train"), ("train", "test"))
+    )
     listed = f"- {{config_name: large, data_files: [{large}]}}\n- {{config_name: small, data_files: [{small}]}}\n"
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
     assert len(opened(tmp_path, subset="large").splits["train"]) == 3
     assert len(opened(tmp_path, subset="small").splits["train"]) == 2
-    words = r"available configs: \['large', 'small'\]; choose with data\.sources\.huggingface\.subset\."
+    words = r"has these subsets: large, small\. Choose one with data\.sources\.huggingface\.subset\."
     with pytest.raises(DataError, match=words):
         opened(tmp_path)
-    with pytest.raises(DataError, match=r"'lrage' not found. Available: \['large', 'small'\]"):
+    with pytest.raises(
+        DataError, match=r"subset is 'lrage' \(did you mean 'large'\?\); .*README.md names these: large, small"
+    ):
         opened(tmp_path, subset="lrage")
 
 

@@ -127,7 +127,7 @@ def test_other_content_types_are_told_how(client: TestClient, kind: str) -> None
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (b"", "Expected an image (JPEG, PNG or WebP), but nothing came."),
+        (b"", "Expected an image (JPEG, PNG, WebP or HEIC), but nothing came."),
         (b"just words", "something that begins with b'just words'"),
         (b"GIF89a" + bytes(20), "this is a GIF"),
         (picture("JPEG")[:300], "The image ends after 300 bytes"),

@@ -205,7 +205,7 @@ def test_a_file_that_is_no_image_is_told_in_the_servers_words(
     text.write_text("<i>hello</i>")
     choose(page, text)
     expect(page.get_by_role("alert")).to_contain_text(
-        "Expected an image (JPEG, PNG or WebP), but this is something that"
+        "Expected an image (JPEG, PNG, WebP or HEIC), but this is something that"
     )
     expect(page.get_by_role("alert")).to_contain_text("<i>hello</i>")  # as text
     expect(page.locator(".bars li")).to_have_count(0)

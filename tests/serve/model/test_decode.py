@@ -180,12 +180,12 @@ def two_sizes() -> bytes:
 
 
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "Expected an image (JPEG, PNG or WebP), but nothing came."),
+    "empty": (lambda: b"", "Expected an image (JPEG, PNG, WebP or HEIC), but nothing came."),
     "text": (lambda: b"hello, world\n", r"this is something that begins with b'hello, world\n'."),
-    "gif": (lambda: stored(noise(), "GIF"), "Expected an image (JPEG, PNG or WebP), but this is a GIF."),
+    "gif": (lambda: stored(noise(), "GIF"), "Expected an image (JPEG, PNG, WebP or HEIC), but this is a GIF."),
     "bmp": (lambda: stored(noise(), "BMP"), "this is a BMP."),
     "tiff": (lambda: stored(noise(), "TIFF"), "this is a TIFF."),
-    "heic": (lambda: b"\0\0\0\x18ftypheic" + bytes(99), "this is a HEIC."),
+    "heic": (lambda: b"\0\0\0\x18ftypheic" + bytes(99), "The HEIC gives no size; save it again."),
     "svg": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "this is an SVG."),
     "png bomb": (bomb, "has 30000 x 30000 pixels, more than the 25,000,000 that are decoded here; make it smaller."),
     "jpeg bomb": (huge_jpeg, "has 65535 x 65535 pixels"),

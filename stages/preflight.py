@@ -32,7 +32,6 @@ def preflight(params: Path, out: Path) -> None:
     needed = recall.needed(settings)
     rehearse(settings)
     readiness.fetch(settings, out.parent)
-    readiness.say_what_is_never_reached(settings)
     for role, arch in (("teacher", settings.teacher.arch), ("student", settings.student.arch)):
         # A deployed student may be wrapped in `reused`, whatever its own family.
         code = {Path(module.__file__) for module in (family(arch), family("reused"))}
@@ -45,6 +44,7 @@ def preflight(params: Path, out: Path) -> None:
     weights = settings.teacher.weights
     write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
     readiness.set_aside(out.parent / "students", settings.distill)
+    readiness.say_what_is_never_reached(settings)
 
 
 def _source(path: str | None, earlier: Path) -> dict[str, Any]:

@@ -34,7 +34,6 @@ def preflight(params: Path, out: Path) -> None:
     needed = recall.needed(settings)
     rehearse(settings)
     readiness.fetch(settings, out.parent)
-    readiness.say_what_is_never_reached(settings)
     for role, arch in (("teacher", settings.teacher.arch), ("student", settings.student.arch)):
         # A deployed student may be wrapped in `reused`, whatever its own family.
         code = {Path(module.__file__) for module in (family(arch), family("reused"))}
@@ -47,6 +46,7 @@ def preflight(params: Path, out: Path) -> None:
     weights = settings.teacher.weights
     write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
     readiness.set_aside(out.parent / "students", settings.distill)
+    readiness.say_what_is_never_reached(settings)
 
 
 def _source(data: Data, earlier: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pipeline.system.errors import DataError
 
 MAX_PIXELS = 250_000_000
 """Of one image, which takes 3 bytes for each while it is read."""
+LFS_POINTER = b"version https://git-lfs.github.com/"
 WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112
 # How to turn an image whose EXIF orientation is not 1.
@@ -91,9 +92,10 @@ def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
         if is_cut(content) or (known is None and "truncated" in str(error)):
             raise BadImageError(name, "truncated", f"the file ends before its image does ({_reason(error)})") from error
         if known is None:
-            raise BadImageError(
-                name, "unreadable", f"this is no image that can be read; it begins with {content[:16]!r}"
-            ) from error
+            what = f"this is no image that can be read; it begins with {content[:16]!r}"
+            if content.startswith(LFS_POINTER):
+                what = "this is a pointer of Git LFS; fetch the image itself, with `git lfs pull`"
+            raise BadImageError(name, "unreadable", what) from error
         raise BadImageError(name, "unreadable", f"the {known} file is broken ({_reason(error)})") from error
 
 

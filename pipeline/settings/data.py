@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.settings.section import Section, Seed
+from pipeline.settings.section import HomePath, Section, Seed
 
 Channels = tuple[float, float, float]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -32,7 +32,7 @@ class Data(Section):
     source: str = "digit_pairs"
     """Name of a file in pipeline/sources: digit_pairs, cifar, folder, huggingface or stanford40. docs/data-sources.md
     describes each."""
-    path: str | None = None
+    path: HomePath | None = None
     """Folder with the images, for sources that read one. For huggingface it may also be an id on the Hub."""
     image_px: Annotated[int, Field(ge=8, le=1024)] = 32
     """Height and width of the images that the networks see."""

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from pipeline.settings.data import Normalization
-from pipeline.settings.section import Positive, Section, Seed, SomeDistinct
+from pipeline.settings.section import HomePath, Positive, Section, Seed, SomeDistinct
 from pipeline.settings.training import Train
 
 
@@ -18,7 +18,7 @@ class Teacher(Section):
     pretrained: bool = False
     """Whether training starts from the pretrained weights that timm has for this network. They are downloaded if they
     are not in the cache."""
-    weights: str | None = None
+    weights: HomePath | None = None
     """A safetensors file with weights that are used instead of training a teacher. null: the teacher is trained."""
     normalization: Normalization | None = None
     """Normalisation with which `weights` were trained, if the file does not say so itself. null: that of the data

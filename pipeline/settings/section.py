@@ -1,10 +1,13 @@
 """What every section of params.yaml is made of."""
 
+import os.path
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
+HomePath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path that may begin with ~, as in a shell."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 T = TypeVar("T")
 

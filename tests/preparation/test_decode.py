@@ -157,3 +157,11 @@ def test_square_is_antialiased() -> None:
 
 def test_square_enlarges() -> None:
     assert (decode.square(np.full((5, 3, 3), 9, dtype=np.uint8), 32) == np.full((32, 32, 3), 9)).all()
+
+
+def test_a_pointer_of_git_lfs_is_called_so() -> None:
+    pointer = io.BytesIO(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(
+        BadImageError, match="this is a pointer of Git LFS; fetch the image itself, with `git lfs pull`"
+    ):
+        decode.rgb(pointer, "x.png")

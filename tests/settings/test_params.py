@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.settings import params
+from pipeline.settings.data import Data
+from pipeline.settings.networks import Teacher
 from pipeline.system.errors import ParamsError
 
 
@@ -133,3 +135,9 @@ def test_a_teacher_cache_is_of_single_images(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(ParamsError, match=r"single images, but distill\.train\.mixup_alpha or cutmix_alpha mixes them"):
         params.load(tmp_path / "params.yaml")
+
+
+def test_paths_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert (Data(path="~/images").path, Data(path="a~b").path) == ("/home/me/images", "a~b")
+    assert Teacher(weights="~/teacher.safetensors").weights == "/home/me/teacher.safetensors"

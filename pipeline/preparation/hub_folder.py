@@ -131,7 +131,8 @@ def split_files(folder: Path, tree: Tree, card: Card, known: Mapping[str, Sequen
 
 def left_out(tree: Tree, files: Mapping[str, Sequence[str]], chosen: Sequence[str], named: set[str]) -> list[LeftOut]:
     """What of the folder is not read, given the files of all splits, which splits are, and which images tables name."""
-    read = {name for split in chosen for name in files[split]} | named
+    # That an image was handed to the reader says little: a table beside it may not name it.
+    read = {name for split in chosen for name in files[split] if not is_image(name)} | named
     unused = {split: [name for name in files[split] if name not in read] for split in files if split not in chosen}
     rest = set(tree.files) - read - {name for names in unused.values() for name in names}
     images = {name for name in rest if is_image(name)}

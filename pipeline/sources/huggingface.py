@@ -121,9 +121,9 @@ def _open_class_folders(
 ) -> Source:
     found = class_folders.layout(folder, walked, known)
     chosen = config.splits
+    class_folders.check(folder, found)
     for split, name in chosen.items():
         _split(found.splits, split, name)
-    class_folders.check(folder, found)
     names = tuple(sorted({name for split in chosen.values() for name in found.splits[split]}))
     class_names.check(names, f"the folders of data.path {folder}")
     splits = {split: found.records(folder, name, names) for split, name in chosen.items()}
@@ -164,12 +164,12 @@ def _source(
 
 def _split(known: Any, split: str, name: str) -> Any:
     """known[name], or a DataError that says what to set."""
-    hint = f"Set {KEY}.{split}_split to one of them."
+    hint = f"Set {KEY}.{split}_split to one of them." if len(known) > 1 or split == "train" else ""
     if split == "test":
         hint += f" If none is for testing, set {KEY}.test_split: null: then test_fraction of train is drawn for it."
     if split == "val":
         hint += f" With {KEY}.val_split: null, data.val_fraction of train is drawn for it."
-    return look_up(known, name, f"{KEY}.{split}_split", "splits", f" {hint}")
+    return look_up(known, name, f"{KEY}.{split}_split", "splits", f" {hint.strip()}")
 
 
 def _hub_id(path: str | None) -> str:

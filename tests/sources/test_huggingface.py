@@ -194,6 +194,16 @@ def test_image_files_of_the_hub_lie_in_the_cache(tmp_path: Path, monkeypatch: py
     assert [group.names for group in source.left_out] == [("extra row 0", "extra row 1")]
 
 
+def test_images_beside_a_table_that_does_not_name_them_are_counted(tmp_path: Path) -> None:
+    pictures.write(tmp_path, *(f"{split}/{number}.png" for split in ("train", "test") for number in range(3)))
+    for split in ("train", "test"):
+        lines = ('{"file_name": "0.png", "label": "cat"}', '{"file_name": "1.png", "label": "dog"}')
+        (tmp_path / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    source = opened(tmp_path)
+    assert [len(records) for records in source.splits.values()] == [2, 2]
+    assert [(group.names, group.meant) for group in source.left_out] == [(("test/2.png", "train/2.png"), True)]
+
+
 def test_splits_and_tables_that_are_not_read_are_counted(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
         shard(tmp_path / "pets", split, [0, 1])

@@ -11,11 +11,13 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime import quantization  # type: ignore[import-untyped]
 from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
@@ -44,6 +46,23 @@ def calibration(train: Split, settings: Quantize) -> Iterator[NDArray[np.uint8]]
     read = train.central_reader()
     for start in range(0, len(positions), _CALIBRATION_BATCH):
         yield read(np.sort(positions[start : start + _CALIBRATION_BATCH]))
+
+
+@cache
+def overflows() -> bool:
+    """Whether sums of 8-bit products overflow here: without VNNI, x86 adds pairs of them up in 16 bits."""
+    bytes_, weights = np.full((1, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulInteger", ["bytes", "weights"], ["sums"])],
+        "largest sums",
+        [onnx.helper.make_tensor_value_info("bytes", onnx.TensorProto.UINT8, bytes_.shape)],
+        [onnx.helper.make_tensor_value_info("sums", onnx.TensorProto.INT32, (1, 16))],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (sums,) = session.run(None, {"bytes": bytes_})
+    return bool((sums != bytes_.astype(np.int32) @ weights.astype(np.int32)).any())
 
 
 class Quantizer:
@@ -92,7 +111,7 @@ class Quantizer:
         quantizer = quantization.QDQQuantizer(
             copy,
             per_channel=True,
-            reduce_range=self._settings.reduce_range,
+            reduce_range=overflows() if self._settings.reduce_range is None else self._settings.reduce_range,
             weight_qType=quantization.QuantType.QInt8,
             activation_qType=quantization.QuantType.QInt8 if self._signed else quantization.QuantType.QUInt8,
             tensors_range=self._ranges,

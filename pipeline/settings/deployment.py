@@ -48,8 +48,9 @@ class Quantize(Section):
     exclude: Distinct[str] = ()
     """Names of the nodes of student.onnx that stay in float32. If a student is refused, the message names the nodes
     that do most damage."""
-    reduce_range: bool = False
-    """Whether weights are quantised to 7 bits, for processors without VNNI, whose sums of 8-bit products overflow."""
+    reduce_range: bool | None = None
+    """Whether weights are quantised to 7 bits, for x86 processors without VNNI, whose sums of 8-bit products overflow.
+    null: if the processor that quantises is one of them. Set it to true if another one will serve the student."""
     tensorrt: bool = False
     """Whether to write student.int8_signed.onnx too, with the signed and symmetric integers that TensorRT needs. It is
     slow on a CPU."""

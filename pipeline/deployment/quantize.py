@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnxruntime import quantization  # type: ignore[import-untyped]
+from onnxruntime import quantization
 from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
 
 from pipeline.data.arrays import Split

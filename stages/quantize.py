@@ -45,8 +45,6 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
         against = bootstrap.difference(logits[1].argmax(1).numpy() == splits[1].labels, taught)
         return {name: gate.scores(z, expected, y) for name, z, expected, y in each} | {"against_teacher": against}
 
-    if settings.reduce_range is None and quantizing.overflows():
-        print("Weights get 7 bits, because this processor has no VNNI and its sums of 8-bit products overflow.")
     quantizers = {"int8": quantizing.Quantizer(model, quantizing.calibration(train, settings), settings)}
     if settings.tensorrt:
         batches = quantizing.calibration(train, settings)

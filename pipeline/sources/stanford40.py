@@ -25,6 +25,7 @@ from pipeline.settings.section import Section
 from pipeline.system.errors import DataError
 
 IMAGES, LISTS = "JPEGImages", "ImageSplits"
+ANNOTATIONS = ("XMLAnnotations/", "MatlabAnnotations/")
 EXPECTED = f"the folder that holds {IMAGES} and {LISTS} of Stanford 40"
 
 
@@ -61,7 +62,10 @@ def open_source(config: Config, data: Data) -> Source:
     if twice:
         raise DataError(f"{len(twice)} images are listed twice: {listed(twice, '; ')}. Remove one line of each.")
     taken = {file for records in splits.values() for file in records.files}
-    return Source(names, splits, None, left_out(tree.open_walk(folder), taken, "images are in no list"))
+    walked = tree.open_walk(folder)
+    # What the data set itself puts beside its images: its lists, and boxes in XML or for Matlab.
+    own = {name for name in walked.files if name.startswith((f"{LISTS}/", *ANNOTATIONS))}
+    return Source(names, splits, None, left_out(walked, taken | own, "images are in no list"))
 
 
 def fingerprint(config: Config, data: Data) -> tuple[int, str]:

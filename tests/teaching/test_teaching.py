@@ -48,7 +48,7 @@ def facts(precision: str = "fp32", **changes: object) -> Facts:
         "num_views": VIEWS,
         "augment": AUGMENT,
         "normalization": tiny.NORMALIZATION,
-        "precision": "bf16" if computes_in_bf16(tiny.CPU, precision) else "fp32",
+        "precision": precision if precision != "auto" else "bf16" if computes_in_bf16(tiny.CPU, "auto") else "fp32",
     }
     return Facts.model_validate(known | changes)
 

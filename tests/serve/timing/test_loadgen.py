@@ -54,9 +54,11 @@ def test_all_scenarios_run_and_loadgen_judges_them(tmp_path: Path) -> None:
     assert offline["queries"] == 1
     assert offline["samples"] > 1
     for r in (single, multi):
-        assert 0 < r["p50_ms"] <= r["p90_ms"] <= r["p99_ms"]
-        # A busy machine answers too few queries in this time to bound p99.
-        assert r["p99_bound_ms"] is None if r["queries"] < 662 else r["p99_ms"] <= r["p99_bound_ms"]
+        assert 0 < r["p50_ms"] <= r["p90_ms"]
+        if r["queries"] < 662:  # of SingleStream, which may give as many in this time
+            assert (r["p99_ms"], r["p99_bound_ms"]) == (None, None)
+        else:
+            assert r["p90_ms"] <= r["p99_ms"] <= r["p99_bound_ms"]
     assert single["p90_ms"] <= single["p90_bound_ms"]
     assert (offline["p50_ms"], offline["p99_bound_ms"]) == (None, None)
     assert server["rate_per_s"] == max(probe["rate_per_s"] for probe in server["probes"] if probe["valid"])

@@ -12,9 +12,13 @@ SEED = 2**32 - 1
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
-    """MODEL..., --threads and --device, as `models`, `threads` and `device`."""
+    """MODEL... and --threads, as `models` and `threads`."""
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="an exported .onnx file")
     parser.add_argument("--threads", type=whole(1, 1024), default=1, help="CPU threads of one call (default 1)")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device, as `device`, for commands that compute."""
     parser.add_argument(
         "--device",
         choices=["auto", "cpu", "cuda"],

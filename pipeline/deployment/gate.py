@@ -21,7 +21,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -34,11 +33,10 @@ from torch import Tensor
 from pipeline.data.arrays import Split
 from pipeline.deployment.quantize import Quantizer
 from pipeline.evaluation import metrics
-from pipeline.evaluation.comparison import LEVEL
+from pipeline.evaluation.comparison import Z
 
 _AGREEMENT_IMAGES = 2048
 _RANKING_IMAGES = 512
-_Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 _NAMED = 3
 
 
@@ -142,7 +140,7 @@ def decide(
 def paired_interval(lost: int, gained: int, images: int) -> tuple[float, float]:
     """The 95 % interval of 100 (lost - gained) / images, of paired answers, in points; see above."""
     changed, difference, number = lost + gained + 1, lost - gained, images + 2
-    half = _Z * math.sqrt(changed - difference**2 / number)
+    half = Z * math.sqrt(changed - difference**2 / number)
     return 100 * (difference - half) / number, 100 * (difference + half) / number
 
 
@@ -153,7 +151,7 @@ def _agreement(float32: Tensor, logits: Tensor) -> tuple[float, str]:
         return math.inf, f"its logits are not finite for {broken} of {images} images of train"
     probabilities, answers = float32.double().softmax(1), logits.argmax(1, keepdim=True)
     costs = 100 * (probabilities.amax(1) - probabilities.gather(1, answers).squeeze(1))
-    mean, half = costs.mean().item(), _Z * costs.std(correction=0).item() / math.sqrt(images)
+    mean, half = costs.mean().item(), Z * costs.std(correction=0).item() / math.sqrt(images)
     same = metrics.agreement(logits, float32)["top1_agreement"]
     return round(mean + half, 9), (
         f"of {images} images of train {same:.2f} % get the same answer, and the others cost {mean:.2f} "

@@ -16,6 +16,7 @@ Psychometrika 1947. Wilson, "Probable inference, the law of succession, and stat
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 LEVEL = 0.95
 """Of every interval."""
+Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+"""Standard deviations to each side that an interval of a normal distribution takes."""
 BASELINE = "vanilla"
 """The method that has no teacher."""
 TEACHER = "teacher"

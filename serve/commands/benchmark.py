@@ -22,6 +22,7 @@ _IMAGES = 256
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `benchmark` takes."""
     shared.add_models(parser)
+    shared.add_device(parser)
     parser.add_argument(
         "--batch-sizes",
         type=shared.whole(1, 4096),

@@ -20,6 +20,7 @@ _BATCHING, _LIMITS = Batching(), Limits()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `run` takes."""
     shared.add_models(parser)
+    shared.add_device(parser)
     add = parser.add_argument
     add(
         "--host",

@@ -50,7 +50,7 @@ def read(data: bytes) -> Header:
             return _png(data)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _webp(data)
-        if _brands(data) & _HEVC and not _brands(data) & _AVIF:
+        if (brands := _brands(data)) & _HEVC and not brands & _AVIF:
             return _heif(data)
     except struct.error:
         short = f"The image ends after {len(data)} bytes, before its size is given; send all of it."

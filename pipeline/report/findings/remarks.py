@@ -2,12 +2,10 @@
 
 import math
 
+from pipeline.evaluation.comparison import Z
 from pipeline.report.artefacts.records import Spread
 from pipeline.report.artefacts.results import TIE_POINTS, Network, Results
 from pipeline.report.findings.formats import count, percent
-
-_Z = 1.96
-"""Of a 95 % interval."""
 
 
 def remarks(results: Results) -> list[str]:
@@ -19,7 +17,7 @@ def _like_chance(results: Results) -> list[str]:
     """Networks that score on test as if they always named the most frequent class."""
     counts, images = results.data.class_counts["test"], results.deployed.images
     chance = max(counts) / sum(counts)
-    margin = _Z * math.sqrt(chance * (1 - chance) / images)
+    margin = Z * math.sqrt(chance * (1 - chance) / images)
     names = [it.name for it in results.networks() if it.test["top1"].mean <= 100 * (chance + margin)]
     if not names:
         return []
@@ -37,7 +35,7 @@ def _better_on_validation(results: Results) -> list[str]:
     best = max(results.methods, key=lambda it: _chosen_by(results, it).mean)
     scores = [_chosen_by(results, it).mean for it in (best, ships)]
     ahead, images = scores[0] - scores[1], results.data.counts["val"]
-    luck = _Z * math.sqrt(sum(score * (100 - score) for score in scores) / images)
+    luck = Z * math.sqrt(sum(score * (100 - score) for score in scores) / images)
     # Validation images that were trained on choose nothing.
     if results.data.train_includes_val or ahead <= max(TIE_POINTS, luck):
         return []

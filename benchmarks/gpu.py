@@ -1,4 +1,6 @@
-"""What a GPU computes and how fast: values, steps, epochs, memory, in one command that needs neither DVC nor data.
+"""What a GPU computes and how fast: values, steps, epochs, memory, the default run's trainings and ONNX Runtime.
+
+One command that needs neither DVC nor data:
 
     python -m benchmarks.gpu --out FILE           at most nine minutes on one GPU
     python -m benchmarks.gpu --tiny --device cpu --out FILE
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import provenance
+from benchmarks import gpu_whole, provenance
 from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_method
 from benchmarks.plain import PlainLoop
 from pipeline.data.arrays import Split
@@ -72,16 +74,24 @@ def _parts(device: torch.device, tiny: bool) -> Iterator[tuple[str, Callable[[],
     """Every part by its name, the most telling ones first."""
     pairs = {"tiny": ("resnet14", "resnet8")} if tiny else PAIRS
     steps, images = (2, 64) if tiny else (100, 50_000)
-    small = next(iter(pairs.values()))
-    yield "epoch f, afd, batch 64", partial(epoch, device, *pairs.get("f", small), "afd", 64, images)
+    small, large = (16, 32) if tiny else (64, 256)
+    for pair, networks in reversed(pairs.items()):
+        for compiled in (False, True):
+            part = partial(epoch, device, *networks, "afd", small, images, compiled)
+            yield f"epoch {pair}, afd, batch {small}{', compiled' * compiled}", part
     for name in registry.names("pipeline.distillation"):
         yield f"values of {name}", partial(values, device, name, 2 if tiny else 20)
-    for pair, networks in pairs.items():
-        for batch_size in (16,) if tiny else (64, 256):
+    yield "trainings of the default run", partial(gpu_whole.trainings, tiny)
+    yield "ONNX Runtime and the server", partial(gpu_whole.onnx_runtime, 20 if tiny else 1000)
+    for batch_size in (small, large):
+        for pair, networks in pairs.items():
             for method in ("vanilla", "kd", "afd", "sakd"):
-                part = partial(speed, device, *networks, method, batch_size, steps)
+                # Compiling takes half a minute, and gains most where the launches of kernels decide.
+                compiled = batch_size == small and method in ("vanilla", "afd")
+                part = partial(speed, device, *networks, method, batch_size, steps, compiled)
                 yield f"steps {pair}, {method}, batch {batch_size}", part
-        yield f"epoch {pair}, afd, batch {batch_size}", partial(epoch, device, *networks, "afd", batch_size, images)
+    for pair, networks in pairs.items():
+        yield f"epoch {pair}, afd, batch {large}", partial(epoch, device, *networks, "afd", large, images, False)
 
 
 def values(device: torch.device, name: str, steps: int) -> Record:
@@ -106,11 +116,13 @@ def values(device: torch.device, name: str, steps: int) -> Record:
     return {"steps": steps, "largest_relative_difference": apart, "terms": {"cpu": terms[0], "device": terms[1]}}
 
 
-def speed(device: torch.device, teacher: str, student: str, name: str, batch_size: int, steps: int) -> Record:
-    """Images per second of steps on a batch that lies ready: ours, ours compiled, and the plain loop."""
+def speed(
+    device: torch.device, teacher: str, student: str, name: str, batch_size: int, steps: int, compiled: bool
+) -> Record:
+    """Images per second of steps on a batch that lies ready: ours, the plain loop, and ours compiled if asked for."""
     settings = recipe(batch_size=batch_size)
     record: Record = {}
-    for kind in ("ours", "compiled", "plain"):
+    for kind in ("ours", "plain", "compiled")[: 3 if compiled else 2]:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         method = make_method(teacher, student, name, batch_size)
@@ -136,7 +148,9 @@ def speed(device: torch.device, teacher: str, student: str, name: str, batch_siz
     return record
 
 
-def epoch(device: torch.device, teacher: str, student: str, name: str, batch_size: int, images: int) -> Record:
+def epoch(
+    device: torch.device, teacher: str, student: str, name: str, batch_size: int, images: int, compiled: bool
+) -> Record:
     """Seconds of one epoch of the training loop, all of it: order, crops, mirrors, steps, sums. The second one."""
     settings = recipe(batch_size=batch_size)
     generator = np.random.default_rng(0)
@@ -145,6 +159,8 @@ def epoch(device: torch.device, teacher: str, student: str, name: str, batch_siz
     method = make_method(teacher, student, name, images)
     method.begin(feed.labels)
     method.place_on(device)
+    if compiled:
+        engine.compile_for(method, device)
     optimizer = engine.make_optimizer(method.train(), settings)
     schedule, stop = Schedule(settings, num_batches(images, batch_size, True)), interruption.StopRequest()
     tallies = [Tally(), Tally()]

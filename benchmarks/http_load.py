@@ -5,6 +5,7 @@ processes, each one thread over select; an answer is read to its end by its Cont
 have status 200.
 """
 
+import json
 import multiprocessing
 import selectors
 import socket
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from serve.http.binary_tensors import HEADER
 
 _CHUNK = 2**16
 
@@ -31,6 +34,16 @@ class Target:
         lines = [f"POST {self.path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", f"Content-Length: {len(self.body)}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + self.body
+
+
+def binary_target(port: int, model: str, pixels: npt.NDArray[np.uint8]) -> Target:
+    """Pixels (B, H, W, 3) in the protocol's binary form, asking for probabilities in it."""
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": list(pixels.shape)}
+    sized = tensor | {"parameters": {"binary_data_size": pixels.size}}
+    wanted = {"name": "probabilities", "parameters": {"binary_data": True}}
+    header = json.dumps({"inputs": [sized], "outputs": [wanted]}).encode()
+    headers = {"Content-Type": "application/octet-stream", HEADER: str(len(header))}
+    return Target(port, f"/v2/models/{model}/infer", headers, header + pixels.tobytes())
 
 
 class _Client:

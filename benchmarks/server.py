@@ -39,7 +39,6 @@ from benchmarks.http_load import Target
 from benchmarks.serving import ROOT
 from pipeline.system.files import write_json
 from serve import machine
-from serve.http.binary_tensors import HEADER
 from serve.load.memory import Memory
 from serve.model.classifier import OnnxClassifier
 from serve.timing import latency
@@ -210,11 +209,7 @@ def _targets(name: str, port: int, pixels: Pixels) -> dict[str, Target]:
     listed = {"inputs": [tensor | {"data": pixels.ravel().tolist()}], "outputs": [{"name": "probabilities"}]}
     targets = {"json": Target(port, path, {"Content-Type": "application/json"}, json.dumps(listed).encode())}
     if name != "mlserver":  # which answers the binary extension with 500
-        sized = tensor | {"parameters": {"binary_data_size": pixels.size}}
-        wanted = {"name": "probabilities", "parameters": {"binary_data": True}}
-        header = json.dumps({"inputs": [sized], "outputs": [wanted]}).encode()
-        headers = {"Content-Type": "application/octet-stream", HEADER: str(len(header))}
-        targets["binary"] = Target(port, path, headers, header + pixels.tobytes())
+        targets["binary"] = http_load.binary_target(port, "model", pixels)
     return targets
 
 

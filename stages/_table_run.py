@@ -39,7 +39,11 @@ def train_student(params: dict[str, Any], method: str, seed: int, data: Path, te
     """
     known = {"params": _settings(out, params), "data": data, "out": out}
     weights = teacher / "model.safetensors"
-    _stage("distill", **known, teacher=weights, method=method, seed=seed, resume=out / "resume")
+    cut = {}
+    if params["student"].get("pruned"):
+        cut["start"] = out / "start"
+        _stage("cut_student", params=known["params"], teacher=weights, data=data, out=cut["start"])
+    _stage("distill", **known, teacher=weights, method=method, seed=seed, resume=out / "resume", **cut)
     _stage("evaluate", **known, teacher=teacher / "logits.npy", model=out / "model.safetensors")
 
 

@@ -35,9 +35,10 @@ def preflight(params: Path, out: Path) -> None:
     rehearse(settings)
     readiness.fetch(settings, out.parent)
     for role, arch in (("teacher", settings.teacher.arch), ("student", settings.student.arch)):
-        # A deployed student may be wrapped in `reused`, whatever its own family.
-        code = {Path(module.__file__) for module in (family(arch), family("reused"))}
-        packages = {f"package {name}": version(name) for name in getattr(family(arch), "PACKAGES", ())}
+        # A pruned student is of its teacher's family, and any deployed one may be wrapped in `reused`.
+        families = [family(arch), family(settings.teacher.arch if arch == "pruned" else arch)]
+        code = {Path(module.__file__) for module in (*families, family("reused"))}
+        packages = {f"package {name}": version(name) for one in families for name in getattr(one, "PACKAGES", ())}
         write_json(out / f"{role}.json", {file.stem: sha256(file) for file in sorted(code)} | packages)
     write_json(out / "teaching.json", {"needed": needed})
     packages = machine.versions("torch", "onnxruntime", "numpy")

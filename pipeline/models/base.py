@@ -121,6 +121,9 @@ class Classifier(nn.Module):
         """
         del self.fc
 
+    def measure_again(self) -> None:
+        """Find out anew what a family keeps about its sizes, after layers were changed from outside."""
+
     def stage_norms(self) -> list[nn.BatchNorm2d]:
         """The BN whose output is (nearly) the `pre` form of each stage, which OFD takes its margins from."""
         raise NotImplementedError
@@ -162,7 +165,8 @@ def family(arch: str, key: str = "arch") -> Any:
 
 def title(spec: Spec) -> str:
     """What to call a network in a table: its architecture, and what a method added to it."""
-    name: str = title(spec["body"]) + " + reused head" if "body" in spec else spec["arch"]
+    made_of = {"reused": " + reused head", "pruned": " pruned"}
+    name: str = title(spec["body"]) + made_of[spec["arch"]] if "body" in spec else spec["arch"]
     return name + " + neck" if "neck" in spec else name
 
 

@@ -95,8 +95,8 @@ class Timm(base.Classifier):
         stages = _stages([info["reduction"] for info in infos])
         self.stage_ends = tuple(range(len(stages)))
         self._indices = sorted({0, *stages})
-        self._map_channels: int = infos[stages[-1]]["num_chs"]
-        self._measure()
+        self._map_channels = 0
+        self.measure_again()
 
     @property
     def fc(self) -> nn.Linear:  # type: ignore[override]  # timm's own place for it decides
@@ -161,7 +161,7 @@ class Timm(base.Classifier):
         return int(self.net.pretrained_cfg["input_size"][-1])
 
     @torch.no_grad()
-    def _measure(self) -> None:
+    def measure_again(self) -> None:
         """See that pooled and `fc` are all there is to the logits, and whether pooled is a plain average."""
         self.net.eval()
         # Of its own: the numbers that training draws must not depend on it.
@@ -174,6 +174,7 @@ class Timm(base.Classifier):
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise _unfit(self.spec, f"timm does not show its stages as it does those of others ({error})") from error
         self.net.train()
+        self._map_channels = maps[-1].shape[1]
         # The limits are below what a fresh BN changes (1 / sqrt(1 + eps)), and above what the order of a sum does.
         if came.shape != expected.shape or not torch.allclose(came, expected, rtol=0, atol=1e-6 * _largest(expected)):
             raise _unfit(self.spec, "more than one nn.Linear stands behind its pooled features")

@@ -1,6 +1,6 @@
 """params.yaml, sections teacher, teach, student and distill: who teaches whom, and by which methods."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -53,14 +53,51 @@ class Teach(Section):
         return self
 
 
+class Pruned(Section):
+    """How a student is cut from its teacher: to share_of_macs or to speedup, whichever is given (stage cut_student)."""
+
+    share_of_macs: float | None = Field(default=None, gt=0, lt=1)
+    """The student has at most this share of the teacher's multiply-accumulates."""
+    speedup: float | None = Field(default=None, gt=1)
+    """The student, exported with one image a call, is at least so many times as fast as the teacher on the machine that
+    cuts it."""
+    importance: Literal["magnitude", "taylor"] = "magnitude"
+    """Which channels stay: those with the largest weights, or those that change the loss most by its gradient on some
+    hundred training images."""
+    round_to: Positive = 16
+    """Layers keep a multiple of so many channels. ONNX Runtime computes them in blocks: 16 on processors with AVX-512,
+    8 with AVX2; a thin network may need less."""
+    keep_weights: bool = True
+    """Whether training starts from the teacher's weights of the channels that stay. false: from fresh weights."""
+
+    @model_validator(mode="after")
+    def _has_one_target(self) -> "Pruned":
+        if (self.share_of_macs is None) == (self.speedup is None):
+            raise ValueError("give one of share_of_macs, such as 0.33, and speedup, such as 3, and not both")
+        return self
+
+
 class Student(Section):
     """The small network that is to be deployed."""
 
     arch: str = "resnet20"
-    """Name of the network, as for the teacher."""
+    """Name of the network, as for the teacher; or `pruned`, which is cut from the teacher."""
     pretrained: bool = False
     """Whether training starts from the pretrained weights that timm has for this network. They are downloaded if they
     are not in the cache."""
+    pruned: Pruned | None = None
+    """How the student is cut from its teacher, for arch pruned."""
+
+    @model_validator(mode="after")
+    def _pruned_has_its_section(self) -> "Student":
+        if (self.arch == "pruned") != (self.pruned is not None):
+            raise ValueError(
+                "arch: pruned and the section pruned belong together: write both, such as "
+                "{arch: pruned, pruned: {share_of_macs: 0.33}}, or neither"
+            )
+        if self.pruned is not None and self.pretrained:
+            raise ValueError("a student cut from its teacher has no pretrained weights; set pretrained to false")
+        return self
 
 
 class Distill(Section):

@@ -9,8 +9,10 @@ from ruamel.yaml import YAML
 from pipeline.data.card import DataCard
 from pipeline.distillation import vanilla
 from pipeline.distillation.base import Method, Teacher, find
+from pipeline.models import pruned
 from pipeline.models.base import Classifier, build, check_pretrained, shapes
 from pipeline.settings.data import Normalization
+from pipeline.settings.networks import Pruned
 from pipeline.settings.params import Params, method_config
 from pipeline.settings.training import Train
 from pipeline.system.errors import ParamsError
@@ -33,7 +35,12 @@ def rehearse(params: Params) -> None:
     for role, section in (("teacher", params.teacher), ("student", params.student)):
         if section.pretrained:
             check_pretrained(section.arch, role)
-    student = _blank("student", params.student.arch, card)
+    if params.student.pruned is None:
+        student = _blank("student", params.student.arch, card)
+    elif params.teacher.weights is not None and params.teacher.arch in ("pruned", "reused"):
+        return
+    else:
+        student = _cut(_blank("teacher", params.teacher.arch, card), params.student.pruned, card)
     if params.teacher.weights is not None:
         return
     teacher = _blank("teacher", params.teacher.arch, card)
@@ -90,6 +97,13 @@ def _blank(role: str, arch: str, card: DataCard) -> Classifier:
     except ParamsError as error:
         raise ParamsError(f"params.yaml: {role}.arch: {error}") from error
     return model
+
+
+def _cut(teacher: Classifier, settings: Pruned, card: DataCard) -> Classifier:
+    """A student of about the size that is asked for. How fast one is, is not measured before there is a teacher."""
+    if settings.speedup is not None:
+        settings = settings.model_copy(update={"speedup": None, "share_of_macs": 1 / settings.speedup})
+    return pruned.student_of(teacher, card.image_px, settings, lambda candidate: 0.0)
 
 
 def _stand_in(image_px: int) -> DataCard:

@@ -83,7 +83,6 @@ class MobileNetV2(base.Classifier):
                 channels = int(full * width)
         self.blocks = nn.ModuleList(blocks)
         self.stage_ends = tuple(index for index, after in enumerate([*strides[1:], 2]) if after == 2)
-        self._map_channels = channels
         self.head = _conv_norm(channels, _HEAD, 1)
         self.fc = nn.Linear(_HEAD, spec["num_classes"])
         nn.init.normal_(self.fc.weight, 0.0, 0.01)
@@ -109,7 +108,7 @@ class MobileNetV2(base.Classifier):
     @property
     def map_channels(self) -> int:
         """Of the last block; the classifier reads more."""
-        return self._map_channels
+        return self.stage_norms()[-1].num_features
 
     def drop_head(self) -> None:
         """The last convolution belongs to the head: it comes behind the last block."""

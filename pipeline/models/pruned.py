@@ -49,8 +49,9 @@ def build(spec: base.Spec) -> Classifier:
     network = base.build(spec["body"])
     if spec["history"]:
         try:
+            _check_history(network, spec["history"])
             _graph(network, spec["image_px"]).load_pruning_history(copy.deepcopy(spec["history"]))
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"what was pruned does not fit a {title(spec['body'])} ({type(error).__name__}: {error}). The file was "
                 "made by another version of that network, or is damaged: cut and train the student again."
@@ -185,6 +186,14 @@ def _ratios(network: Classifier, kept: float, round_to: int) -> dict[nn.Module |
             # The library rounds what is left down: a millionth keeps the product from falling just below.
             ratios[module] = (channels - keep) / channels - 1e-6 if keep < channels else 0.0
     return ratios
+
+
+def _check_history(network: Classifier, history: Any) -> None:
+    """The library takes what it is given; a file may come from anywhere. Channels are numbered as if none had gone."""
+    for layer, _, channels in history:
+        weight = network.get_parameter(f"{layer}.weight")
+        if len(set(channels)) != len(channels) or not all(0 <= channel < len(weight) for channel in channels):
+            raise ValueError(f"{layer} has {len(weight)} channels, and {channels} are to go")
 
 
 def _graph(network: Classifier, image_px: int) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.distillation.base import Teacher, find
 from pipeline.models import checkpoint, pruned
 from pipeline.models.base import Classifier, build, count_macs, shapes, title
 from pipeline.models.checkpoint import Header
@@ -110,12 +111,11 @@ def test_the_largest_that_is_fast_enough_is_found() -> None:
 
 @pytest.mark.parametrize("name", registry.names("pipeline.distillation"))
 def test_every_method_trains_it(name: str) -> None:
-    method = tiny.method(name, "resnet14", "resnet8")
-    student = student_of(tiny.network("resnet14"))
-    method = type(method)(method.config, student, tiny.teacher("resnet14"), tiny.card())
-    method.begin(tiny.split().labels if False else torch.from_numpy(tiny.split().labels))
-    out = method.train()(tiny.batch())
-    out.loss.backward()
+    teacher = taught("resnet14")
+    config = find(name).Config(**tiny.SETTINGS.get(name, {}))
+    method = find(name).Method(config, student_of(teacher), Teacher(teacher, tiny.NORMALIZATION), tiny.card())
+    method.begin(torch.from_numpy(tiny.split().labels))
+    sum(method.train()(tiny.batch()).terms.values()).backward()
     deployed = method.eval().deployed()
     again = build(deployed.spec)
     again.load_state_dict(deployed.state_dict())

@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = toy.make(tmp_path_factory.mktemp("finished"))
     stages, _ = toy.repro(folder)
     students = {f"{stage}@{method}-0" for stage in ("distill", "evaluate") for method in METHODS}
-    others = {"prepare", "train_teacher", "teach", "evaluate_teacher", "compare", "energy_maps"}
+    others = {"prepare", "train_teacher", "teach", "cut_student", "evaluate_teacher", "compare", "energy_maps"}
     others |= {"export", "quantize", "benchmark"}
     assert stages - REPORT == others | students
     return folder
@@ -210,8 +210,29 @@ def test_another_teacher_needs_other_students_of_the_same_data(project: Path) ->
     assert after(project, {"teacher.train.epochs": 1}, "distill@kd-0") == {
         "train_teacher",
         "teach",
+        "cut_student",
         "distill@kd-0",
     }
+
+
+def test_a_student_cut_from_its_teacher_is_trained_deployed_and_served(project: Path) -> None:
+    cut = {"arch": "pruned", "pretrained": False, "pruned": {"share_of_macs": 0.5, "round_to": 4}}
+    stages = after(project, {"student": cut})
+    assert {"cut_student", "distill@kd-0", "evaluate@kd-0", "export", "quantize", "benchmark"} <= stages
+    assert not {"prepare", "train_teacher", "teach"} & stages
+    record = json.loads((project / "artifacts/deploy/quantization.json").read_text(encoding="utf-8"))
+    images = np.load(project / "data/prepared/test/images.npy")[:3]
+    teacher = OnnxClassifier(project / "artifacts/deploy/teacher.onnx")
+    for file in ("student.onnx", record["students"]["int8"]["file"]):
+        student = OnnxClassifier(project / "artifacts/deploy" / file)
+        assert student.card.arch == "resnet14 pruned"
+        assert student.card.macs <= teacher.card.macs / 2
+        np.testing.assert_allclose(student(images).sum(1), 1, rtol=1e-5)
+    assert "resnet14 pruned" in (project / "report/RESULTS.md").read_text(encoding="utf-8")
+    # Starting from fresh weights of the same size is another student; what was cut is kept when it comes back.
+    fresh = cut | {"pruned": cut["pruned"] | {"keep_weights": False}}
+    assert after(project, {"student": fresh}, "distill@kd-0") == {"cut_student", "distill@kd-0"}
+    assert not (project / "artifacts/start/weights.safetensors").exists()
 
 
 def test_a_teacher_cache_gives_the_bytes_of_a_teacher_that_runs_and_switching_it_trains_nothing(project: Path) -> None:

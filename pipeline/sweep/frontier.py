@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from pipeline.sweep.experiments import Found, Student, Teacher
+from pipeline.sweep.experiments import Found
+from pipeline.sweep.points import Student, Teacher
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,16 @@ def teachers(students: Sequence[Student]) -> list[Teacher]:
     return [Teacher(arch, top1, median(ms), size) for (arch, top1, size), ms in times.items()]
 
 
-TITLES = ("experiment", "student", "val top-1 %", "ms a call", "times as fast [95 %]", "MB", "leads by", "in budget")
+TITLES = (
+    "experiment",
+    "student",
+    "val top-1 % [95 %]",
+    "ms a call",
+    "times as fast [95 %]",
+    "MB",
+    "leads by",
+    "in budget",
+)
 
 
 def rows(students: Sequence[Student], budget: Budget) -> list[tuple[str, ...]]:
@@ -88,12 +98,12 @@ def rows(students: Sequence[Student], budget: Budget) -> list[tuple[str, ...]]:
     fronts = {axis.key: front(students, axis) for axis in AXES}
     found: list[tuple[str, ...]] = []
     for it in sorted(students, key=lambda it: -it.val_top1):
-        ratio = it.times_as_fast
+        ratio, (low, high) = it.times_as_fast, it.val_interval
         found.append(
             (
                 ", ".join(it.names),
                 f"{it.method} {it.seed} {it.number_format}",
-                f"{it.val_top1:.2f} ±{it.margin:.2f}",
+                f"{it.val_top1:.2f} [{low:.1f}, {high:.1f}]",
                 f"{it.p50_ms:.3f}",
                 f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
                 f"{it.size_bytes / 1e6:.2f}",
@@ -112,7 +122,7 @@ def notes(found: Found, budget: Budget) -> list[str]:
     students = found.students
     machines, images = ({getattr(it, name) for it in students} for name in ("machine", "val_images"))
     said = [
-        "Accuracy is of validation, and ± is 95 % by the number of its images: smaller differences may be chance. "
+        "Accuracy is of validation, with the 95 % interval that the number of its images leaves. "
         "Milliseconds of different runs compare only roughly; times as fast is against the teacher in the same run."
     ]
     if len(machines) > 1:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.pictures.labels import beside
-from pipeline.sweep.experiments import Student
 from pipeline.sweep.frontier import AXES, Axis, Budget, front, teachers
+from pipeline.sweep.points import Student
 
 _INCHES, _DPI = (13.5, 4.4), 150
 _INK, _MUTED, _LINE, _ACCENT = "#1c2430", "#5c6775", "#d5dae0", "#0b6bcb"
@@ -50,11 +50,11 @@ def _panel(axes: Axes, axis: Axis, students: Sequence[Student], budget: Budget) 
     names = []
     for it in students:
         x, color = axis.of_student(it), _ACCENT if it in leading else _MUTED
-        ratio = it.times_as_fast
+        ratio, (low, high) = it.times_as_fast, it.val_interval
         axes.errorbar(
             x,
             it.val_top1,
-            yerr=it.margin,
+            yerr=[[it.val_top1 - low], [high - it.val_top1]],
             xerr=[[x - ratio.low], [ratio.high - x]] if axis.key == "speedup" else None,
             color=color,
             marker="o",

@@ -14,9 +14,10 @@ from PIL import Image
 
 from pipeline.report.artefacts.measured import Ratio
 from pipeline.sweep import frontier
-from pipeline.sweep.experiments import CARD, CHOSEN, LATENCY, QUANTIZATION, TAUGHT, Found, Read, Student, Teacher, find
+from pipeline.sweep.experiments import Found, Read, find
 from pipeline.sweep.frontier import AXES, Budget
 from pipeline.sweep.frontier_plot import draw
+from pipeline.sweep.points import CARD, CHOSEN, LATENCY, QUANTIZATION, TAUGHT, Student, Teacher
 from pipeline.system.errors import ParamsError, PupilError
 from stages import frontier as stage
 from tests.report_run import Run
@@ -54,7 +55,7 @@ class Recorded:
         outs |= dict.fromkeys(
             (f"artifacts/deploy/{name}" for name in ("student.onnx", "teacher.onnx", "quantized")), "bb"
         )
-        outs["artifacts/students/kd/1/model.safetensors"] = "aa"
+        outs |= {"artifacts/students/kd/1/model.safetensors": "aa", "data/prepared": "dd.dir"}
         deps = {path: value for path, value in outs.items() if "json" not in path and "students" not in path}
         facts = {"size": 1, "nfiles": None}
         data = {
@@ -94,8 +95,9 @@ def recorded(files: dict[str, Any]) -> Recorded:
 def student(name: str, val_top1: float, ms: float, speedup: float = 2.0, size: int = 100_000) -> Student:
     """Another one of those that `find` returns."""
     ratio = Ratio(median=speedup, low=speedup - 0.1, high=speedup + 0.1)
+    interval = (val_top1 - 1, min(100.0, val_top1 + 1))
     teacher = Teacher("resnet20", 95.0, ms * speedup, 1_000_000)
-    return Student((name,), "kd", 0, "int8", val_top1, 1.5, ms, ratio, size, "cpu", "ab", teacher)
+    return Student((name,), "kd", 0, "int8", val_top1, interval, ms, ratio, size, "cpu", "ab", teacher)
 
 
 def test_a_finished_experiment_is_a_point_of_the_file_that_ships(recorded: Recorded) -> None:
@@ -107,7 +109,8 @@ def test_a_finished_experiment_is_a_point_of_the_file_that_ships(recorded: Recor
     assert (it.method, it.seed, it.number_format, it.val_top1, it.size_bytes) == ("kd", 1, "int8", 63.75, 90_000)
     # At batch 1, though batch 32 stands first; the ratio is that of the same run.
     assert (it.p50_ms, it.times_as_fast.median, it.times_as_fast.low) == (0.25, 4.0, 3.9)
-    assert it.margin == pytest.approx(196 * (0.6375 * 0.3625 / 21) ** 0.5, rel=1e-3)
+    # 13 of 21 images.
+    assert it.val_interval == pytest.approx((40.9, 79.2), abs=0.1)
     assert it.machine == "Fast & Co <9000>, 1 thread"
     assert it.teacher == ("resnet20", 66.5, 1.0, 1_200_000)
 
@@ -265,9 +268,12 @@ def test_the_command_prints_a_table_and_writes_both_files(
     stage.frontier(tmp_path / "out", budget_ms=0.3)
     lines = capsys.readouterr().out.splitlines()
     assert re.match(
-        r"experiment +student +val top-1 % +ms a call +times as fast \[95 %\] +MB +leads by +in budget", lines[0]
+        r"experiment +student +val top-1 % \[95 %\] +ms a call +times as fast \[95 %\] +MB +leads by +in budget",
+        lines[0],
     )
-    assert re.match(r"main +kd 1 int8 +63.75 ±20.56 +0.250 +4.00 \[3.90, 4.10\] +0.09 +ms, speedup, mb +yes$", lines[2])
+    assert re.match(
+        r"main +kd 1 int8 +63.75 \[40.9, 79.2\] +0.250 +4.00 \[3.90, 4.10\] +0.09 +ms, speedup, mb +yes$", lines[2]
+    )
     assert re.match(r"teacher +resnet20 +66.50 +1.000 +1 +1.20 +- +-$", lines[3])
     assert any(line.startswith("Left out: lighter: queued") for line in lines)
     assert "Within the budget, workspace (kd, int8) is the most accurate: 63.75 % on validation" in "\n".join(lines)

@@ -11,7 +11,9 @@ from pipeline.report.pictures.labels import beside
 from pipeline.sweep.frontier import AXES, Axis, Budget, front, teachers
 from pipeline.sweep.points import Student
 
-_INCHES, _DPI = (13.5, 4.4), 150
+_INCHES, _DPI = (15, 4.4), 150
+_MARGINS = {"left": 0.045, "right": 0.9, "bottom": 0.12, "top": 0.97, "wspace": 0.45}
+"""Of the width and the height; right of each panel is room for names."""
 _INK, _MUTED, _LINE, _ACCENT = "#1c2430", "#5c6775", "#d5dae0", "#0b6bcb"
 
 
@@ -25,7 +27,8 @@ def draw(students: Sequence[Student], budget: Budget) -> bytes:
         # A person's own matplotlibrc must not change the picture.
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({"font.size": 9, "text.parse_math": False})
-        figure = Figure(figsize=_INCHES, layout="constrained")
+        figure = Figure(figsize=_INCHES)
+        figure.subplots_adjust(**_MARGINS)
         for axis, axes in zip(AXES, figure.subplots(1, len(AXES), sharey=True), strict=True):
             _panel(axes, axis, students, budget)
         figure.axes[0].set_ylabel("validation top-1, %")
@@ -67,12 +70,12 @@ def _panel(axes: Axes, axis: Axis, students: Sequence[Student], budget: Budget) 
         x = axis.of_teacher(one)
         axes.plot(x, one.val_top1, color=_INK, marker="s", markersize=8, linestyle="")
         names.append((x, one.val_top1, f"teacher {one.arch}", _INK))
-    # From 0, so that distances are honest, and with room for names.
-    right = 1.25 * max(x for x, *_ in names)
+    # From 0, so that distances are honest.
+    right = 1.05 * max(x for x, *_ in names)
     bound = budget.of(axis)
     if bound is not None:
         right = max(right, 1.1 * bound)
         axes.axvline(bound, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.axvspan(*((0, bound) if axis.more_is_better else (bound, right)), color=_LINE, alpha=0.45, linewidth=0)
     axes.set_xlim(0, right)
-    beside(axes, names, column=False)
+    beside(axes, names, column=True)

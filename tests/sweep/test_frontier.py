@@ -251,7 +251,7 @@ def test_the_picture_shows_what_it_is_given_and_repeats() -> None:
     png = draw(STUDENTS, Budget(ms=1.0, speedup=2.0))
     assert draw(STUDENTS, Budget(ms=1.0, speedup=2.0)) == png
     assert draw(STUDENTS, Budget()) != png
-    assert Image.open(io.BytesIO(png)).width == 2025
+    assert Image.open(io.BytesIO(png)).width == 2250
     draw(STUDENTS[:1], Budget(mb=0.001))
 
 

@@ -17,6 +17,7 @@ from dvc.scm import SCMError
 from pipeline.sweep import frontier as fronts
 from pipeline.sweep.experiments import Read, find
 from pipeline.sweep.frontier_plot import draw
+from pipeline.sweep.points import Places
 from pipeline.system.columns import aligned
 from pipeline.system.errors import ParamsError, PupilError
 from pipeline.system.files import replacing, write_json
@@ -24,12 +25,14 @@ from stages import _run
 
 
 def frontier(
+    artifacts: Path = Path("artifacts"),
+    data: Path = Path("data/prepared"),
     out: Path = Path("report/frontier"),
     budget_ms: float | None = None,
     budget_speedup: float | None = None,
     budget_mb: float | None = None,
 ) -> None:
-    """Print a table, and write frontier.png and frontier.json to `out`.
+    """Print a table, and write frontier.png and frontier.json to `out`; the other folders are the project's own.
 
     Of what is deployed, --budget-ms bounds the median call with one image in milliseconds, --budget-mb the file in
     MB, and --budget-speedup says how many times as fast as its teacher it is at least.
@@ -39,7 +42,7 @@ def frontier(
         if bound is not None and not 0 < bound < float("inf"):
             raise ParamsError(f"--budget-{name} is {bound}: expected a number above 0.")
     with experiments() as (shown, read):
-        found = find(shown, read)
+        found = find(shown, read, Places(artifacts.as_posix(), data.as_posix()))
     if not found.students:
         raise PupilError(
             "No experiment has a student that was deployed and timed. Run `dvc repro`, or `dvc exp run` without a "

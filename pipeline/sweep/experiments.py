@@ -9,20 +9,18 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.sweep.points import CARD, CHOSEN, LATENCY, QUANTIZATION, STAGES, WORKSPACE, Student, measured
+from pipeline.sweep.points import CARD, CHOSEN, LATENCY, QUANTIZATION, STAGES, WORKSPACE, Places, Student, measured
 from pipeline.system.errors import PupilError
 
+_CHOSEN_MODEL = "chosen/model.safetensors"
 _CHAIN = (
-    "artifacts/teacher/model.safetensors",
-    "artifacts/chosen/model.safetensors",
-    "artifacts/deploy/student.onnx",
-    "artifacts/deploy/teacher.onnx",
-    "artifacts/deploy/quantized",
+    "teacher/model.safetensors",
+    _CHOSEN_MODEL,
+    "deploy/student.onnx",
+    "deploy/teacher.onnx",
+    "deploy/quantized",
 )
 """From the networks to their latency: where DVC recorded another file as read than as written, a stage is missing."""
-_FOLDERS = {CARD: "data/prepared"}
-"""Outputs of DVC that are folders, by the file in them that is wanted."""
-
 Read = Callable[[str, str], str | None]
 """(revision, path) -> what the file holds there; None where DVC does not have it."""
 
@@ -34,7 +32,7 @@ class Found(NamedTuple):
     left_out: list[str]
 
 
-def find(shown: Sequence[Mapping[str, Any]], read: Read) -> Found:
+def find(shown: Sequence[Mapping[str, Any]], read: Read, places: Places) -> Found:
     """Every finished experiment of `shown` (`dvc exp show --json`: workspace and commits, each with experiments).
 
     Experiments that share one measurement, because nothing that it depends on differs, become one student.
@@ -43,7 +41,7 @@ def find(shown: Sequence[Mapping[str, Any]], read: Read) -> Found:
     left_out = []
     for name, state, executor in _entries(shown):
         try:
-            texts = _texts(state, executor, read)
+            texts = _texts(state, executor, read, places)
             key = texts[LATENCY], texts[QUANTIZATION]
             if key in students:
                 students[key] = replace(students[key], names=(*students[key].names, name))
@@ -74,31 +72,33 @@ def _short(revision: str) -> str:
     return revision if revision == WORKSPACE else revision[:7]
 
 
-def _texts(state: Mapping[str, Any], executor: str, read: Read) -> dict[str, str]:
+def _texts(state: Mapping[str, Any], executor: str, read: Read, places: Places) -> dict[str, str]:
     """What each file of `STAGES` holds. Raises PupilError saying why there is no student that was timed."""
     if executor in ("queued", "running", "failed"):
         raise PupilError(f"{executor}, so nothing was measured (`dvc queue status`).")
     if state["data"] is None:
         raise PupilError(f"DVC cannot read it ({(state['error'] or {}).get('msg', 'no reason given')}).")
-    _check_whole(state["data"])
-    texts = {path: read(state["rev"], path) for path in STAGES}
-    if missing := [path for path, text in texts.items() if text is None]:
+    _check_whole(state["data"], places)
+    texts = {file: read(state["rev"], places.path(file)) for file in STAGES}
+    if missing := [places.path(file) for file, text in texts.items() if text is None]:
         raise PupilError(f"DVC has no longer {', '.join(missing)}; try `dvc fetch --all-commits`.")
-    return {path: text for path, text in texts.items() if text is not None}
+    return {file: text for file, text in texts.items() if text is not None}
 
 
-def _check_whole(data: Mapping[str, Any]) -> None:
+def _check_whole(data: Mapping[str, Any], places: Places) -> None:
     """Refuse an experiment that stopped before its student was timed, though an earlier student may have been."""
     outs = {path: out["hash"] for path, out in data["outs"].items()}
     deps = {path: dep["hash"] for path, dep in data["deps"].items()}
     values = {path: metrics.get("data") for path, metrics in data["metrics"].items()}
-    if missing := [path for path in STAGES if not (outs.get(_FOLDERS.get(path, path)) or values.get(path))]:
-        stages = ", ".join(STAGES[path] for path in missing)
-        raise PupilError(f"has no {', '.join(missing)}; stages to run: {stages}.")
-    chosen = values[CHOSEN]
-    trained = f"artifacts/students/{chosen['method']}/{chosen['seed']}/model.safetensors"
-    changed = [path for path in _CHAIN if deps.get(path) != outs.get(path)]
-    if outs.get(trained) != outs.get("artifacts/chosen/model.safetensors"):
+    # DVC knows the data as a folder.
+    made = {file: outs.get(places.data if file == CARD else places.path(file)) for file in STAGES}
+    if missing := [file for file in STAGES if not (made[file] or values.get(places.path(file)))]:
+        named, stages = (", ".join(map(of, missing)) for of in (places.path, STAGES.__getitem__))
+        raise PupilError(f"has no {named}; stages to run: {stages}.")
+    chosen = values[places.path(CHOSEN)]
+    trained = places.path(f"students/{chosen['method']}/{chosen['seed']}/model.safetensors")
+    changed = [path for path in map(places.path, _CHAIN) if deps.get(path) != outs.get(path)]
+    if outs.get(trained) != outs.get(places.path(_CHOSEN_MODEL)):
         changed.append(trained)
     if changed:
         raise PupilError(f"its latency is of an earlier {changed[0]}; run the stages up to benchmark.")

@@ -17,11 +17,22 @@ from pipeline.report.artefacts.records import Quantization
 from pipeline.report.artefacts.shipped import shipped
 from pipeline.system.errors import PupilError
 
-LATENCY, QUANTIZATION = "artifacts/deploy/latency.json", "artifacts/deploy/quantization.json"
-CHOSEN, TAUGHT, CARD = "artifacts/chosen/student.json", "artifacts/teacher/evaluation.json", "data/prepared/card.json"
+LATENCY, QUANTIZATION = "deploy/latency.json", "deploy/quantization.json"
+CHOSEN, TAUGHT, CARD = "chosen/student.json", "teacher/evaluation.json", "card.json"
 STAGES = {TAUGHT: "evaluate_teacher", CHOSEN: "choose", QUANTIZATION: "quantize", LATENCY: "benchmark", CARD: "prepare"}
-"""What makes a student a point, by file, and the stage that writes it."""
+"""What makes a student a point, by file, and the stage that writes it. `Places` says where the files are."""
 WORKSPACE = "workspace"
+
+
+class Places(NamedTuple):
+    """Folders of a project, below its root."""
+
+    artifacts: str
+    data: str
+
+    def path(self, file: str) -> str:
+        """Where a file of `STAGES`, or another one among the artifacts, is."""
+        return f"{self.data if file == CARD else self.artifacts}/{file}"
 
 
 class Teacher(NamedTuple):

@@ -17,12 +17,14 @@ from pipeline.sweep import frontier
 from pipeline.sweep.experiments import Found, Read, find
 from pipeline.sweep.frontier import AXES, Budget
 from pipeline.sweep.frontier_plot import draw
-from pipeline.sweep.points import CARD, CHOSEN, LATENCY, QUANTIZATION, TAUGHT, Student, Teacher
+from pipeline.sweep.points import Places, Student, Teacher
 from pipeline.system.errors import ParamsError, PupilError
 from stages import frontier as stage
 from tests.report_run import Run
 
 MS, SPEEDUP, MB = AXES
+LATENCY, QUANTIZATION = "artifacts/deploy/latency.json", "artifacts/deploy/quantization.json"
+CHOSEN, TAUGHT, CARD = "artifacts/chosen/student.json", "artifacts/teacher/evaluation.json", "data/prepared/card.json"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ class Recorded:
         return None if value is None else json.dumps(value)
 
     def find(self) -> Found:
-        return find(self.shown, self.read)
+        return find(self.shown, self.read, Places("artifacts", "data/prepared"))
 
 
 @pytest.fixture
@@ -265,7 +267,7 @@ def test_the_command_prints_a_table_and_writes_both_files(
         yield recorded.shown, recorded.read
 
     monkeypatch.setattr(stage, "experiments", experiments)
-    stage.frontier(tmp_path / "out", budget_ms=0.3)
+    stage.frontier(out=tmp_path / "out", budget_ms=0.3)
     lines = capsys.readouterr().out.splitlines()
     assert re.match(
         r"experiment +student +val top-1 % \[95 %\] +ms a call +times as fast \[95 %\] +MB +leads by +in budget",
@@ -284,8 +286,8 @@ def test_the_command_prints_a_table_and_writes_both_files(
     }
     assert (tmp_path / "out/frontier.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ParamsError, match=r"--budget-mb is -1: expected a number above 0"):
-        stage.frontier(tmp_path, budget_mb=-1)
+        stage.frontier(out=tmp_path, budget_mb=-1)
     recorded.shown = recorded.shown[1:]
     only_trained(recorded.shown[0])
     with pytest.raises(PupilError, match=r"(?s)No experiment has a student .* Run `dvc repro`.*main: has no .*lighter"):
-        stage.frontier(tmp_path)
+        stage.frontier(out=tmp_path)

@@ -1,5 +1,6 @@
 """Draw where the networks look, on a few test images that are drawn before any of them is asked."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -19,16 +20,20 @@ _SHOWN = ("vanilla", "at", "afd", "sakd")
 """The baseline, and the methods that compare energy maps; with the one that ships they are at most five."""
 
 
-def energy_maps(params: Path, data: Path, teacher: Path, students: Path, out: Path) -> None:
-    """Write energy maps of the teacher and of METHOD/SEED folders below `students` to the JSON file `out`."""
+def energy_maps(params: Path, data: Path, teacher: Path, students: Path, chosen: Path, out: Path) -> None:
+    """Write energy maps of the teacher and of METHOD/SEED folders below `students` to the JSON file `out`.
+
+    `chosen` is the JSON file that names the student that ships.
+    """
     settings = parameters.load(params)
     card = cards.load(data)
     split = Split.load(data, "test", card)
     positions = torch.from_numpy(maps.spread_over_classes(split.labels, _IMAGES, _SEED))
-    shown = [name for name in settings.distill.methods if name in (*_SHOWN, settings.deploy.method)]
+    ships = json.loads(chosen.read_text(encoding="utf-8"))
+    shown = [name for name in settings.distill.methods if name in (*_SHOWN, ships["method"])]
     files = {"teacher": teacher}
     # All of the seed that ships: they began from the same weights.
-    files |= {name: students / name / str(settings.deploy.seed) / "model.safetensors" for name in shown}
+    files |= {name: students / name / str(ships["seed"]) / "model.safetensors" for name in shown}
     networks = []
     for name, file in files.items():
         model, header = checkpoint.load(file)

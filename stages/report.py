@@ -16,6 +16,7 @@ def report(
     params: Path,
     students: Path,
     teacher: Path,
+    chosen: Path,
     deploy: Path,
     comparison: Path,
     energy_maps: Path,
@@ -24,7 +25,8 @@ def report(
     out: Path,
 ) -> None:
     """Write report.html, RESULTS.md and results.json to `out`, of the methods and seeds that params.yaml lists."""
-    results = collect(Sources(params, students, teacher, deploy, comparison, energy_maps, data, published), commit())
+    sources = Sources(params, students, teacher, chosen, deploy, comparison, energy_maps, data, published)
+    results = collect(sources, commit())
     write_json(out / "results.json", results.model_dump(mode="json"))
     for name, text in (("report.html", page.render(results)), ("RESULTS.md", markdown.render(results))):
         with replacing(out / name) as scratch:

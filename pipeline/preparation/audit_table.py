@@ -1,9 +1,9 @@
 """The audit on a screen of 100 columns: what was looked at, what was found, and the first of it."""
 
-from collections.abc import Sequence
 from textwrap import wrap
 
 from pipeline.preparation.audit import Audit, Spread
+from pipeline.system.columns import aligned
 
 WIDTH = 100
 NAMED = 20
@@ -17,7 +17,7 @@ def text(audit: Audit) -> str:
     lines = [
         f"Audit of {audit.source}: {total:,} images opened" + (f", {left_out:,} files left out" if left_out else "")
     ]
-    lines += _aligned(
+    lines += aligned(
         [
             ("split", "opened", "bad", "dropped", "kept", "repeats", "in a class", "width px", "height px"),
             *(
@@ -45,7 +45,7 @@ def text(audit: Audit) -> str:
     shown = [audit.findings[number] for number in audit.foremost(NAMED)]
     if shown:
         rows = [(it.kind, it.split, _cut(it.name, 37), f"= {it.twin}" if it.twin else it.reason) for it in shown]
-        lines += [_cut(line, WIDTH) for line in _aligned([("kind", "split", "image", "what"), *rows])]
+        lines += [_cut(line, WIDTH) for line in aligned([("kind", "split", "image", "what"), *rows])]
         more = len(audit.findings) - NAMED
         lines += [f"... and {more:,} more in audit.json"] if more > 0 else []
     return "\n".join(lines)
@@ -60,15 +60,3 @@ def _spread(spread: Spread | None) -> str:
 def _cut(text: str, width: int) -> str:
     """Text that is too long without its middle, but for what ends it: a file's name, a label."""
     return text if len(text) <= width else f"{text[: width - 23]}...{text[-20:]}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Columns of equal width; those that `right` names end at the same place."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

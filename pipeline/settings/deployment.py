@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings.section import Distinct, Positive, Section, Seed, SomeDistinct
+from pipeline.settings.section import Distinct, Positive, Section, Seed, SeedOrBest, SomeDistinct
 
 
 class Evaluate(Section):
@@ -20,9 +20,11 @@ class Deploy(Section):
     """Which student is exported, how exactly the ONNX file must agree with it, and what a smaller file may cost."""
 
     method: str = "vanilla"
-    """The method whose student is exported, one of `distill.methods`."""
-    seed: Seed = 0
-    """The seed of that student, one of `distill.seeds`."""
+    """The method whose student is exported, one of `distill.methods`. `best` takes the student that has the highest
+    top-1 accuracy on the validation split, in the epoch that its training kept; of equal ones the first by name."""
+    seed: SeedOrBest = 0
+    """The seed of that student, one of `distill.seeds`. `best` chooses as for `method`, among the seeds, and with both
+    among all students."""
     opset: Annotated[int, Field(ge=18, le=23)] = 20
     """Version of the ONNX operator set that the files use."""
     max_probability_error: Annotated[float, Field(gt=0, lt=1)] = 1e-4

@@ -14,7 +14,7 @@ from pipeline.settings.data import Augment, Data
 from pipeline.settings.deployment import Benchmark, Deploy, Evaluate, Quantize
 from pipeline.settings.networks import Distill, Student, Teach, Teacher
 from pipeline.settings.reading import parse, read_yaml
-from pipeline.settings.section import Section
+from pipeline.settings.section import BEST, Section
 from pipeline.system import registry
 from pipeline.system.errors import ParamsError
 
@@ -54,6 +54,17 @@ class Params(Section):
                 f"data.train_includes_val is true and {' and '.join(chosen)} is best: the network is then trained on "
                 "the validation images, so that they cannot tell which epoch is best, whether they are drawn from "
                 "train or are the source's own split; set select to last, or train_includes_val to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_student_is_chosen_on_images_seen_in_training(self) -> "Params":
+        chosen = [f"deploy.{name}" for name in ("method", "seed") if getattr(self.deploy, name) == BEST]
+        if self.data.train_includes_val and chosen:
+            raise ValueError(
+                f"data.train_includes_val is true and {' and '.join(chosen)} is best: the students are then trained on "
+                "the validation images, so that these cannot tell which student is best; name the student by "
+                "deploy.method and deploy.seed, or set train_includes_val to false"
             )
         return self
 
@@ -100,16 +111,17 @@ def check_all(params: Params) -> None:
     source_config(params.data)
     for name in params.distill.methods:
         method_config(params, name)
-    if params.deploy.method not in params.distill.methods:
+    if params.deploy.method not in (BEST, *params.distill.methods):
         listed = ", ".join(params.distill.methods)
         raise ParamsError(
             f"params.yaml: deploy.method is '{params.deploy.method}', which distill.methods does not list ({listed}). "
-            "Set it to one of these: its student is the one that is deployed."
+            "Set it to one of these, whose student is then deployed, or to best."
         )
-    if params.deploy.seed not in params.distill.seeds:
+    if params.deploy.seed not in (BEST, *params.distill.seeds):
         seeds = ", ".join(map(str, params.distill.seeds))
         raise ParamsError(
-            f"params.yaml: deploy.seed is {params.deploy.seed}, which distill.seeds does not list ({seeds})."
+            f"params.yaml: deploy.seed is {params.deploy.seed}, which distill.seeds does not list ({seeds}). Set it "
+            "to one of these, or to best."
         )
 
 

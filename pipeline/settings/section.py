@@ -1,15 +1,28 @@
 """What every section of params.yaml is made of."""
 
 import os.path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(ge=1)]
 HomePath = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path that may begin with ~, as in a shell."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 T = TypeVar("T")
+BEST: Literal["best"] = "best"
+
+
+def _seed_or_best(value: object) -> object:
+    whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    if whole or value == BEST:
+        return value
+    raise PydanticCustomError("seed_or_best", "Expected a whole number from 0 to 2147483647, or best")
+
+
+SeedOrBest = Annotated[Seed | Literal["best"], BeforeValidator(_seed_or_best)]
+"""A seed, or the word best; looked at first, because of two types that both refuse a value pydantic names each."""
 
 
 def _differing(values: tuple[T, ...]) -> tuple[T, ...]:

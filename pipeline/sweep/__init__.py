@@ -1,4 +1,4 @@
-"""The table of pairs x methods x seeds: its plan, its rehearsal, its runs on many machines, its result.
+"""Many trainings: the table of pairs x methods x seeds, from its plan to its result, and experiments side by side.
 
-The stages table and preflight enter. It knows training, teaching and what stands below.
+The stages table, preflight and frontier enter. It knows training, teaching, report and what stands below.
 """

@@ -188,6 +188,14 @@ def test_experiments_run_compare_and_travel(said: dict[str, dict[str, str]], pro
     assert re.search(r"Stage 'distill@afd-0' (is cached|didn't change)", chosen)
     assert "Running stage 'evaluate@afd-0'" in chosen
     assert page["git status --short"] == ""
+    compared = page["python -m stages.frontier --budget-ms 20"]
+    (row,) = re.findall(r"^(.*?)  +afd 0 (?:int8|fp32) ", compared, re.MULTILINE)
+    assert "chosen" in row, "the folder, the commit and the experiment hold one measurement"
+    for name in ("heavier", "lighter"):
+        assert re.search(
+            f"^Left out: {name}: has no .*latency.json; stages to run: .*benchmark", compared, re.MULTILINE
+        )
+    assert (project / "report/frontier/frontier.png").is_file()
     there = page["cd ../pupil-elsewhere && dvc repro"]
     assert re.findall(r"^Running stage '(.+)':$", there, re.MULTILINE) == ["preflight"]
     here, elsewhere = (folder / "report/report.html" for folder in (project, project.parent / "pupil-elsewhere"))

@@ -43,7 +43,7 @@ def test_files_and_keys_that_a_page_names_exist(page: str) -> None:
 
 
 def is_made(name: str) -> bool:
-    """Whether a path is an output of the DAG, or one lies in it or around it; of `make table`, all of its folder."""
+    """Whether a path is an output of the DAG, or one lies in it or around it; of commands, all of their folders."""
     dvc = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"].values()
     entries = [entry for stage in dvc for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
     patterns = [
@@ -52,7 +52,8 @@ def is_made(name: str) -> bool:
         for path in ([entry] if isinstance(entry, str) else entry)
     ]
     around = any(re.sub(r"\\", "", pattern).startswith(name.rstrip("/") + "/") for pattern in patterns)
-    return around or name.startswith("artifacts/table/") or any(re.match(f"{p}(/|$)", name) for p in patterns)
+    by_command = name.startswith(("artifacts/table/", "report/frontier/"))
+    return around or by_command or any(re.match(f"{p}(/|$)", name) for p in patterns)
 
 
 def is_key(keys: list[str]) -> bool:

@@ -187,10 +187,10 @@ def shown(tmp_path_factory: pytest.TempPathFactory, trained: tuple[Method, engin
         history = trained[1].history if "afd" in name else [{"epoch": 1}]
         write_json(folder / name / "history.json", {"epochs": history})
     methods: dict[str, Any] = {name: {} for name in ("vanilla", "kd", "afd", "rkd")}
-    params = {"distill": {"seeds": [3], "methods": methods}, "deploy": {"method": "kd", "seed": 3}}
-    write_json(folder / "params.yaml", params)
-    out = folder / "energy_maps.json"
-    stage(folder / "params.yaml", folder / "data", folder / "teacher/model.safetensors", folder / "students", out)
+    write_json(folder / "params.yaml", {"distill": {"seeds": [3], "methods": methods}})
+    write_json(folder / "chosen.json", {"method": "kd", "seed": 3})
+    teacher, out = folder / "teacher/model.safetensors", folder / "energy_maps.json"
+    stage(folder / "params.yaml", folder / "data", teacher, folder / "students", folder / "chosen.json", out)
     return attention.collect(folder / "students", tuple(methods), 3, out)
 
 

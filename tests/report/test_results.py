@@ -118,7 +118,7 @@ def test_what_distillation_added_is_said_in_words(run: Run) -> None:
     assert "would come up less than once in 1,000 (McNemar's test, p = 1.3e-04)" in said
     run.edit("comparison.json", baseline=None, pairs=[], methods=[])
     assert verdict.distillation(run.results()).startswith("What distillation added is not known: vanilla")
-    run.params(seeds=[0], methods=("vanilla",), deployed="vanilla")
+    run.params(seeds=[0], methods=("vanilla",))
     run.ships("vanilla")
     assert "nothing here comes from distillation" in verdict.distillation(run.results())
 
@@ -149,6 +149,10 @@ def test_a_student_that_learned_nothing_and_a_better_one_at_hand_are_remarked(ru
     )
     for said in (re.sub(r"\\(.)", r"\1", markdown.render(results)), text_of(page.render(results))):
         assert all(remark in said for remark in (chance, better))
+    # A student that was chosen by validation is not to be named by hand.
+    run.edit("chosen.json", of_methods=3, of_seeds=3)
+    assert remarks(run.results()) == [chance]
+    run.edit("chosen.json", of_methods=1)
     # What the 21 validation images leave to chance is no lead, and images that were trained on choose nothing.
     run.write("students/vanilla/1/history.json", history(20.0, 60.0, 55.0))
     for seed in (0, 2):
@@ -158,6 +162,17 @@ def test_a_student_that_learned_nothing_and_a_better_one_at_hand_are_remarked(ru
         run.write(f"students/vanilla/{seed}/history.json", history(20.0, 60.0, 98.0))
     run.edit("data/card.json", train_includes_val=True)
     assert remarks(run.results()) == [chance]
+
+
+def test_how_the_student_was_chosen_is_said_where_there_was_a_choice(run: Run) -> None:
+    assert "chosen" not in verdict.details(run.results())
+    run.edit("chosen.json", of_methods=3, of_seeds=3)
+    results = run.results()
+    said = (
+        "It was chosen from 9 students (methods: 3, seeds: 3) by the highest top-1 on validation, 61.00 % of 21 images."
+    )
+    for text in (markdown.render(results).replace("\\", ""), text_of(page.render(results))):
+        assert said in text
 
 
 def test_published_figures_stand_beside_the_same_pair_on_the_same_data() -> None:
@@ -368,6 +383,7 @@ def test_the_same_run_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
         ("students/kd/1/history.json", "distill@kd-1"),
         ("teacher/evaluation.json", "evaluate_teacher"),
         ("teacher/history.json", "train_teacher"),
+        ("chosen.json", "choose"),
         ("deploy/parity.json", "export"),
         ("deploy/quantization.json", "quantize"),
         ("deploy/latency.json", "benchmark"),

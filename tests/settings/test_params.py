@@ -54,6 +54,17 @@ def load(text: str, tmp_path: Path) -> params.Params:
             "{data: {train_includes_val: true}, teacher: {train: {select: best}}, distill: {train: {select: best}}}",
             r"teacher\.train\.select and distill\.train\.select is best",
         ),
+        (
+            "{data: {train_includes_val: true}, deploy: {method: best}}",
+            r"data\.train_includes_val is true and deploy\.method is best.*cannot tell which student is best",
+        ),
+        (
+            "{data: {train_includes_val: true}, deploy: {method: best, seed: best}}",
+            r"deploy\.method and deploy\.seed is best",
+        ),
+        ("deploy: {seed: bets}", r"deploy\.seed is 'bets': expected a whole number from 0 to 2147483647, or best\.$"),
+        ("deploy: {seed: -1}", r"deploy\.seed is -1: expected a whole number from 0"),
+        ("deploy: {seed: true}", r"deploy\.seed is True: expected a whole number from 0"),
         ("data: {image_px: 32, storage_px: 16}", r": data: storage_px 16 must not be less than image_px 32\.$"),
         ("data: [1]", "data is"),
         ("data: {", "not valid YAML"),

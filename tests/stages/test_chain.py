@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages, _ = toy.repro(folder)
     students = {f"{stage}@{method}-0" for stage in ("distill", "evaluate") for method in METHODS}
     others = {"prepare", "train_teacher", "teach", "cut_student", "evaluate_teacher", "compare", "energy_maps"}
-    others |= {"export", "quantize", "benchmark"}
+    others |= {"choose", "export", "quantize", "benchmark"}
     assert stages - REPORT == others | students
     return folder
 
@@ -159,8 +159,9 @@ def test_a_second_run_does_nothing_and_changes_no_byte(project: Path) -> None:
         ("quantize.images", 64, {"quantize"}),
         ("benchmark.samples", 71, {"benchmark"}),
         ("evaluate.seed", 1, {"evaluate_teacher", "evaluate@vanilla-0", "evaluate@kd-0", "compare", "quantize"}),
-        # compare and energy_maps read which methods there are.
-        ("distill.methods.kd.temperature", 2.0, {"distill@kd-0", "compare", "energy_maps"}),
+        # choose, compare and energy_maps read which methods there are.
+        ("distill.methods.kd.temperature", 2.0, {"distill@kd-0", "choose", "compare", "energy_maps"}),
+        ("deploy.seed", "best", {"choose"}),
         ("distill.train.lr", 0.01, {"distill@vanilla-0", "distill@kd-0"}),
         ("teacher.train.lr", 0.01, {"train_teacher"}),
         ("teach.views", 2, {"teach", "distill@vanilla-0", "distill@kd-0"}),
@@ -195,9 +196,29 @@ def test_a_setting_of_deployment_retrains_nothing_and_the_same_weights_export_to
 def test_a_setting_of_one_method_reruns_that_method_alone_and_is_undone_without_training(project: Path) -> None:
     before = toy.contents(project)
     changed = after(project, {"distill.methods.kd.temperature": 2.0}, "evaluate", "benchmark")
-    assert changed == {"distill@kd-0", "evaluate@kd-0", "export", "quantize", "benchmark"}
+    assert changed == {"distill@kd-0", "evaluate@kd-0", "choose", "export", "quantize", "benchmark"}
     assert after(project, {"distill.methods.kd.temperature": 4.0}, "evaluate", "benchmark") == set()
     assert toy.contents(project) == before
+
+
+def test_the_best_student_ships_by_itself_and_another_one_runs_what_lies_behind_it(project: Path) -> None:
+    behind = {"export", "quantize", "benchmark"}
+    assert after(project, {"deploy.method": "vanilla"}) == {"choose", "energy_maps"} | behind
+    # Either vanilla is the best one too, or DVC remembers what it made of the other.
+    assert after(project, {"deploy.method": "best", "deploy.seed": "best"}) == {"choose", "energy_maps"}
+    students, chosen = project / "artifacts/students", project / "artifacts/chosen"
+    histories = {method: json.loads((students / method / "0/history.json").read_text()) for method in METHODS}
+    best = min(METHODS, key=lambda method: (-histories[method]["last"]["val_top1"], method))
+    record = json.loads((chosen / "student.json").read_text())
+    assert record == {
+        "method": best,
+        "seed": 0,
+        "val_top1": histories[best]["last"]["val_top1"],
+        "of_methods": 2,
+        "of_seeds": 1,
+    }
+    assert (chosen / "model.safetensors").read_bytes() == (students / best / "0/model.safetensors").read_bytes()
+    assert f"The student (resnet8 by {best}, " in (project / "report/RESULTS.md").read_text()
 
 
 def test_a_new_method_or_seed_trains_that_alone(project: Path) -> None:
@@ -218,7 +239,7 @@ def test_another_teacher_needs_other_students_of_the_same_data(project: Path) ->
 def test_a_student_cut_from_its_teacher_is_trained_deployed_and_served(project: Path) -> None:
     cut = {"arch": "pruned", "pretrained": False, "pruned": {"share_of_macs": 0.5, "round_to": 4}}
     stages = after(project, {"student": cut})
-    assert {"cut_student", "distill@kd-0", "evaluate@kd-0", "export", "quantize", "benchmark"} <= stages
+    assert {"cut_student", "distill@kd-0", "evaluate@kd-0", "choose", "export", "quantize", "benchmark"} <= stages
     assert not {"prepare", "train_teacher", "teach"} & stages
     record = json.loads((project / "artifacts/deploy/quantization.json").read_text(encoding="utf-8"))
     images = np.load(project / "data/prepared/test/images.npy")[:3]

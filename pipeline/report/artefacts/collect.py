@@ -16,7 +16,7 @@ from pipeline.report.artefacts.audited import Audit
 from pipeline.report.artefacts.examples import examples
 from pipeline.report.artefacts.measured import Latency
 from pipeline.report.artefacts.published import published
-from pipeline.report.artefacts.records import Evaluation, History, Parity, Quantization, Scores, Spread, read
+from pipeline.report.artefacts.records import Chosen, Evaluation, History, Parity, Quantization, Scores, Spread, read
 from pipeline.report.artefacts.results import BASELINE, TIE_POINTS, Commit, Gain, Network, Point, Results
 from pipeline.report.artefacts.shipped import shipped
 from pipeline.settings import params as parameters
@@ -31,9 +31,10 @@ class Sources:
     students: Path
     """Holds METHOD/SEED folders."""
     teacher: Path
+    chosen: Path
+    """A file, as comparison, energy_maps and published."""
     deploy: Path
     comparison: Path
-    """A file, as energy_maps and published."""
     energy_maps: Path
     data: Path
     published: Path
@@ -46,7 +47,7 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
     """
     settings = parameters.load(sources.params)
     card = cards.load(sources.data)
-    distill, ships = settings.distill, settings.deploy
+    distill, ships = settings.distill, read(Chosen, sources.chosen, "choose")
     runs = {method: [_student(sources, method, seed) for seed in distill.seeds] for method in distill.methods}
     teacher_run = (
         read(Evaluation, sources.teacher / "evaluation.json", "evaluate_teacher"),
@@ -84,6 +85,7 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
         methods=tuple(networks),
         teacher_evaluation=teacher_run[0],
         deployed=_student(sources, ships.method, ships.seed)[0],
+        chosen=ships,
         shipped=shipped(latency, quantization),
         comparison=comparison,
         analysis=analysis,

@@ -96,6 +96,18 @@ class History(Record):
         return self
 
 
+class Chosen(Record):
+    """artifacts/chosen/student.json: the student that ships."""
+
+    method: str
+    seed: int
+    val_top1: float
+    """Percent, of the epoch that ships."""
+    of_methods: Positive
+    """How many methods it was chosen from by that score; 1 where params.yaml names it."""
+    of_seeds: Positive
+
+
 class ParityRecord(Record):
     """torch against the exported file at one batch size."""
 

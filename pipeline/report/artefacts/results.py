@@ -6,7 +6,7 @@ from pipeline.data.card import DataCard
 from pipeline.report.artefacts.analysed import Analysis, Comparison, Interval
 from pipeline.report.artefacts.audited import Audit, Png
 from pipeline.report.artefacts.measured import Batch, Latency, Ratio
-from pipeline.report.artefacts.records import Difference, Evaluation, Parity, Quantization, Record, Spread
+from pipeline.report.artefacts.records import Chosen, Difference, Evaluation, Parity, Quantization, Record, Spread
 from pipeline.report.attention import Shown
 
 BASELINE = "vanilla"
@@ -113,6 +113,7 @@ class Results(Record):
     teacher_evaluation: Evaluation
     deployed: Evaluation
     """The very student that ships, in float32; not the mean of its method."""
+    chosen: Chosen
     shipped: Shipped
     comparison: Comparison
     analysis: Analysis

@@ -36,8 +36,8 @@ def _better_on_validation(results: Results) -> list[str]:
     scores = [_chosen_by(results, it).mean for it in (best, ships)]
     ahead, images = scores[0] - scores[1], results.data.counts["val"]
     luck = Z * math.sqrt(sum(score * (100 - score) for score in scores) / images)
-    # Validation images that were trained on choose nothing.
-    if results.data.train_includes_val or ahead <= max(TIE_POINTS, luck):
+    # Validation images that were trained on choose nothing, and a student that was chosen by them stays.
+    if results.data.train_includes_val or results.chosen.of_methods > 1 or ahead <= max(TIE_POINTS, luck):
         return []
     return [
         f"On validation, {best.name} is {percent(ahead)} points ahead of {ships.name}, which ships "

@@ -35,7 +35,19 @@ def details(results: Results) -> str:
         f"{size(ships.size_bytes)} against {size(ships.teacher_size_bytes)}; {milliseconds(student)} against "
         f"{milliseconds(teacher)} ms a call at batch {batch.batch_size} (p50); {percent(ships.top1)} against "
         f"{percent(results.teacher_evaluation.test.top1)} % of {count(results.deployed.images)} test images{doubt}. "
-        "Brackets are 95 % intervals."
+        f"{_choice(results)}Brackets are 95 % intervals."
+    )
+
+
+def _choice(results: Results) -> str:
+    """From how many the student was chosen, and by what; empty where params.yaml names it."""
+    it = results.chosen
+    students = it.of_methods * it.of_seeds
+    if students == 1:
+        return ""
+    return (
+        f"It was chosen from {count(students)} students (methods: {it.of_methods}, seeds: {it.of_seeds}) by the "
+        f"highest top-1 on validation, {percent(it.val_top1)} % of {count(results.data.counts['val'])} images. "
     )
 
 

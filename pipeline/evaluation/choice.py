@@ -1,0 +1,52 @@
+"""Which student is deployed: the one that params.yaml names, or the best of several on the validation split.
+
+A student's score is that of the epoch that its training kept. The test split is not looked at.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.settings.deployment import Deploy
+from pipeline.settings.networks import Distill
+from pipeline.settings.section import BEST
+from pipeline.system.errors import PupilError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A student, and what it was chosen from; a student that params.yaml names is chosen from one."""
+
+    method: str
+    seed: int
+    val_top1: float
+    """Percent."""
+    of_methods: int
+    of_seeds: int
+
+
+def choose(students: Path, deploy: Deploy, distill: Distill) -> Choice:
+    """The student with the highest validation top-1; of equal ones the first by method's name, then by seed.
+
+    Where `deploy` names a method or a seed, only students of it count. `students` holds METHOD/SEED/history.json.
+    Raises PupilError naming the first history that is missing or torn, and the stage that writes it.
+    """
+    methods = sorted(distill.methods) if deploy.method == BEST else [deploy.method]
+    seeds = sorted(distill.seeds) if deploy.seed == BEST else [deploy.seed]
+    scores = {(method, seed): _val_top1(students, method, seed) for method in methods for seed in seeds}
+    # max() keeps the first of equal ones.
+    method, seed = max(scores, key=lambda place: scores[place])
+    return Choice(method, seed, scores[method, seed], len(methods), len(seeds))
+
+
+def _val_top1(students: Path, method: str, seed: int) -> float:
+    path = students / method / str(seed) / "history.json"
+    try:
+        history = json.loads(path.read_text(encoding="utf-8"))
+        (score,) = [it["val"]["top1"] for it in history["epochs"] if it["epoch"] == history["shipped_epoch"]]
+        return float(score)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PupilError(
+            f"{path} should say by 'epochs' and 'shipped_epoch' which validation top-1 the student has, but could not "
+            f"be read so ({type(error).__name__}: {error}). Run `dvc repro distill@{method}-{seed}`."
+        ) from error

@@ -171,11 +171,14 @@ def test_what_editors_and_python_leave_in_a_room_is_no_dependency() -> None:
 
 @pytest.mark.parametrize("stage", LISTED)
 def test_a_stage_that_builds_a_network_depends_on_the_code_of_its_family(stage: str) -> None:
-    names = ("model.safetensors", "artifacts/students")
+    names = ("model.safetensors", "artifacts/students", "artifacts/start")
     weights = [path for path in paths(stage, "deps", "outs") if path.endswith(names)]
     if NETWORKS not in needed(stage):
         return
-    roles = {"teacher": ("artifacts/teacher/",), "student": ("artifacts/students", "artifacts/chosen/")}
+    roles = {
+        "teacher": ("artifacts/teacher/",),
+        "student": ("artifacts/students", "artifacts/chosen/", "artifacts/start"),
+    }
     expected = {role for role, folders in roles.items() if any(path.startswith(folders) for path in weights)}
     assert expected, f"stage {stage} can build networks, but neither reads nor writes a model.safetensors"
     came = {role for role in roles if f"artifacts/preflight/{role}.json" in paths(stage, "deps")}

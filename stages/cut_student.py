@@ -34,6 +34,7 @@ def _cut(settings: Params, pruned_by: Pruned, teacher: Path, data: Path, out: Pa
     from pipeline.devices.precision import best_device
     from pipeline.models import checkpoint, pruned
     from pipeline.models.base import Classifier, count_macs, num_parameters, title
+    from serve.timing import versus
 
     card = cards.load(data)
     network, header = checkpoint.load(teacher)
@@ -50,7 +51,7 @@ def _cut(settings: Params, pruned_by: Pruned, teacher: Path, data: Path, out: Pa
             if not whole.exists():
                 trial.write(network, card.image_px, settings.deploy.opset, whole)
             trial.write(candidate, card.image_px, settings.deploy.opset, part)
-            return trial.speedup(whole, part, card.image_px, settings.benchmark.threads)
+            return versus.speedup(whole, part, card.image_px, settings.benchmark.threads)
 
         student = pruned.student_of(network, card.image_px, pruned_by, speedup_of, by_gradient)
     with replacing_folder(out) as scratch:

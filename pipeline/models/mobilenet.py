@@ -30,20 +30,21 @@ from pipeline.models.base import Tap
 from pipeline.system.errors import ParamsError
 from pipeline.system.registry import nearest
 
-WIDTHS = {"mobilenet_v2_half": 0.5}
+SIZES = {"mobilenet_v2_half": 0.5}
+"""How many times as many channels as below."""
 _STEM, _HEAD = 32, 1280
 _SETTINGS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """(t, c, n, s) as above."""
 
 
 def build(spec: base.Spec) -> "MobileNetV2":
-    """A MobileNetV2 of WIDTHS with fresh weights. Raises ParamsError for one that is not there."""
-    if spec["arch"] not in WIDTHS:
+    """A MobileNetV2 of SIZES with fresh weights. Raises ParamsError for one that is not there."""
+    if spec["arch"] not in SIZES:
         raise ParamsError(
-            f"there is no '{spec['arch']}'{nearest(spec['arch'], list(WIDTHS))}. The MobileNets are "
-            f"{', '.join(WIDTHS)}; timm has others, such as timm/mobilenetv2_100."
+            f"there is no '{spec['arch']}'{nearest(spec['arch'], list(SIZES))}. The MobileNets are "
+            f"{', '.join(SIZES)}; timm has others, such as timm/mobilenetv2_100."
         )
-    return MobileNetV2(spec, WIDTHS[spec["arch"]])
+    return MobileNetV2(spec, SIZES[spec["arch"]])
 
 
 class InvertedResidual(nn.Module):

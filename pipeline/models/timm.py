@@ -74,6 +74,21 @@ def has_pretrained(arch: str) -> bool:
     return config is not None and config.has_weights
 
 
+def matching(pattern: str) -> list[str]:
+    """The networks that a name with wildcards means, such as timm/mobilenetv3_*; what timm knows, fitting or not.
+
+    Raises ParamsError, with the nearest name, where there are none.
+    """
+    found = timm.list_models(pattern.partition("/")[2])
+    if not found:
+        known = [f"timm/{one}" for one in timm.list_models()]
+        raise ParamsError(
+            f"there is no network of timm that '{pattern}' means{nearest(pattern.replace('*', ''), known)}. "
+            f"python -c \"import timm; print(timm.list_models('*resnet*'))\" lists some."
+        )
+    return [f"timm/{name}" for name in found]
+
+
 class Timm(base.Classifier):
     """Puts the contract around a network that timm made."""
 

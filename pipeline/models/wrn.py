@@ -17,6 +17,13 @@ from pipeline.models import base
 from pipeline.models.base import Tap
 from pipeline.system.errors import ParamsError
 
+SIZES = tuple(
+    f"wrn_{depth}_{width}"
+    for depth, widths in ((10, (1, 2, 4)), (16, (1, 2, 4)), (28, (1, 2, 4, 10)), (40, (1, 2, 4)))
+    for width in widths
+)
+"""The usual ones; `build` makes others, too."""
+
 
 def build(spec: base.Spec) -> "WRN":
     """A WRN with fresh weights. Raises ParamsError unless the depth is 6n + 4."""

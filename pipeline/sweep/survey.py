@@ -1,0 +1,196 @@
+"""Survey before training: what each student would cost that could be trained, beside the teacher, with random weights.
+
+A row is plain JSON data:
+
+    name, student          of the candidate; student is what params.yaml would say to have it
+    num_parameters, macs   None where the network could not be built
+    files                  float32 and int8, each {bytes, batches, peak_bytes}, or None where there is no such file
+    int8_error, error      why there is no int8 file, or nothing at all; else None
+    refused                method of params.yaml -> why it cannot serve the pair
+    tried                  digest of the methods and the recipe that `refused` was found with
+
+`batches` (of `versus.beside` in serve/timing) and `peak_bytes` are what `measure` says of a file.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.data import card as cards
+from pipeline.deployment import trial
+from pipeline.models import base, checkpoint, pruned
+from pipeline.models.base import Classifier, count_macs, num_parameters
+from pipeline.settings.params import Params
+from pipeline.sweep.budget import Row, in_words
+from pipeline.sweep.candidates import CUT, MULTIPLES, Candidate
+from pipeline.sweep.plan import digest
+from pipeline.sweep.rehearsal import CLASSES, refusals, stand_in
+from pipeline.sweep.survey_book import Book
+from pipeline.system.errors import ParamsError
+
+Measure = Callable[[Mapping[str, Path]], dict[str, dict[str, Any]]]
+"""Files by name, "teacher" first -> of each other one {"batches": [...], "peak_bytes": n}; the first batch is of 1."""
+
+_NEXT_TO_NOTHING = 1e-6
+"""Of each layer's channels: as few as may stay."""
+
+
+def teacher_of(settings: Params, data: Path) -> Classifier:
+    """The teacher of params.yaml with random weights, and as many classes as the data have if they are prepared.
+
+    Of a teacher whose file alone knows what network it is, that of the file. Raises ParamsError for an unknown one.
+    """
+    weights, arch = settings.teacher.weights, settings.teacher.arch
+    if weights is not None and arch in ("pruned", "reused"):
+        return checkpoint.load(Path(weights))[0]
+    num_classes = cards.load(data).num_classes if (data / "card.json").is_file() else CLASSES
+    try:
+        network = base.build({"arch": arch, "num_classes": num_classes})
+        base.shapes(network, settings.data.image_px)
+    except ParamsError as error:
+        raise ParamsError(f"params.yaml: teacher.arch: {error}") from error
+    return network
+
+
+def survey(
+    settings: Params,
+    teacher: Classifier,
+    candidates: Sequence[Candidate],
+    measure: Measure,
+    book: Book,
+    say: Callable[[str], None],
+) -> None:
+    """Measure the teacher and every candidate that `book` does not know, and write each down when it is there.
+
+    `say` gets a line for each candidate. Wherever this is broken off, the same call goes on from there.
+
+    Raises ParamsError where the teacher cannot be measured.
+    """
+    tried = digest(settings.distill.model_dump(mode="json"))
+    with tempfile.TemporaryDirectory() as folder:
+        surveyor = _Surveyor(settings, teacher, measure, Path(folder))
+        if book.teacher is None:
+            book.teacher = surveyor.row(Candidate(base.title(teacher.spec), {"arch": settings.teacher.arch}), teacher)
+            book.write()
+            if book.teacher["error"] is not None:
+                raise ParamsError(f"params.yaml: teacher.arch: {book.teacher['error']}")
+        if any(CUT in one.student for one in candidates) and (why := surveyor.cannot_be_cut()) is not None:
+            candidates = [one for one in candidates if CUT not in one.student]
+            book.left_out[CUT] = why
+            say(f"students cut from the teacher are left out: {why}")
+        for number, candidate in enumerate(candidates, start=1):
+            row = book.rows.get(candidate.name)
+            if row is None or row["tried"] != tried:
+                said = surveyor.look(candidate, row, tried, book)
+                book.write()
+                say(f"[{number}/{len(candidates)}] {said}")
+
+
+class _Surveyor:
+    """Measures one candidate after the other beside the same teacher."""
+
+    def __init__(self, settings: Params, teacher: Classifier, measure: Measure, folder: Path) -> None:
+        self._settings, self._teacher, self._measure, self._folder = settings, teacher, measure, folder
+        self._image_px = settings.data.image_px
+        self._card = stand_in(self._image_px, teacher.spec["num_classes"])
+        self._macs = count_macs(teacher, self._image_px)
+        self._teacher_file: Path | None = None
+        self._smallest: dict[int, float] = {}
+
+    def cannot_be_cut(self) -> str | None:
+        """Why no student can be cut from the teacher; None where they can be."""
+        try:
+            self._smallest_cut(MULTIPLES[0])
+        except ParamsError as error:
+            return str(error)
+        return None
+
+    def _smallest_cut(self, round_to: int) -> float:
+        """The share of the teacher's MACs that the smallest student has which can be cut from it."""
+        if round_to not in self._smallest:
+            network = pruned.cut(self._teacher, self._image_px, _NEXT_TO_NOTHING, round_to)
+            self._smallest[round_to] = count_macs(network, self._image_px) / self._macs
+        return self._smallest[round_to]
+
+    def look(self, candidate: Candidate, known: Row | None, tried: str, book: Book) -> str:
+        """Put a candidate's row into `book`, or why it is left out; what to say of it.
+
+        Of a row that is `known` only the methods are tried anew.
+        """
+        if (cut := candidate.student.get(CUT)) is not None:
+            least = self._smallest_cut(cut["round_to"])
+            if least > cut["share_of_macs"]:
+                return _left_out(book, candidate, f"by {cut['round_to']}, no student has less than {least:.3f}")
+        try:
+            network = candidate.build(self._teacher, self._image_px)
+        except ParamsError as error:
+            row = _empty(candidate) | {"error": str(error), "tried": tried}
+            book.rows[candidate.name] = row
+            return f"{candidate.name}: {error}"
+        macs = count_macs(network, self._image_px)
+        if candidate.must_be_smaller and macs >= self._macs:
+            return _left_out(book, candidate, f"it has {macs:,} MACs, and the teacher {self._macs:,}")
+        if twin := _twin(candidate, network, macs, book):
+            return _left_out(book, candidate, f"it is as large as {twin}")
+        row = self.row(candidate, network) if known is None else known
+        refused = refusals(self._settings, self._teacher, network, self._card)
+        row |= {"refused": {name: str(error) for name, error in refused.items()}, "tried": tried}
+        book.rows[candidate.name] = row
+        if row["error"] is not None:
+            return f"{candidate.name}: {row['error']}"
+        return in_words(row) + (f"; refused by {', '.join(refused)}" if refused else "")
+
+    def row(self, candidate: Candidate, network: Classifier) -> Row:
+        """Export and time one network, beside the teacher unless it is the teacher."""
+        row = _empty(candidate)
+        row |= {"num_parameters": num_parameters(network), "macs": count_macs(network, self._image_px)}
+        opset = self._settings.deploy.opset
+        try:
+            if self._teacher_file is None:
+                self._teacher_file = trial.write(self._teacher, self._image_px, opset, self._folder / "teacher.onnx")
+            is_teacher = network is self._teacher
+            float32 = self._folder / "float32.onnx"
+            files = {
+                "float32": self._teacher_file if is_teacher else trial.write(network, self._image_px, opset, float32)
+            }
+        except Exception as error:  # whatever torch's exporter raises of a network that it cannot write down
+            return row | {"error": f"it cannot be exported ({_first_line(error)})"}
+        try:
+            files["int8"] = trial.write_int8(files["float32"], self._folder / "int8.onnx")
+        except Exception as error:  # ONNX Runtime's quantiser has no errors of its own
+            row["int8_error"] = _first_line(error)
+        came = self._measure({"teacher": self._teacher_file, **files})
+        row["files"] |= {name: {"bytes": path.stat().st_size, **came[name]} for name, path in files.items()}
+        return row
+
+
+def _empty(candidate: Candidate) -> Row:
+    return {
+        "name": candidate.name,
+        "student": candidate.student,
+        "num_parameters": None,
+        "macs": None,
+        "files": {"float32": None, "int8": None},
+        "int8_error": None,
+        "error": None,
+        "refused": {},
+        "tried": None,
+    }
+
+
+def _left_out(book: Book, candidate: Candidate, why: str) -> str:
+    book.left_out[candidate.name] = why
+    return f"{candidate.name} is left out: {why}"
+
+
+def _twin(candidate: Candidate, network: Classifier, macs: int, book: Book) -> str | None:
+    """Another student cut from the teacher that is the same network, but for its weights."""
+    size = (macs, num_parameters(network))
+    others = (row for row in book.rows.values() if CUT in row["student"] and row["name"] != candidate.name)
+    same = (row["name"] for row in others if (row["macs"], row["num_parameters"]) == size)
+    return next(same, None) if CUT in candidate.student else None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error) or 'no reason is given').splitlines()[0]}"

@@ -28,7 +28,7 @@ class Candidate:
     student: dict[str, Any]
     """Keys of the section `student`: arch, and of one that is cut from its teacher, pruned."""
     must_be_smaller: bool = False
-    """Nobody asked for it by name, so that it is passed over where it is not smaller than the teacher."""
+    """Nobody asked for it by name, so that it is left out where it is not smaller than the teacher."""
 
     def build(self, teacher: Classifier, image_px: int) -> Classifier:
         """The network, with random weights and as many classes as the teacher.
@@ -38,9 +38,16 @@ class Candidate:
         if self.student["arch"] == CUT:
             settings = Pruned(**self.student[CUT])
             return pruned.student_of(teacher, image_px, settings, lambda candidate: 0.0)
-        network = base.build({**self.student, "num_classes": teacher.spec["num_classes"]})
+        network = base.build(self._spec(teacher))
         base.shapes(network, image_px)
         return network
+
+    def macs(self, teacher: Classifier, image_px: int) -> int:
+        """Multiply-accumulates of a network that is not cut from the teacher."""
+        return base.count_macs(base.build(self._spec(teacher)), image_px)
+
+    def _spec(self, teacher: Classifier) -> base.Spec:
+        return {**self.student, "num_classes": teacher.spec["num_classes"]}
 
 
 def listed(names: str) -> list[Candidate]:

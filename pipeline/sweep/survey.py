@@ -23,7 +23,7 @@ from pipeline.models import base, checkpoint, pruned
 from pipeline.models.base import Classifier, count_macs, num_parameters
 from pipeline.settings.params import Params
 from pipeline.sweep.budget import Row, in_words
-from pipeline.sweep.candidates import CUT, MULTIPLES, Candidate
+from pipeline.sweep.candidates import CUT, Candidate
 from pipeline.sweep.plan import digest
 from pipeline.sweep.rehearsal import CLASSES, refusals, stand_in
 from pipeline.sweep.survey_book import Book
@@ -31,9 +31,6 @@ from pipeline.system.errors import ParamsError
 
 Measure = Callable[[Mapping[str, Path]], dict[str, dict[str, Any]]]
 """Files by name, "teacher" first -> of each other one {"batches": [...], "peak_bytes": n}; the first batch is of 1."""
-
-_NEXT_TO_NOTHING = 1e-6
-"""Of each layer's channels: as few as may stay."""
 
 
 def teacher_of(settings: Params, data: Path) -> Classifier:
@@ -75,10 +72,10 @@ def survey(
             book.write()
             if book.teacher["error"] is not None:
                 raise ParamsError(f"params.yaml: teacher.arch: {book.teacher['error']}")
-        if any(CUT in one.student for one in candidates) and (why := surveyor.cannot_be_cut()) is not None:
-            candidates = [one for one in candidates if CUT not in one.student]
-            book.left_out[CUT] = why
-            say(f"students cut from the teacher are left out: {why}")
+        book.left_out = surveyor.left_out(candidates)
+        if book.left_out:
+            say(f"left out: {'; '.join(dict.fromkeys(book.left_out.values()))}")
+        candidates = [candidate for candidate in candidates if candidate.name not in book.left_out]
         for number, candidate in enumerate(candidates, start=1):
             row = book.rows.get(candidate.name)
             if row is None or row["tried"] != tried:
@@ -96,32 +93,42 @@ class _Surveyor:
         self._card = stand_in(self._image_px, teacher.spec["num_classes"])
         self._macs = count_macs(teacher, self._image_px)
         self._teacher_file: Path | None = None
-        self._smallest: dict[int, float] = {}
+        self._smallest_cut: dict[int, float | str] = {}
 
-    def cannot_be_cut(self) -> str | None:
-        """Why no student can be cut from the teacher; None where they can be."""
-        try:
-            self._smallest_cut(MULTIPLES[0])
-        except ParamsError as error:
-            return str(error)
-        return None
+    def left_out(self, candidates: Sequence[Candidate]) -> dict[str, str]:
+        """Candidates that are not worth building -> why: no smaller than the teacher, or cuts that are impossible."""
+        found = {}
+        for candidate in candidates:
+            cut = candidate.student.get(CUT)
+            if cut is not None and (why := self._cannot_be_cut(cut["share_of_macs"], cut["round_to"])) is not None:
+                found[candidate.name] = why
+            elif candidate.must_be_smaller and candidate.macs(self._teacher, self._image_px) >= self._macs:
+                found[candidate.name] = "networks that are not smaller than the teacher"
+        return found
 
-    def _smallest_cut(self, round_to: int) -> float:
-        """The share of the teacher's MACs that the smallest student has which can be cut from it."""
-        if round_to not in self._smallest:
-            network = pruned.cut(self._teacher, self._image_px, _NEXT_TO_NOTHING, round_to)
-            self._smallest[round_to] = count_macs(network, self._image_px) / self._macs
-        return self._smallest[round_to]
+    def _cannot_be_cut(self, share_of_macs: float, round_to: int) -> str | None:
+        """Why the teacher has no such student, in words that are the same for all that have the same reason."""
+        if round_to not in self._smallest_cut:
+            try:
+                network = pruned.cut(self._teacher, self._image_px, 1 / pruned.STEPS, round_to)
+                self._smallest_cut[round_to] = count_macs(network, self._image_px) / self._macs
+            except ParamsError as error:
+                self._smallest_cut[round_to] = str(error)
+        smallest = self._smallest_cut[round_to]
+        if isinstance(smallest, str):
+            return f"students cut from the teacher, because {smallest}"
+        if smallest <= share_of_macs:
+            return None
+        return (
+            f"students with less than {smallest:.3f} of the teacher's MACs and a multiple of {round_to} channels, "
+            "because none can be cut"
+        )
 
     def look(self, candidate: Candidate, known: Row | None, tried: str, book: Book) -> str:
         """Put a candidate's row into `book`, or why it is left out; what to say of it.
 
         Of a row that is `known` only the methods are tried anew.
         """
-        if (cut := candidate.student.get(CUT)) is not None:
-            least = self._smallest_cut(cut["round_to"])
-            if least > cut["share_of_macs"]:
-                return _left_out(book, candidate, f"by {cut['round_to']}, no student has less than {least:.3f}")
         try:
             network = candidate.build(self._teacher, self._image_px)
         except ParamsError as error:
@@ -129,10 +136,9 @@ class _Surveyor:
             book.rows[candidate.name] = row
             return f"{candidate.name}: {error}"
         macs = count_macs(network, self._image_px)
-        if candidate.must_be_smaller and macs >= self._macs:
-            return _left_out(book, candidate, f"it has {macs:,} MACs, and the teacher {self._macs:,}")
         if twin := _twin(candidate, network, macs, book):
-            return _left_out(book, candidate, f"it is as large as {twin}")
+            book.left_out[candidate.name] = f"it is the same network as {twin}"
+            return f"{candidate.name} is left out: {book.left_out[candidate.name]}"
         row = self.row(candidate, network) if known is None else known
         refused = refusals(self._settings, self._teacher, network, self._card)
         row |= {"refused": {name: str(error) for name, error in refused.items()}, "tried": tried}
@@ -177,11 +183,6 @@ def _empty(candidate: Candidate) -> Row:
         "refused": {},
         "tried": None,
     }
-
-
-def _left_out(book: Book, candidate: Candidate, why: str) -> str:
-    book.left_out[candidate.name] = why
-    return f"{candidate.name} is left out: {why}"
 
 
 def _twin(candidate: Candidate, network: Classifier, macs: int, book: Book) -> str | None:

@@ -110,7 +110,10 @@ class _Surveyor:
         """Why the teacher has no such student, in words that are the same for all that have the same reason."""
         if round_to not in self._smallest_cut:
             try:
-                network = pruned.cut(self._teacher, self._image_px, 1 / pruned.STEPS, round_to)
+                # Some networks can lose nearly all of a layer, but not a part of it: a half is tried too.
+                _, network = (
+                    pruned.cut(self._teacher, self._image_px, kept, round_to) for kept in (0.5, 1 / pruned.STEPS)
+                )
                 self._smallest_cut[round_to] = count_macs(network, self._image_px) / self._macs
             except ParamsError as error:
                 self._smallest_cut[round_to] = str(error)
@@ -132,8 +135,7 @@ class _Surveyor:
         try:
             network = candidate.build(self._teacher, self._image_px)
         except ParamsError as error:
-            row = _empty(candidate) | {"error": str(error), "tried": tried}
-            book.rows[candidate.name] = row
+            book.rows[candidate.name] = _empty(candidate) | {"error": str(error), "tried": tried}
             return f"{candidate.name}: {error}"
         macs = count_macs(network, self._image_px)
         if twin := _twin(candidate, network, macs, book):

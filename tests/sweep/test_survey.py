@@ -54,7 +54,7 @@ def test_wildcards_are_of_timm() -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ("resnet21", r"--candidates: there is no 'resnet21' \(did you mean 'resnet20'\?\)"),
+        ("resnet21", r"--candidates: there is no 'resnet21' \(did you mean 'resnet32'\?\)"),
         ("resnit20", r"--candidates: arch 'resnit20': there is no 'resnit' \(did you mean 'resnet'\?\)"),
         ("resnet8,", "--candidates: "),
         ("resnet*", r"'resnet\*' has a wildcard, which only names of timm may have"),
@@ -146,13 +146,13 @@ def test_what_cannot_be_measured_has_a_row_that_says_why(
         raise ValueError("no such operator\nand more")
 
     monkeypatch.setattr(trial, "write_int8", no_int8)
-    book, _ = survey("timm/test_vit,resnet8", tmp_path)
+    book, _ = survey("timm/test_vit3,resnet8", tmp_path)
     assert book.teacher is not None
     rows = list(book.rows.values())
-    assert rows[0]["error"].startswith("timm/test_vit cannot take images of 32 x 32 px")
+    assert rows[0]["error"].startswith("timm/test_vit3 cannot take images of 32 x 32 px")
     assert (rows[1]["files"]["int8"], rows[1]["int8_error"]) == (None, "ValueError: no such operator")
     text = survey_table.text(book.teacher, rows, NO_BUDGET)
-    assert "timm/test_vit was not measured: timm/test_vit cannot take images" in text
+    assert "timm/test_vit3 was not measured: timm/test_vit3 cannot take images" in text
     assert "resnet8 has no int8 file: ValueError: no such operator" in text
     survey_picture.draw(tmp_path / "survey.svg", book.teacher, rows, Budget(ms=1, mb=1, speedup=2))
     drawn = (tmp_path / "survey.svg").read_text()

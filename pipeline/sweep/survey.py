@@ -168,7 +168,10 @@ class _Surveyor:
             files["int8"] = trial.write_int8(files["float32"], self._folder / "int8.onnx")
         except Exception as error:  # ONNX Runtime's quantiser has no errors of its own
             row["int8_error"] = _first_line(error)
-        came = self._measure({"teacher": self._teacher_file, **files})
+        try:
+            came = self._measure({"teacher": self._teacher_file, **files})
+        except Exception as error:  # ONNX Runtime's own, of a file that it cannot run
+            return row | {"error": f"it cannot be timed ({_first_line(error)})"}
         row["files"] |= {name: {"bytes": path.stat().st_size, **came[name]} for name, path in files.items()}
         return row
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.settings import params as parameters
+from pipeline.sweep import candidates
 from pipeline.system.errors import ParamsError, StoppedError
 from serve.timing import benchmark
 from stages import _run, _survey_files
@@ -28,8 +29,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_marks_what_fits_and_chooses_the_largest(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    candidates = "resnet8,resnet14,wrn_10_1,mobilenet_v2_half"
-    survey(candidates, budget_speedup=2, budget_mb=0.2, choose=True)
+    names = "resnet8,resnet14,wrn_10_1,mobilenet_v2_half"
+    survey(names, budget_speedup=2, budget_mb=0.2, choose=True)
     said = capsys.readouterr()
     assert [line.split(":")[0] for line in said.err.splitlines()] == [
         "[1/4] resnet8",
@@ -50,14 +51,17 @@ def test_it_marks_what_fits_and_chooses_the_largest(project: Path, capsys: pytes
     assert (found["budget"], found["teacher"]["name"]) == ({"speedup": 2, "mb": 0.2}, "resnet20")
     assert (project / "report/survey/survey.svg").read_text().startswith("<?xml")
     # Another budget needs no measurement.
-    survey(candidates, budget_ms=1.0, choose=True)
+    survey(names, budget_ms=1.0, choose=True)
     again = capsys.readouterr()
     assert "holds 4 candidates, which are not measured again" in again.err
     assert again.out.splitlines()[-1] == "params.yaml: student.arch: resnet8 -> resnet14"
     assert parameters.load(project / "params.yaml").student.arch == "resnet14"
 
 
-def test_a_cut_student_can_be_chosen(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cut_student_can_be_chosen(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "SHARES", (0.5,))
     survey("pruned", budget_speedup=2.5, choose=True)
     assert "student.arch: resnet8 -> pruned" in capsys.readouterr().out
     student = parameters.load(project / "params.yaml").student

@@ -1,20 +1,24 @@
 """The survey before training: its candidates, its rows, and that nothing is measured twice."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.deployment import trial
-from pipeline.models.base import Classifier
+from pipeline.models import checkpoint, pruned
+from pipeline.models.base import Classifier, num_parameters
+from pipeline.models.checkpoint import Header
 from pipeline.settings.params import Params
 from pipeline.settings.reading import parse
+from pipeline.sweep import candidates, survey_picture, survey_table
 from pipeline.sweep import survey as surveys
-from pipeline.sweep import survey_picture, survey_table
 from pipeline.sweep.budget import Budget
 from pipeline.sweep.candidates import ALL, listed
 from pipeline.sweep.survey_book import Book
 from pipeline.system.errors import ParamsError, PupilError
+from tests import tiny
 from tests.sweep import surveyed
 
 KEY = {"teacher": "resnet14"}
@@ -67,7 +71,10 @@ def test_a_name_that_nothing_has_is_refused_with_the_nearest(names: str, said: s
         listed(names)
 
 
-def test_cuts_have_rows_of_their_own_and_the_impossible_are_named_once(tmp_path: Path, written: list[str]) -> None:
+def test_cuts_have_rows_of_their_own_and_the_impossible_are_named_once(
+    tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "SHARES", (0.5, 0.45, 0.1))
     book, said = survey("pruned", tmp_path)
     rows = book.rows
     assert rows["pruned 0.5 by 8"]["student"] == {"arch": "pruned", "pruned": {"share_of_macs": 0.5, "round_to": 8}}
@@ -154,10 +161,44 @@ def test_what_cannot_be_measured_has_a_row_that_says_why(
     text = survey_table.text(book.teacher, rows, NO_BUDGET)
     assert "timm/test_vit3 was not measured: timm/test_vit3 cannot take images" in text
     assert "resnet8 has no int8 file: ValueError: no such operator" in text
-    survey_picture.draw(tmp_path / "survey.svg", book.teacher, rows, Budget(ms=1, mb=1, speedup=2))
-    drawn = (tmp_path / "survey.svg").read_text()
-    assert ">resnet8<" in drawn
-    assert "test_vit" not in drawn
+    for budget, across in ((Budget(ms=1, mb=1, speedup=2), "ms a call"), (Budget(speedup=2), "times as fast as")):
+        survey_picture.draw(tmp_path / "survey.svg", book.teacher, rows, budget)
+        drawn = (tmp_path / "survey.svg").read_text()
+        assert ">resnet8<" in drawn
+        assert across in drawn
+        assert "test_vit" not in drawn
+
+
+@pytest.mark.usefixtures("written")
+def test_a_teacher_that_cannot_be_measured_ends_the_survey(tmp_path: Path) -> None:
+    def failing(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+        raise RuntimeError("no kernel")
+
+    params, book = settings(), Book(tmp_path / "survey.json", KEY, NO_BUDGET)
+    with pytest.raises(ParamsError, match=r"teacher\.arch: it cannot be timed \(RuntimeError: no kernel\)"):
+        surveys.survey(params, surveys.teacher_of(params, tmp_path), [], failing, book, print)
+
+
+def test_a_teacher_that_only_its_file_knows_is_read_from_there(tmp_path: Path) -> None:
+    network = pruned.cut(tiny.network("resnet14"), 32, 0.5, 4)
+    header = Header(
+        model=dict(network.spec),
+        labels=tiny.card().labels,
+        image_px=32,
+        normalization=tiny.NORMALIZATION,
+        method=None,
+        seed=None,
+        params_sha256="0" * 64,
+        data_sha256="0" * 64,
+        licence=None,
+    )
+    checkpoint.save(network, header, tmp_path / "teacher.safetensors")
+    teacher = surveys.teacher_of(
+        settings(teacher={"arch": "pruned", "weights": str(tmp_path / "teacher.safetensors")}), tmp_path
+    )
+    assert num_parameters(teacher) == num_parameters(network)
+    with pytest.raises(ParamsError, match=r"params\.yaml: teacher\.arch: there is no 'resnet15'"):
+        surveys.teacher_of(settings(teacher={"arch": "resnet15"}), tmp_path)
 
 
 def test_the_table_is_sorted_by_size_and_marks_what_fits(tmp_path: Path, written: list[str]) -> None:

@@ -1,6 +1,8 @@
 """What every student would cost on this machine, before a teacher is trained. No stage of the DAG.
 
-python -m stages.survey --budget-speedup 3 --budget-mb 0.2 --choose
+    python -m stages.survey --budget-speedup 3 --budget-mb 0.2 --choose
+
+Rows and choices are made in pipeline/sweep, and exported files are called in serve/timing.
 """
 
 import signal
@@ -58,8 +60,7 @@ def survey(
         surveys.survey(settings, teacher, asked, measure, book, _say)
     except KeyboardInterrupt as stopped:
         raise StoppedError(
-            f"stopped after {len(book.rows)} candidates, which {out / 'survey.json'} holds. The same command goes on "
-            "from there.",
+            f"stopped, with {len(book.rows)} candidates measured. The same command goes on from there.",
             signal.SIGINT,
         ) from stopped
     assert book.teacher is not None, "a survey begins with its teacher"

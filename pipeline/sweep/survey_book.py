@@ -39,8 +39,9 @@ class Book:
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))
             key, teacher, rows = found["measured_with"], found["teacher"], found["candidates"]
-            # What fits is a matter of the budget, which may be another one now.
-            known = {row["name"]: {name: value for name, value in row.items() if name != "fits"} for row in rows}
+            # What failed is tried again. What fits is a matter of the budget, which may be another one now.
+            measured = [row for row in rows if row["error"] is None]
+            known = {row["name"]: {name: value for name, value in row.items() if name != "fits"} for row in measured}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PupilError(
                 f"{self._path} is not what a survey wrote ({type(error).__name__}: {error}). Remove it, or name "

@@ -85,7 +85,7 @@ def test_ctrl_c_keeps_what_was_measured(project: Path, monkeypatch: pytest.Monke
 
     measured: list[str] = []
     monkeypatch.setattr(_survey_files, "measure", measure)
-    with pytest.raises(StoppedError, match=r"stopped after 1 candidates, which report/survey/survey\.json holds\."):
+    with pytest.raises(StoppedError, match=r"stopped, with 1 candidates measured\. The same"):
         survey("resnet8,resnet14")
     assert [row["name"] for row in json.loads(Path("report/survey/survey.json").read_text())["candidates"]] == [
         "resnet8"

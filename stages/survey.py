@@ -68,10 +68,11 @@ def survey(
     rows = [book.rows[one.name] for one in asked if one.name in book.rows]
     survey_picture.draw(out / "survey.svg", book.teacher, rows, budget)
     print(survey_table.text(book.teacher, rows, budget))
+    chosen = choice.choose(rows, budget) if choose else None
     if budget.bounds():
         print(budgets.verdict(rows, budget))
-    if choose:
-        print(choice.write(choice.choose(rows, budget), settings.student, params))
+    if chosen is not None:
+        print(choice.write(chosen, settings.student, params))
 
 
 def _measured_with(settings: Params, teacher: Classifier) -> dict[str, Any]:

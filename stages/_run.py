@@ -14,7 +14,8 @@ _TYPES = {str: str, int: int, float: float, float | None: float, Path: Path, Pat
 
 
 def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
-    """Call `stage` with its parameters read from argv: `teacher: Path` becomes `--teacher PATH`.
+    """Call `stage` with its parameters read from argv: `teacher: Path` becomes `--teacher PATH`, `choose: bool`
+    becomes `--choose`.
 
     A PupilError, or one of `errors`, is printed as one paragraph and ends the process with status 1; a stage that was
     asked to stop ends as a shell reports a signal, with 128 and its number.
@@ -23,9 +24,13 @@ def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
         prog=f"python -m stages.{stage.__name__}", description=inspect.getdoc(stage), allow_abbrev=False
     )
     for name, parameter in inspect.signature(stage, eval_str=True).parameters.items():
+        flag = f"--{name.replace('_', '-')}"
+        if parameter.annotation is bool:
+            parser.add_argument(flag, action="store_true")
+            continue
         required = parameter.default is inspect.Parameter.empty
         option: dict[str, Any] = {"required": True} if required else {"default": parameter.default}
-        parser.add_argument(f"--{name.replace('_', '-')}", type=_TYPES[parameter.annotation], **option)
+        parser.add_argument(flag, type=_TYPES[parameter.annotation], **option)
     known: tuple[type[Exception], ...] = (PupilError, *errors)
     interruption.stop_with_parent()
     try:

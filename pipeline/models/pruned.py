@@ -32,7 +32,7 @@ from pipeline.system.errors import CheckpointError, ParamsError
 
 PACKAGES = ("torch-pruning",)
 
-_STEPS = 64
+STEPS = 64
 """Shares of channels that a search tries: no finer than the layers of usual networks are wide."""
 
 
@@ -143,7 +143,7 @@ def student_of(
     found = search(cut_to, fits)
     if found is None:
         asked = f"speedup is {times:g}" if share is None else f"share_of_macs is {share:g}"
-        nearest = measured(cut_to(1 / _STEPS))
+        nearest = measured(cut_to(1 / STEPS))
         reached = f"{nearest:.2f} times its speed" if share is None else f"{nearest:.3f} of its multiply-accumulates"
         raise ParamsError(
             f"params.yaml: student.pruned.{asked}, but with channels in multiples of {settings.round_to} the smallest "
@@ -157,10 +157,10 @@ def search(cut_to: Callable[[float], Classifier], fits: Callable[[Classifier], b
 
     `fits` is asked some seven times, and taken to hold for every smaller network once it holds.
     """
-    found, too_small, too_large = None, 0, _STEPS + 1
+    found, too_small, too_large = None, 0, STEPS + 1
     while too_large - too_small > 1:
         middle = (too_small + too_large) // 2
-        candidate = cut_to(middle / _STEPS)
+        candidate = cut_to(middle / STEPS)
         if fits(candidate):
             found, too_small = candidate, middle
         else:

@@ -74,17 +74,19 @@ def has_pretrained(arch: str) -> bool:
     return config is not None and config.has_weights
 
 
-def matching(pattern: str) -> list[str]:
-    """The networks that a name with wildcards means, such as timm/mobilenetv3_*; what timm knows, fitting or not.
+def matching(arch: str) -> list[str]:
+    """The networks that a name means, which may have wildcards (timm/mobilenetv3_*), whether or not they fit here.
 
-    Raises ParamsError, with the nearest name, where there are none.
+    Raises ParamsError, with the nearest, where timm knows none.
     """
-    found = timm.list_models(pattern.partition("/")[2])
-    if not found:
+    pattern = arch.partition("/")[2]
+    if not any(sign in pattern for sign in "*?["):
+        return [f"timm/{_name(arch)}"]
+    if not (found := timm.list_models(pattern)):
         known = [f"timm/{one}" for one in timm.list_models()]
         raise ParamsError(
-            f"there is no network of timm that '{pattern}' means{nearest(pattern.replace('*', ''), known)}. "
-            f"python -c \"import timm; print(timm.list_models('*resnet*'))\" lists some."
+            f"timm {timm.__version__} has no network '{arch}'{nearest(arch.rstrip('*?'), known)}. "
+            "python -c \"import timm; print(timm.list_models('*resnet*'))\" lists some."
         )
     return [f"timm/{name}" for name in found]
 

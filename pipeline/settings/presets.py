@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 from pipeline.settings.params import Params, check_all
 from pipeline.settings.reading import parse, read_yaml
@@ -27,11 +28,7 @@ def apply(preset: Path, target: Path) -> list[str]:
 
     Raises ParamsError, with `target` untouched, when either file is unreadable or the result is not valid.
     """
-    yaml = YAML()
-    yaml.width = 120
-    # By default ruamel writes null as nothing at all, which reads like something forgotten.
-    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml = _keeping_comments()
     values, (overlay, known) = _read(yaml, target), _read_preset(yaml, preset)
     changes = _merge(values, overlay, "")
     methods, listed = _methods(values), _methods(overlay)
@@ -40,10 +37,20 @@ def apply(preset: Path, target: Path) -> list[str]:
         changes.append(f"distill.methods.{name}: removed, because {preset} lists {', '.join(listed)}")
     changes += _merge(methods, {name: known[name] for name in known if name in methods}, "distill.methods.")
     check_all(parse(Params, _plain(values), "", f"{preset} over {target}"))
-    text = io.StringIO()
-    yaml.dump(values, text)
-    with replacing(target) as scratch:
-        scratch.write_text(text.getvalue(), encoding="utf-8")
+    _write(yaml, values, target)
+    return changes
+
+
+def change(overlay: Mapping[str, Any], target: Path, who: str) -> list[str]:
+    """Change `target` (params.yaml) as plain data with its keys say, as a preset would, in the name of `who`.
+
+    Returns one line per changed key. Raises ParamsError, with `target` untouched, when the result is not valid.
+    """
+    yaml = _keeping_comments()
+    values = _read(yaml, target)
+    changes = _merge(values, overlay, "")
+    check_all(parse(Params, _plain(values), "", f"{who} over {target}"))
+    _write(yaml, values, target)
     return changes
 
 
@@ -60,6 +67,22 @@ def overlaid(target: Path, layers: Iterable[Path]) -> dict[str, Any]:
         _merge(values, {"distill": {"methods": known}} if known else {}, "")
     plain: dict[str, Any] = _plain(values)
     return plain
+
+
+def _keeping_comments() -> YAML:
+    yaml = YAML()
+    yaml.width = 120
+    # By default ruamel writes null as nothing at all, which reads like something forgotten.
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _write(yaml: YAML, values: Mapping[str, Any], target: Path) -> None:
+    text = io.StringIO()
+    yaml.dump(values, text)
+    with replacing(target) as scratch:
+        scratch.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _read(yaml: YAML, path: Path) -> MutableMapping[str, Any]:
@@ -87,13 +110,19 @@ def _methods(values: Mapping[str, Any]) -> Any:
 
 def _merge(values: MutableMapping[str, Any], overlay: Mapping[str, Any], prefix: str) -> list[str]:
     changes = []
+    before = None
     for key, new in overlay.items():
         old = values.get(key)
         if isinstance(new, Mapping) and isinstance(old, MutableMapping):
             changes += _merge(old, new, f"{prefix}{key}.")
         elif key not in values or _plain(old) != _plain(new):
             changes.append(f"{prefix}{key}: {_plain(old) if key in values else '(not set)'} -> {_plain(new)}")
-            values[key] = copy.deepcopy(new)
+            if key not in values and before is not None and isinstance(values, CommentedMap):
+                # Behind the key that the overlay has in front of it, not behind the empty line that ends a section.
+                values.insert(list(values).index(before) + 1, key, copy.deepcopy(new))
+            else:
+                values[key] = copy.deepcopy(new)
+        before = key
     return changes
 
 

@@ -1,4 +1,5 @@
-"""Many trainings: the table of pairs x methods x seeds, from its plan to its result, and experiments side by side.
+"""Many trainings: what students would cost, the table of pairs x methods x seeds, and experiments side by side.
 
-The stages table, preflight and frontier enter. It knows training, teaching, report and what stands below.
+The stages table, survey, preflight and frontier enter. It knows training, teaching, deployment, report and what stands
+below.
 """

@@ -18,7 +18,8 @@ from pipeline.settings.training import Train
 from pipeline.system.errors import ParamsError
 from pipeline.training.engine import fewest_images
 
-_CLASSES = 10
+CLASSES = 10
+"""Of data that are not prepared yet."""
 _IMAGES = 64
 
 
@@ -31,7 +32,7 @@ def rehearse(params: Params) -> None:
     Raises ParamsError for a network that is not there or cannot take images of data.image_px, for pretrained weights
     that do not exist, and for a method that cannot serve the pair or follow the recipe of distill.train.
     """
-    card = _stand_in(params.data.image_px)
+    card = stand_in(params.data.image_px)
     for role, section in (("teacher", params.teacher), ("student", params.student)):
         if section.pretrained:
             check_pretrained(section.arch, role)
@@ -45,6 +46,19 @@ def rehearse(params: Params) -> None:
         return
     teacher = _blank("teacher", params.teacher.arch, card)
     _try(vanilla.Method(vanilla.Config(), teacher, None, card), params.teacher.train, "teacher.train")
+    refused = refusals(params, teacher, student, card)
+    if len(refused) == len(params.distill.methods):
+        raise next(iter(refused.values()))
+    if refused:
+        raise ParamsError(_way_out(params, refused))
+
+
+@torch.no_grad()
+def refusals(params: Params, teacher: Classifier, student: Classifier, card: DataCard) -> dict[str, ParamsError]:
+    """The methods of params.yaml that cannot serve the pair, or follow the recipe of distill.train, each with why.
+
+    Both networks stay as they are.
+    """
     refused: dict[str, ParamsError] = {}
     for name in params.distill.methods:
         # A method may change its student, never its teacher.
@@ -54,10 +68,7 @@ def rehearse(params: Params) -> None:
             _try(method, params.distill.train, "distill.train")
         except ParamsError as error:
             refused[name] = error
-    if len(refused) == len(params.distill.methods):
-        raise next(iter(refused.values()))
-    if refused:
-        raise ParamsError(_way_out(params, refused))
+    return refused
 
 
 def _way_out(params: Params, refused: dict[str, ParamsError]) -> str:
@@ -92,7 +103,7 @@ def _try(objective: Method, settings: Train, section: str) -> None:
 
 def _blank(role: str, arch: str, card: DataCard) -> Classifier:
     try:
-        model = build({"arch": arch, "num_classes": _CLASSES})
+        model = build({"arch": arch, "num_classes": card.num_classes})
         shapes(model, card.image_px)
     except ParamsError as error:
         raise ParamsError(f"params.yaml: {role}.arch: {error}") from error
@@ -106,12 +117,12 @@ def _cut(teacher: Classifier, settings: Pruned, card: DataCard) -> Classifier:
     return pruned.student_of(teacher, card.image_px, settings, lambda candidate: 0.0)
 
 
-def _stand_in(image_px: int) -> DataCard:
+def stand_in(image_px: int, num_classes: int = CLASSES) -> DataCard:
     """A card for data that are not prepared yet, small enough that no method's memory grows with it."""
     counts = dict.fromkeys(("train", "val", "test"), _IMAGES)
     return DataCard(
         source="rehearsal",
-        labels=tuple(map(str, range(_CLASSES))),
+        labels=tuple(map(str, range(num_classes))),
         image_px=image_px,
         storage_px=image_px,
         counts=counts,

@@ -13,8 +13,7 @@ from serve.timing import latency
 
 _CALLS = 60
 _FEWEST_CALLS = 10
-_WARMUP = 20
-_SECONDS = 3.0
+_SECONDS = 1.0
 """About how long the files are called at one batch size. Large images take fewer calls, but never fewer than that."""
 
 
@@ -42,7 +41,7 @@ def beside(
     for batch_size in batch_sizes:
         calls = _bound(files, batch_size, image_px, threads)
         rounds = _rounds(calls, clock)
-        samples = latency.measure(calls, rounds, min(_WARMUP, rounds), clock=clock)
+        samples = latency.measure(calls, rounds, rounds // 3, clock=clock)
         for name, values in samples.items():
             records[name].append(
                 {

@@ -1,0 +1,102 @@
+"""Students that a survey tries: networks by name, and those that can be cut from the teacher."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.models import base, pruned
+from pipeline.models.base import Classifier
+from pipeline.settings.networks import Pruned
+from pipeline.system import registry
+from pipeline.system.errors import ParamsError
+
+ALL = "all"
+CUT = "pruned"
+SHARES = (0.7, 0.5, 0.33, 0.25, 0.15, 0.1)
+"""Of the teacher's multiply-accumulates, that students cut from it have at most."""
+MULTIPLES = (16, 8)
+"""Of channels, that layers of these students keep."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One student that could be: its name in the survey, and what params.yaml would say to have it."""
+
+    name: str
+    student: dict[str, Any]
+    """Keys of the section `student`: arch, and of one that is cut from its teacher, pruned."""
+    must_be_smaller: bool = False
+    """Nobody asked for it by name, so that it is left out where it is not smaller than the teacher."""
+
+    def build(self, teacher: Classifier, image_px: int) -> Classifier:
+        """The network, with random weights and as many classes as the teacher.
+
+        Raises ParamsError where there is no such network, where it cannot take such images, and as `student_of` does.
+        """
+        if self.student["arch"] == CUT:
+            settings = Pruned(**self.student[CUT])
+            return pruned.student_of(teacher, image_px, settings, lambda candidate: 0.0)
+        network = base.build(self._spec(teacher))
+        base.shapes(network, image_px)
+        return network
+
+    def macs(self, teacher: Classifier, image_px: int) -> int:
+        """Multiply-accumulates of a network that is not cut from the teacher."""
+        return base.count_macs(base.build(self._spec(teacher)), image_px)
+
+    def _spec(self, teacher: Classifier) -> base.Spec:
+        return {**self.student, "num_classes": teacher.spec["num_classes"]}
+
+
+def listed(names: str) -> list[Candidate]:
+    """Candidates of names that are separated by commas: networks, timm's with wildcards, `pruned`, or `all`.
+
+    `pruned` means all students that can be cut from the teacher; `all` means these and every size of the families here.
+
+    Raises ParamsError for a name that nothing has, with the nearest, and for wildcards of other families than timm.
+    """
+    found: dict[str, Candidate] = {}
+    for name in (part.strip() for part in names.split(",")):
+        for candidate in _every() if name == ALL else _cuts() if name == CUT else map(_named, _resolved(name)):
+            found.setdefault(candidate.name, candidate)
+    return list(found.values())
+
+
+def _every() -> Iterator[Candidate]:
+    modules = (registry.find("pipeline.models", name, "arch") for name in registry.names("pipeline.models"))
+    for module in modules:
+        for arch in getattr(module, "SIZES", ()):
+            yield Candidate(arch, {"arch": arch}, must_be_smaller=True)
+    yield from _cuts()
+
+
+def _cuts() -> Iterator[Candidate]:
+    for multiple in MULTIPLES:
+        for share in SHARES:
+            settings = {"share_of_macs": share, "round_to": multiple}
+            yield Candidate(f"{CUT} {share:g} by {multiple}", {"arch": CUT, CUT: settings})
+
+
+def _named(arch: str) -> Candidate:
+    return Candidate(arch, {"arch": arch})
+
+
+def _resolved(name: str) -> list[str]:
+    """The networks that one name of the list means."""
+    try:
+        if name.startswith("timm/"):
+            found: list[str] = base.family(name).matching(name)
+            return found
+        if any(sign in name for sign in "*?["):
+            raise ParamsError(
+                f"'{name}' has a wildcard, which only names of timm may have, such as timm/mobilenetv3_*. Write the "
+                f"names out, or {ALL} for every network here."
+            )
+        # Without memory for its weights: this only asks whether there is one.
+        with torch.device("meta"):
+            base.build({"arch": name, "num_classes": 1})
+    except ParamsError as error:
+        raise ParamsError(f"--candidates: {error}") from error
+    return [name]

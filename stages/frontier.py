@@ -15,11 +15,12 @@ from dvc.repo import Repo
 from dvc.scm import SCMError
 
 from pipeline.sweep import frontier as fronts
+from pipeline.sweep.budget import Budget
 from pipeline.sweep.experiments import Read, find
 from pipeline.sweep.frontier_plot import draw
 from pipeline.sweep.points import Places
 from pipeline.system.columns import aligned
-from pipeline.system.errors import ParamsError, PupilError
+from pipeline.system.errors import PupilError
 from pipeline.system.files import replacing, write_json
 from stages import _run
 
@@ -37,10 +38,7 @@ def frontier(
     Of what is deployed, --budget-ms bounds the median call with one image in milliseconds, --budget-mb the file in
     MB, and --budget-speedup says how many times as fast as its teacher it is at least.
     """
-    budget = fronts.Budget(budget_ms, budget_speedup, budget_mb)
-    for name, bound in vars(budget).items():
-        if bound is not None and not 0 < bound < float("inf"):
-            raise ParamsError(f"--budget-{name} is {bound}: expected a number above 0.")
+    budget = Budget(budget_speedup, budget_mb, budget_ms)
     with experiments() as (shown, read):
         found = find(shown, read, Places(artifacts.as_posix(), data.as_posix()))
     if not found.students:

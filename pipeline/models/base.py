@@ -214,7 +214,7 @@ def shapes(model: Classifier, image_px: int) -> Shapes:
     training = model.training
     model.eval()
     try:
-        features = model.features(_blank(model, 2, image_px))
+        features = model.features(blank(model, 2, image_px))
     except RuntimeError as error:
         raise ParamsError(
             f"{model.spec['arch']} cannot take images of {image_px} x {image_px} px ({error}). Raise data.image_px, "
@@ -246,11 +246,12 @@ def count_macs(model: Classifier, image_px: int) -> int:
     training = model.training
     model.eval()
     with FlopCounterMode(display=False) as counter:
-        model(_blank(model, 1, image_px))
+        model(blank(model, 1, image_px))
     model.train(training)
     return int(counter.get_total_flops()) // 2
 
 
-def _blank(model: nn.Module, batch: int, image_px: int) -> Tensor:
+def blank(model: nn.Module, batch: int, image_px: int) -> Tensor:
+    """Zeros (batch, 3, image_px, image_px) that the model can take: of its device and type."""
     like = next(model.parameters())
     return torch.zeros(batch, 3, image_px, image_px, device=like.device, dtype=like.dtype)

@@ -84,7 +84,7 @@ def cut(network: Classifier, image_px: int, kept: float, round_to: int, by_gradi
         with torch.enable_grad(), _quietly():
             pruner = BasePruner(
                 body,
-                _blank(body, image_px),
+                base.blank(body, 1, image_px),
                 importance=importance.GroupTaylorImportance()
                 if by_gradient
                 else importance.GroupMagnitudeImportance(p=2),
@@ -203,7 +203,7 @@ def _graph(network: Classifier, image_px: int) -> Any:
         parameter.requires_grad_(True)
     with torch.enable_grad(), _quietly():
         training = network.training
-        graph = torch_pruning.DependencyGraph().build_dependency(network.eval(), _blank(network, image_px))
+        graph = torch_pruning.DependencyGraph().build_dependency(network.eval(), base.blank(network, 1, image_px))
         network.train(training)
     return graph
 
@@ -212,10 +212,6 @@ def _named(network: Classifier, spec: base.Spec) -> Classifier:
     network.spec = spec
     network.measure_again()
     return network
-
-
-def _blank(network: nn.Module, image_px: int) -> Tensor:
-    return torch.zeros(1, 3, image_px, image_px, device=next(network.parameters()).device)
 
 
 class _quietly(warnings.catch_warnings):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from pipeline.sweep.budget import Budget
 from pipeline.sweep.experiments import Found
 from pipeline.sweep.points import Student, Teacher
 
@@ -14,6 +15,7 @@ class Axis:
     """One cost that accuracy is held against."""
 
     key: str
+    """Of the bound in `Budget`."""
     title: str
     of_student: Callable[[Student], float]
     of_teacher: Callable[[Teacher], float]
@@ -31,26 +33,14 @@ AXES = (
 )
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Bounds that a student is to keep; None is no bound."""
-
-    ms: float | None = None
-    """Longest median call with one image, in milliseconds."""
-    speedup: float | None = None
-    """How many times as fast as its teacher a student is at least."""
-    mb: float | None = None
-    """Largest file, in MB of 10^6 bytes."""
-
-    def of(self, axis: Axis) -> float | None:
-        """The bound on one axis."""
-        bound: float | None = getattr(self, axis.key)
-        return bound
-
-    def allows(self, student: Student) -> bool:
-        """Whether a student keeps every bound."""
-        bounds = [(axis, bound) for axis in AXES if (bound := self.of(axis)) is not None]
-        return all(axis.cost(student) <= (-bound if axis.more_is_better else bound) for axis, bound in bounds)
+def allows(budget: Budget, student: Student) -> bool:
+    """Whether a student keeps every bound."""
+    bounds = budget.bounds()
+    return all(
+        axis.cost(student) <= (-bounds[axis.key] if axis.more_is_better else bounds[axis.key])
+        for axis in AXES
+        if axis.key in bounds
+    )
 
 
 def front(students: Sequence[Student], axis: Axis) -> list[Student]:
@@ -69,7 +59,7 @@ def front(students: Sequence[Student], axis: Axis) -> list[Student]:
 
 def best(students: Sequence[Student], budget: Budget) -> Student | None:
     """The most accurate student that the budget allows; of equal ones the fastest. None if it allows none."""
-    allowed = [it for it in students if budget.allows(it)]
+    allowed = [it for it in students if allows(budget, it)]
     return min(allowed, key=lambda it: (-it.val_top1, -it.times_as_fast.median), default=None)
 
 
@@ -108,7 +98,7 @@ def rows(students: Sequence[Student], budget: Budget) -> list[tuple[str, ...]]:
                 f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
                 f"{it.size_bytes / 1e6:.2f}",
                 ", ".join(key for key, members in fronts.items() if it in members) or "-",
-                "yes" if budget.allows(it) else "no",
+                "yes" if allows(budget, it) else "no",
             )
         )
     for one in teachers(students):
@@ -130,7 +120,7 @@ def notes(found: Found, budget: Budget) -> list[str]:
     if len(images) > 1:
         said.append(f"There are {len(images)} sets of validation images; compare no accuracies across them.")
     said += [f"Left out: {why}" for why in found.left_out]
-    if budget != Budget():
+    if budget.bounds():
         one = best(students, budget)
         said.append(
             "No student keeps the budget."
@@ -152,7 +142,7 @@ def record(found: Found, budget: Budget) -> dict[str, Any]:
             vars(it)
             | {"times_as_fast": it.times_as_fast.model_dump(), "teacher": it.teacher._asdict()}
             | {"leads_by": [key for key, members in fronts.items() if it in members]}
-            | {"in_budget": budget.allows(it)}
+            | {"in_budget": allows(budget, it)}
             for it in found.students
         ],
         "left_out": found.left_out,

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.pictures.labels import beside
-from pipeline.sweep.frontier import AXES, Axis, Budget, front, teachers
+from pipeline.sweep.budget import Budget
+from pipeline.sweep.frontier import AXES, Axis, allows, front, teachers
 from pipeline.sweep.points import Student
 
 _INCHES, _DPI = (15, 4.4), 150
@@ -62,7 +63,7 @@ def _panel(axes: Axes, axis: Axis, students: Sequence[Student], budget: Budget) 
             color=color,
             marker="o",
             markersize=7,
-            markerfacecolor=color if budget.allows(it) else "white",
+            markerfacecolor=color if allows(budget, it) else "white",
             elinewidth=0.8,
         )
         names.append((x, it.val_top1, it.title, color))
@@ -72,7 +73,7 @@ def _panel(axes: Axes, axis: Axis, students: Sequence[Student], budget: Budget) 
         names.append((x, one.val_top1, f"teacher {one.arch}", _INK))
     # From 0, so that distances are honest.
     right = 1.05 * max(x for x, *_ in names)
-    bound = budget.of(axis)
+    bound = budget.bounds().get(axis.key)
     if bound is not None:
         right = max(right, 1.1 * bound)
         axes.axvline(bound, color=_INK, linewidth=1, linestyle=(0, (4, 3)))

@@ -38,13 +38,16 @@ def rehearse(params: Params) -> None:
             check_pretrained(section.arch, role)
     if params.student.pruned is None:
         student = _blank("student", params.student.arch, card)
+        if params.teacher.weights is not None:
+            return
+        teacher = _blank("teacher", params.teacher.arch, card)
     elif params.teacher.weights is not None and params.teacher.arch in ("pruned", "reused"):
         return
     else:
-        student = _cut(_blank("teacher", params.teacher.arch, card), params.student.pruned, card)
-    if params.teacher.weights is not None:
-        return
-    teacher = _blank("teacher", params.teacher.arch, card)
+        teacher = _blank("teacher", params.teacher.arch, card)
+        student = _cut(teacher, params.student.pruned, card)
+        if params.teacher.weights is not None:
+            return
     _try(vanilla.Method(vanilla.Config(), teacher, None, card), params.teacher.train, "teacher.train")
     refused = refusals(params, teacher, student, card)
     if len(refused) == len(params.distill.methods):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.sweep.budget import Budget, Row
+from pipeline.system.columns import aligned
 
 _HEAD = (
     *("candidate", "parameters", "MACs M", "MB", "ms", "times as fast", "at 32", "peak MB"),
@@ -16,7 +17,7 @@ def text(teacher: Row, rows: Sequence[Row], budget: Budget) -> str:
     measured = sorted((row for row in rows if row["error"] is None), key=lambda row: -int(row["macs"]))
     lines = [_HEAD, (*_cells(teacher), "", "teacher")]
     lines += [(*_cells(row), str(len(row["refused"]) or ""), _FITS[budget.fits(row)]) for row in measured]
-    parts = [_aligned(lines), *_refusals(measured)]
+    parts = [*aligned(lines, right=range(1, len(_HEAD))), *_refusals(measured)]
     parts += [f"{row['name']} has no int8 file: {row['int8_error']}" for row in measured if row["int8_error"]]
     parts += [f"{row['name']} was not measured: {row['error']}" for row in rows if row["error"] is not None]
     return "\n".join(parts)
@@ -43,12 +44,3 @@ def _refusals(rows: Sequence[Row]) -> list[str]:
         for method, why in row["refused"].items():
             by_reason.setdefault((method, why), []).append(row["name"])
     return [f"{method} refuses {', '.join(names)}: {why}" for (method, why), names in by_reason.items()]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in rows
-    )

@@ -14,8 +14,9 @@ from PIL import Image
 
 from pipeline.report.artefacts.measured import Ratio
 from pipeline.sweep import frontier
+from pipeline.sweep.budget import Budget
 from pipeline.sweep.experiments import Found, Read, find
-from pipeline.sweep.frontier import AXES, Budget
+from pipeline.sweep.frontier import AXES
 from pipeline.sweep.frontier_plot import draw
 from pipeline.sweep.points import Places, Student, Teacher
 from pipeline.system.errors import ParamsError, PupilError

@@ -16,8 +16,8 @@ from pipeline.settings import params as parameters
 from pipeline.settings.params import Params
 from pipeline.sweep import budget as budgets
 from pipeline.sweep import candidates as students
-from pipeline.sweep import choice, survey_picture, survey_table
 from pipeline.sweep import survey as surveys
+from pipeline.sweep import survey_choice, survey_picture, survey_table
 from pipeline.sweep.budget import Budget
 from pipeline.sweep.survey_book import Book
 from pipeline.system.errors import StoppedError
@@ -49,7 +49,7 @@ def survey(
     settings = parameters.load(params)
     parameters.check_all(settings)
     if choose:
-        choice.check(budget)
+        survey_choice.check(budget)
     asked = students.listed(candidates)
     teacher = surveys.teacher_of(settings, data)
     book = Book(out / "survey.json", _measured_with(settings, teacher), budget)
@@ -68,11 +68,11 @@ def survey(
     rows = [book.rows[one.name] for one in asked if one.name in book.rows]
     survey_picture.draw(out / "survey.svg", book.teacher, rows, budget)
     print(survey_table.text(book.teacher, rows, budget))
-    chosen = choice.choose(rows, budget) if choose else None
+    chosen = survey_choice.choose(rows, budget) if choose else None
     if budget.bounds():
         print(budgets.verdict(rows, budget))
     if chosen is not None:
-        print(choice.write(chosen, settings.student, params))
+        print(survey_choice.write(chosen, settings.student, params))
 
 
 def _measured_with(settings: Params, teacher: Classifier) -> dict[str, Any]:

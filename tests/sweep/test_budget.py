@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.settings import params as parameters
 from pipeline.settings.networks import Student
-from pipeline.sweep import choice
+from pipeline.sweep import survey_choice
 from pipeline.sweep.budget import Budget, Row, in_words, verdict
 from pipeline.system.errors import ParamsError
 
@@ -69,18 +69,18 @@ def test_where_nothing_fits_the_nearest_is_named() -> None:
 
 def test_the_largest_that_no_method_refuses_is_chosen() -> None:
     rows = [row("a", 0.3, 1, 10), row("b", 0.3, 1, 30, refused={"sakd": "no"}), row("c", 0.3, 1, 20)]
-    assert choice.choose(rows, Budget(ms=0.3))["name"] == "c"
+    assert survey_choice.choose(rows, Budget(ms=0.3))["name"] == "c"
     with pytest.raises(ParamsError, match=r"refused by methods of params.yaml \(b by sakd\)\. Take these .* changed\."):
-        choice.choose(rows[1:2], Budget(ms=0.3))
+        survey_choice.choose(rows[1:2], Budget(ms=0.3))
     with pytest.raises(ParamsError, match=r"^Nothing fits --budget-ms 0.1\. The nearest is a: .* Ask for less"):
-        choice.choose(rows, Budget(ms=0.1))
+        survey_choice.choose(rows, Budget(ms=0.1))
     with pytest.raises(ParamsError, match=r"--choose needs a budget to choose by"):
-        choice.check(Budget())
+        survey_choice.check(Budget())
 
 
 def written(before: Student, student: dict[str, Any], target: Path) -> tuple[str, Student]:
     """What is said, and the section `student` then."""
-    said = choice.write(row("new", 1, 1, student=student), before, target)
+    said = survey_choice.write(row("new", 1, 1, student=student), before, target)
     return said, parameters.load(target).student
 
 

@@ -12,7 +12,10 @@ from pipeline.system.scratch import replacing_folder
 from stages import _run
 
 _SCORED, _BATCH = 512, 64
-"""Training images whose gradients score the channels, and how many at a time."""
+"""Training images that show what channels and blocks are worth, and how many at a time."""
+
+_TOO_SLOW = 0.6
+"""Of the speed that the share of multiply-accumulates promises: below it, what is left does not fill the processor."""
 
 
 def cut_student(params: Path, teacher: Path, data: Path, out: Path) -> None:
@@ -28,22 +31,20 @@ def cut_student(params: Path, teacher: Path, data: Path, out: Path) -> None:
 
 def _cut(settings: Params, pruned_by: Pruned, teacher: Path, data: Path, out: Path) -> None:
     # torch takes seconds to import, and for other students this stage has no use for it.
+    import torch
+
     from pipeline.data.arrays import Split
     from pipeline.data.feed import Feed
     from pipeline.deployment import trial
-    from pipeline.devices.precision import best_device
-    from pipeline.models import checkpoint, pruned
+    from pipeline.models import checkpoint, cutting
     from pipeline.models.base import Classifier, count_macs, num_parameters, title
     from serve.timing import versus
 
     card = cards.load(data)
     network, header = checkpoint.load(teacher)
-    by_gradient = pruned_by.importance == "taylor"
-    if by_gradient:
-        device = best_device()
-        feed = Feed(Split.load(data, "train", card), header.normalization, device)
-        pruned.add_gradients(network.to(device), feed.eval_batches(_BATCH, stop=min(_SCORED, len(feed))))
-        network.cpu()
+    # Few images on a network that is fast: the processor does.
+    feed = Feed(Split.load(data, "train", card), header.normalization, torch.device("cpu"))
+    shown = feed.eval_batches(_BATCH, stop=min(_SCORED, len(feed)))
     with tempfile.TemporaryDirectory() as folder:
         whole, part = Path(folder, "teacher.onnx"), Path(folder, "student.onnx")
 
@@ -53,7 +54,8 @@ def _cut(settings: Params, pruned_by: Pruned, teacher: Path, data: Path, out: Pa
             trial.write(candidate, card.image_px, settings.deploy.opset, part)
             return versus.speedup(whole, part, card.image_px, settings.benchmark.threads)
 
-        student = pruned.student_of(network, card.image_px, pruned_by, speedup_of, by_gradient)
+        student = cutting.student_of(network, card.image_px, pruned_by, speedup_of, shown)
+        times = speedup_of(student)
     with replacing_folder(out) as scratch:
         write_json(scratch / "spec.json", student.spec, indent=None)
         if pruned_by.keep_weights:
@@ -63,8 +65,14 @@ def _cut(settings: Params, pruned_by: Pruned, teacher: Path, data: Path, out: Pa
     parameters_ = [num_parameters(model) for model in (student, network)]
     print(
         f"student: {title(student.spec)}, {macs[0] / 1e6:.1f} of {macs[1] / 1e6:.1f} million MACs "
-        f"({macs[0] / macs[1]:.3f}), {parameters_[0]:,} of {parameters_[1]:,} parameters"
+        f"({macs[0] / macs[1]:.3f}), {parameters_[0]:,} of {parameters_[1]:,} parameters, {times:.2f} times as fast"
     )
+    if pruned_by.cut == "channels" and times < _TOO_SLOW * macs[1] / macs[0]:
+        print(
+            "Its layers are too thin to be as fast as their multiply-accumulates promise. Try student.pruned.cut: "
+            "blocks, which takes whole residual blocks out, or another round_to; `python -m stages.survey` compares "
+            "them before anything trains."
+        )
 
 
 if __name__ == "__main__":

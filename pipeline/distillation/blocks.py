@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models.base import Classifier, MapShape, Shapes, pool
+from pipeline.models.base import Classifier, MapShape, Shapes, pool, title
 from pipeline.system.errors import ParamsError
 
 Place = TypeVar("Place")
@@ -186,7 +186,7 @@ def thin(blocks: tuple[Place, ...]) -> tuple[Place, ...]:
 
 def say_where_blocks_are_stages(method: str, *networks: Classifier) -> None:
     """Say so, for a method that compares residual blocks, where a network shows its stages alone."""
-    archs = dict.fromkeys(network.spec["arch"] for network in networks if not network.has_block_taps)
+    archs = dict.fromkeys(title(network.spec) for network in networks if not network.has_block_taps)
     if archs:
         print(
             f"{method} compares residual blocks, but only the stages of {' and '.join(archs)} can be seen, so they "

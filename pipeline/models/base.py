@@ -13,7 +13,7 @@ For pre-activation nets `pre` and `act` are the tensors that the next block comp
 a second time: a BN that runs twice in a step updates its running statistics twice.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -155,6 +155,11 @@ class Classifier(nn.Module):
 def pool(maps: Tensor) -> Tensor:
     """Global average (B, C, H, W) -> (B, C), in float32 where the maps are bf16."""
     return maps.mean((2, 3), dtype=torch.float32 if maps.dtype is torch.bfloat16 else None)
+
+
+def ends_before_halving(strides: Sequence[int]) -> tuple[int, ...]:
+    """The index of each stage's last block: the one before a block that halves the map, and the last of all."""
+    return (*(index - 1 for index, stride in enumerate(strides) if index > 0 and stride == 2), len(strides) - 1)
 
 
 def family(arch: str, key: str = "arch") -> Any:

@@ -56,6 +56,7 @@ class InvertedResidual(nn.Module):
         self.expand = _conv_norm(channels_in, inner, 1)
         self.depthwise = _conv_norm(inner, inner, 3, stride, groups=inner)
         self.project = _conv_norm(inner, channels, 1)
+        self.stride = stride
         self.keeps_shape = stride == 1 and channels_in == channels
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -76,14 +77,13 @@ class MobileNetV2(base.Classifier):
         self.spec = spec
         channels = int(_STEM * width)
         self.stem = _conv_norm(3, channels, 3, 2)
-        blocks, strides = [], []
+        blocks = []
         for expansion, full, depth, first in _SETTINGS:
             for stride in [first, *[1] * (depth - 1)]:
                 blocks.append(InvertedResidual(channels, int(full * width), stride, expansion))
-                strides.append(stride)
                 channels = int(full * width)
         self.blocks = nn.ModuleList(blocks)
-        self.stage_ends = tuple(index for index, after in enumerate([*strides[1:], 2]) if after == 2)
+        self.measure_again()
         self.head = _conv_norm(channels, _HEAD, 1)
         self.fc = nn.Linear(_HEAD, spec["num_classes"])
         nn.init.normal_(self.fc.weight, 0.0, 0.01)
@@ -92,6 +92,10 @@ class MobileNetV2(base.Classifier):
             if isinstance(module, nn.Conv2d):
                 # torch counts a depthwise kernel's fan-out over all channels, and so does the benchmark.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def measure_again(self) -> None:
+        """Blocks may have gone, but not the first of a stage, which halves the map."""
+        self.stage_ends = base.ends_before_halving([block.stride for block in self._blocks()])
 
     def walk(self, images: Tensor) -> Iterator[Tap]:
         """A neck comes behind the last block, before the last convolution."""

@@ -1,7 +1,7 @@
-"""Pruned: a network with whole channels taken out, as many as a budget asks for: the student cut from its teacher.
+"""Pruned: a network with whole channels or blocks taken out, as many as a budget asks for: cut from its teacher.
 
     spec  {"arch": "pruned", "num_classes": K, "body": the whole network's spec, "image_px": of the traced pass,
-          "history": [[layer, whether of its outputs, channels], ...]}
+          "history": [[layer, whether of its outputs, channels], ...], "blocks": [name, ...]}
 
 torch-pruning finds what hangs together (the layers on both sides of a channel, the BN between, all that is added to the
 same sum) and takes it out of all of them; its history is replayed on a fresh `body` to build the network again. Depth,
@@ -9,7 +9,8 @@ taps, map sizes and the classes of the head stay, so that a method sees a networ
 
 Every layer keeps the same share of its channels, in multiples of `round_to` and at least that many: so the sizes depend
 on the share alone, never on weights, and a fresh network tells how fast a trained one will be. Which channels stay is
-a matter of scores: those with the largest weights, or the largest product of weight and gradient (Taylor).
+a matter of scores: those with the largest weights, or the largest product of weight and gradient (Taylor). Which blocks
+go, and how large a share stays, is decided in `cutting`.
 
 Fang, Ma, Song, Mi, Wang, "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.12900; the library is
 github.com/VainF/Torch-Pruning. Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network
@@ -18,26 +19,24 @@ Pruning", CVPR 2019, for the Taylor scores.
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from pipeline.models import base
 from pipeline.models.base import Classifier, title
-from pipeline.settings.networks import Pruned
 from pipeline.system.errors import CheckpointError, ParamsError
 
 PACKAGES = ("torch-pruning",)
 
-STEPS = 64
-"""Shares of channels that a search tries: no finer than the layers of usual networks are wide."""
+_CANNOT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, ParamsError)
+"""What torch-pruning and a changed network may raise."""
 
 
 def build(spec: base.Spec) -> Classifier:
-    """The body with the channels of the history taken out, with fresh weights.
+    """The body without the blocks, and without the channels of the history, with fresh weights.
 
     Raises ParamsError for a spec that names no body, CheckpointError for a history that does not fit it.
     """
@@ -47,15 +46,16 @@ def build(spec: base.Spec) -> Classifier:
             "Choose another network, or set teacher.weights to the file of one."
         )
     network = base.build(spec["body"])
-    if spec["history"]:
-        try:
+    try:
+        remove(network, spec.get("blocks", ()))
+        if spec["history"]:
             _check_history(network, spec["history"])
             _graph(network, spec["image_px"]).load_pruning_history(copy.deepcopy(spec["history"]))
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"what was pruned does not fit a {title(spec['body'])} ({type(error).__name__}: {error}). The file was "
-                "made by another version of that network, or is damaged: cut and train the student again."
-            ) from error
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"what was pruned does not fit a {title(spec['body'])} ({type(error).__name__}: {error}). The file was "
+            "made by another version of that network, or is damaged: cut and train the student again."
+        ) from error
     return _named(network, spec)
 
 
@@ -71,11 +71,7 @@ def cut(network: Classifier, image_px: int, kept: float, round_to: int, by_gradi
     from torch_pruning.pruner import importance
     from torch_pruning.pruner.algorithms.base_pruner import BasePruner
 
-    if network.spec["arch"] == "pruned":
-        raise ParamsError(
-            "the teacher is a pruned network itself, and its student cannot be cut from it once more. Take the network "
-            "that it was cut from as teacher, with a smaller share_of_macs; or choose another student.arch."
-        )
+    _check_whole(network)
     body = copy.deepcopy(network).eval()
     for mine, theirs in zip(body.parameters(), network.parameters(), strict=True):
         mine.requires_grad_(True)
@@ -94,86 +90,44 @@ def cut(network: Classifier, image_px: int, kept: float, round_to: int, by_gradi
             )
             pruner.step()
         history = [[layer, out, [int(i) for i in channels]] for layer, out, channels in pruner.pruning_history()]
-        spec = {
-            "arch": "pruned",
-            "num_classes": network.spec["num_classes"],
-            "body": dict(network.spec),
-            "image_px": image_px,
-            "history": history,
-        }
-        _named(body, spec)
+        _named(body, _spec(network, image_px, history=history))
         base.shapes(body, image_px)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, ParamsError) as error:
-        raise ParamsError(
-            f"{title(network.spec)} cannot be pruned ({type(error).__name__}: {error}). Choose another student.arch, "
-            "or a teacher made of convolutions."
-        ) from error
+    except _CANNOT as error:
+        raise _not_prunable(network, error) from error
     body.zero_grad(set_to_none=True)
     return body
 
 
-def student_of(
-    network: Classifier,
-    image_px: int,
-    settings: Pruned,
-    speedup_of: Callable[[Classifier], float],
-    by_gradient: bool = False,
-) -> Classifier:
-    """The largest student cut from `network` that has at most `share_of_macs`, or is at least `speedup` times as fast.
+def shorten(network: Classifier, image_px: int, kept: float, order: Sequence[str]) -> Classifier:
+    """A copy of `network` with the share `kept`, in (0, 1], of the blocks that can go; the first of `order` go first.
 
-    `speedup_of` measures how many times as fast as `network` a candidate is; see `cut` for `by_gradient`.
-
-    Raises ParamsError for a target that no student reaches, with the nearest one, and as `cut` does.
+    `network` stays as it is. Raises ParamsError as `cut` does.
     """
-
-    def cut_to(kept: float) -> Classifier:
-        return cut(network, image_px, kept, settings.round_to, by_gradient)
-
-    whole = base.count_macs(network, image_px)
-
-    def share_of(candidate: Classifier) -> float:
-        return base.count_macs(candidate, image_px) / whole
-
-    share, times = settings.share_of_macs, settings.speedup
-    measured = speedup_of if share is None else share_of
-
-    def fits(candidate: Classifier) -> bool:
-        return measured(candidate) >= (times or 1) if share is None else measured(candidate) <= share
-
-    found = search(cut_to, fits)
-    if found is None:
-        asked = f"speedup is {times:g}" if share is None else f"share_of_macs is {share:g}"
-        nearest = measured(cut_to(1 / STEPS))
-        reached = f"{nearest:.2f} times its speed" if share is None else f"{nearest:.3f} of its multiply-accumulates"
-        raise ParamsError(
-            f"params.yaml: student.pruned.{asked}, but with channels in multiples of {settings.round_to} the smallest "
-            f"student of {title(network.spec)} has {reached}. Ask for no more than that, or lower round_to."
-        )
-    return found
+    _check_whole(network)
+    names = list(order[: len(order) - int(len(order) * kept)])
+    body = copy.deepcopy(network).eval()
+    try:
+        remove(body, names)
+        _named(body, _spec(network, image_px, blocks=names))
+        base.shapes(body, image_px)
+    except _CANNOT as error:
+        raise _not_prunable(network, error) from error
+    return body
 
 
-def search(cut_to: Callable[[float], Classifier], fits: Callable[[Classifier], bool]) -> Classifier | None:
-    """The largest network that fits, by halving the range of shares that `cut_to` takes; None if none fits.
+def remove(network: Classifier, names: Sequence[str]) -> None:
+    """Take the blocks out, which are named as before any went; the others keep their order.
 
-    `fits` is asked some seven times, and taken to hold for every smaller network once it holds.
+    Raises AttributeError for a name of which the network has no block, ValueError where a row would have none left.
     """
-    found, too_small, too_large = None, 0, STEPS + 1
-    while too_large - too_small > 1:
-        middle = (too_small + too_large) // 2
-        candidate = cut_to(middle / STEPS)
-        if fits(candidate):
-            found, too_small = candidate, middle
-        else:
-            too_large = middle
-    return found
-
-
-def add_gradients(network: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Leave in the parameters the gradient of the cross-entropy over all (images, labels) of `batches`."""
-    network.eval().requires_grad_(True)
-    with torch.enable_grad():
-        for images, labels in batches:
-            functional.cross_entropy(network(images), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    blocks = [(network.get_submodule(name.rpartition(".")[0]), network.get_submodule(name)) for name in names]
+    for row, block in blocks:
+        if not isinstance(row, nn.Sequential | nn.ModuleList):
+            raise AttributeError(f"{type(row).__name__} is no row of blocks")
+        if len(row) == 1:
+            raise ValueError(f"nothing would be left where {names} go")
+        del row[list(row).index(block)]
+    network.measure_again()
 
 
 def _ratios(network: Classifier, kept: float, round_to: int) -> dict[nn.Module | tuple[nn.Module], float]:
@@ -186,6 +140,32 @@ def _ratios(network: Classifier, kept: float, round_to: int) -> dict[nn.Module |
             # The library rounds what is left down: a millionth keeps the product from falling just below.
             ratios[module] = (channels - keep) / channels - 1e-6 if keep < channels else 0.0
     return ratios
+
+
+def _check_whole(network: Classifier) -> None:
+    if network.spec["arch"] == "pruned":
+        raise ParamsError(
+            "the teacher is a pruned network itself, and its student cannot be cut from it once more. Take the network "
+            "that it was cut from as teacher, with a smaller share_of_macs; or choose another student.arch."
+        )
+
+
+def _spec(network: Classifier, image_px: int, history: Sequence[Any] = (), blocks: Sequence[str] = ()) -> base.Spec:
+    return {
+        "arch": "pruned",
+        "num_classes": network.spec["num_classes"],
+        "body": dict(network.spec),
+        "image_px": image_px,
+        "history": list(history),
+        "blocks": list(blocks),
+    }
+
+
+def _not_prunable(network: Classifier, error: Exception) -> ParamsError:
+    return ParamsError(
+        f"{title(network.spec)} cannot be pruned ({type(error).__name__}: {error}). Choose another student.arch, or a "
+        "teacher made of convolutions."
+    )
 
 
 def _check_history(network: Classifier, history: Any) -> None:

@@ -135,7 +135,6 @@ class ResNet(base.Classifier):
     def __init__(self, spec: base.Spec, size: _Size) -> None:
         super().__init__()
         self.spec = spec
-        self.stage_ends = tuple(end - 1 for end in accumulate(size.depths))
         self.conv1 = (
             nn.Conv2d(3, size.stem, 7, 2, 3, bias=False)
             if size.imagenet_stem
@@ -152,6 +151,7 @@ class ResNet(base.Classifier):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             channels = width * block.expansion
         self.num_stages = len(size.depths)
+        self.measure_again()
         self.fc = nn.Linear(channels, spec["num_classes"])
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -160,6 +160,10 @@ class ResNet(base.Classifier):
     def stages(self) -> list[nn.Sequential]:
         """layer1, layer2, ..."""
         return [cast(nn.Sequential, self.get_submodule(f"layer{n + 1}")) for n in range(self.num_stages)]
+
+    def measure_again(self) -> None:
+        """Blocks may have gone, but not all of a stage."""
+        self.stage_ends = tuple(end - 1 for end in accumulate(map(len, self.stages())))
 
     def walk(self, images: Tensor) -> Iterator[Tap]:
         """The stem's tap is taken before the pooling of the ImageNet form; a neck comes behind the last ReLU."""

@@ -63,12 +63,12 @@ class WRN(base.Classifier):
         super().__init__()
         self.spec = spec
         n = blocks_per_stage
-        self.stage_ends = (n - 1, 2 * n - 1, 3 * n - 1)
         self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         widths = [16 * width] * n + [32 * width] * n + [64 * width] * n
         strides = [2 if index in (n, 2 * n) else 1 for index in range(3 * n)]
         inputs = [16, *widths[:-1]]
         self.blocks = nn.ModuleList(map(PreActivationBlock, inputs, widths, strides))
+        self.measure_again()
         self.bn: nn.Module = nn.BatchNorm2d(widths[-1])
         self.fc = nn.Linear(widths[-1], spec["num_classes"])
         nn.init.zeros_(self.fc.bias)
@@ -76,6 +76,10 @@ class WRN(base.Classifier):
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
                 nn.init.normal_(module.weight, 0.0, math.sqrt(2 / fan_out))
+
+    def measure_again(self) -> None:
+        """Blocks may have gone, but not the first of a stage that halves the map."""
+        self.stage_ends = base.ends_before_halving([block.conv1.stride[0] for block in self._blocks()])
 
     def walk(self, images: Tensor) -> Iterator[Tap]:
         """A block's tap is handed out when the next block's first BN and ReLU have run on it.

@@ -61,6 +61,10 @@ class Pruned(Section):
     speedup: float | None = Field(default=None, gt=1)
     """The student, exported with one image a call, is at least so many times as fast as the teacher on the machine that
     cuts it."""
+    cut: Literal["channels", "blocks"] = "channels"
+    """What goes: the same share of every layer's channels; or whole residual blocks, those first that change what they
+    are given least on some hundred training images. A thin network is faster with fewer blocks, hardly with fewer
+    channels."""
     importance: Literal["magnitude", "taylor"] = "magnitude"
     """Which channels stay: those with the largest weights, or those that change the loss most by its gradient on some
     hundred training images."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipeline.models import base, pruned
+from pipeline.models import base, cutting
 from pipeline.models.base import Classifier
 from pipeline.settings.networks import Pruned
 from pipeline.system import registry
@@ -16,8 +16,12 @@ ALL = "all"
 CUT = "pruned"
 SHARES = (0.7, 0.5, 0.33, 0.25, 0.15, 0.1)
 """Of the teacher's multiply-accumulates, that students cut from it have at most."""
-MULTIPLES = (16, 8)
-"""Of channels, that layers of these students keep."""
+WAYS: dict[str, dict[str, Any]] = {
+    "by 16": {"cut": "channels", "round_to": 16},
+    "by 8": {"cut": "channels", "round_to": 8},
+    "by blocks": {"cut": "blocks"},
+}
+"""How these students are cut: in multiples of so many channels, or by whole blocks."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Candidate:
         """
         if self.student["arch"] == CUT:
             settings = Pruned(**self.student[CUT])
-            return pruned.student_of(teacher, image_px, settings, lambda candidate: 0.0)
+            return cutting.student_of(teacher, image_px, settings, lambda candidate: 0.0)
         network = base.build(self._spec(teacher))
         base.shapes(network, image_px)
         return network
@@ -73,10 +77,9 @@ def _every() -> Iterator[Candidate]:
 
 
 def _cuts() -> Iterator[Candidate]:
-    for multiple in MULTIPLES:
+    for name, way in WAYS.items():
         for share in SHARES:
-            settings = {"share_of_macs": share, "round_to": multiple}
-            yield Candidate(f"{CUT} {share:g} by {multiple}", {"arch": CUT, CUT: settings})
+            yield Candidate(f"{CUT} {share:g} {name}", {"arch": CUT, CUT: {"share_of_macs": share, **way}})
 
 
 def _named(arch: str) -> Candidate:

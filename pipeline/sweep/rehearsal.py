@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from pipeline.data.card import DataCard
 from pipeline.distillation import vanilla
 from pipeline.distillation.base import Method, Teacher, find
-from pipeline.models import pruned
+from pipeline.models import cutting
 from pipeline.models.base import Classifier, build, check_pretrained, shapes
 from pipeline.settings.data import Normalization
 from pipeline.settings.networks import Pruned
@@ -117,7 +117,7 @@ def _cut(teacher: Classifier, settings: Pruned, card: DataCard) -> Classifier:
     """A student of about the size that is asked for. How fast one is, is not measured before there is a teacher."""
     if settings.speedup is not None:
         settings = settings.model_copy(update={"speedup": None, "share_of_macs": 1 / settings.speedup})
-    return pruned.student_of(teacher, card.image_px, settings, lambda candidate: 0.0)
+    return cutting.student_of(teacher, card.image_px, settings, lambda candidate: 0.0)
 
 
 def stand_in(image_px: int, num_classes: int = CLASSES) -> DataCard:

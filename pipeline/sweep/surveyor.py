@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.deployment import trial
-from pipeline.models import pruned
+from pipeline.models import cutting
 from pipeline.models.base import Classifier, count_macs, num_parameters
+from pipeline.settings.networks import Pruned
 from pipeline.settings.params import Params
 from pipeline.sweep.budget import Row, in_words
 from pipeline.sweep.candidates import CUT, Candidate
@@ -39,39 +40,36 @@ class Surveyor:
         self._card = stand_in(self._image_px, teacher.spec["num_classes"])
         self._macs = count_macs(teacher, self._image_px)
         self._teacher_file: Path | None = None
-        self._smallest_cut: dict[int, float | str] = {}
+        self._smallest_cut: dict[str, float | str] = {}
 
     def left_out(self, candidates: Sequence[Candidate]) -> dict[str, str]:
         """Candidates that are not worth building -> why: no smaller than the teacher, or cuts that are impossible."""
         found = {}
         for candidate in candidates:
             cut = candidate.student.get(CUT)
-            if cut is not None and (why := self._cannot_be_cut(cut["share_of_macs"], cut["round_to"])) is not None:
+            if cut is not None and (why := self._cannot_be_cut(Pruned(**cut))) is not None:
                 found[candidate.name] = why
             elif candidate.must_be_smaller and candidate.macs(self._teacher, self._image_px) >= self._macs:
                 found[candidate.name] = "networks that are not smaller than the teacher"
         return found
 
-    def _cannot_be_cut(self, share_of_macs: float, round_to: int) -> str | None:
+    def _cannot_be_cut(self, settings: Pruned) -> str | None:
         """Why the teacher has no such student, in words that are the same for all that have the same reason."""
-        if round_to not in self._smallest_cut:
+        way = "whole blocks" if settings.cut == "blocks" else f"a multiple of {settings.round_to} channels"
+        if way not in self._smallest_cut:
+            cut_to = cutting.cutter(self._teacher, self._image_px, settings)
             try:
                 # Some networks can lose nearly all of a layer, but not a part of it: a half is tried too.
-                _, network = (
-                    pruned.cut(self._teacher, self._image_px, kept, round_to) for kept in (0.5, 1 / pruned.STEPS)
-                )
-                self._smallest_cut[round_to] = count_macs(network, self._image_px) / self._macs
+                _, network = (cut_to(kept) for kept in (0.5, 1 / cutting.STEPS))
+                self._smallest_cut[way] = count_macs(network, self._image_px) / self._macs
             except ParamsError as error:
-                self._smallest_cut[round_to] = str(error)
-        smallest = self._smallest_cut[round_to]
+                self._smallest_cut[way] = str(error)
+        smallest = self._smallest_cut[way]
         if isinstance(smallest, str):
             return f"students cut from the teacher, because {smallest}"
-        if smallest <= share_of_macs:
+        if settings.share_of_macs is None or smallest <= settings.share_of_macs:
             return None
-        return (
-            f"students with less than {smallest:.3f} of the teacher's MACs and a multiple of {round_to} channels, "
-            "because none can be cut"
-        )
+        return f"students cut by {way} with less than {smallest:.3f} of the teacher's MACs, because there are none"
 
     def look(self, candidate: Candidate, known: Row | None, tried: str, book: Book) -> str:
         """Put a candidate's row into `book`, or why it is left out; what to say of it.

@@ -11,8 +11,8 @@ from types import ModuleType
 
 from pipeline.system.errors import ParamsError
 
-# Files of a plug-in package that hold its contract, not a plug-in.
-CONTRACTS = frozenset({"base", "blocks", "checkpoint"})
+# Files of a plug-in package that hold its contract, or work on all plug-ins.
+CONTRACTS = frozenset({"base", "blocks", "checkpoint", "cutting", "fold"})
 
 
 def names(package: str) -> list[str]:

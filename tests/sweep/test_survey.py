@@ -77,7 +77,10 @@ def test_cuts_have_rows_of_their_own_and_the_impossible_are_named_once(
     monkeypatch.setattr(candidates, "SHARES", (0.5, 0.45, 0.1))
     book, said = survey("pruned", tmp_path)
     rows = book.rows
-    assert rows["pruned 0.5 by 8"]["student"] == {"arch": "pruned", "pruned": {"share_of_macs": 0.5, "round_to": 8}}
+    assert rows["pruned 0.5 by 8"]["student"] == {
+        "arch": "pruned",
+        "pruned": {"share_of_macs": 0.5, "cut": "channels", "round_to": 8},
+    }
     assert book.teacher is not None
     for row in rows.values():
         assert row["macs"] <= row["student"]["pruned"]["share_of_macs"] * book.teacher["macs"]
@@ -85,7 +88,7 @@ def test_cuts_have_rows_of_their_own_and_the_impossible_are_named_once(
     sizes = [(row["macs"], row["num_parameters"]) for row in rows.values()]
     assert len(sizes) == len(set(sizes))
     assert "pruned 0.1 by 16" in book.left_out
-    assert said[0].count("a multiple of 16 channels, because none can be cut") == 1
+    assert said[0].count("students cut by a multiple of 16 channels") == 1
     assert written == ["resnet14", *["pruned"] * len(rows)]
 
 

@@ -1,61 +1,107 @@
-"""Train the teacher on the labels, or take the weights that teacher.weights names."""
+"""Train the teacher on the labels, take the weights that teacher.weights names, or train their last layer anew."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
+from pipeline.data.card import DataCard
 from pipeline.data.feed import Feed
 from pipeline.devices.precision import best_device
 from pipeline.distillation import vanilla
+from pipeline.distillation.base import Method
+from pipeline.evaluation import label_order
 from pipeline.evaluation.metrics import classification, predict
-from pipeline.models import checkpoint
-from pipeline.models.base import build_to_train
+from pipeline.models import checkpoint, foreign_weights, weight_files
+from pipeline.models.base import build_to_train, pretrained_normalization
 from pipeline.settings import params as parameters
+from pipeline.settings.data import Normalization
 from pipeline.settings.networks import Teacher
-from pipeline.system.files import sha256, write_json
+from pipeline.system.errors import CheckpointError
+from pipeline.system.files import write_json
 from pipeline.training import engine
+from pipeline.training.last_layer import LastLayer
 from stages import _run
 from stages._live import recorder
 from stages._processes import in_processes
 from stages._train import decisive, make_header, train
 
 
-@in_processes(lambda params: 1 if params.teacher.weights else params.teacher.train.processes)
+@in_processes(lambda params: params.teacher.train.processes if _trains(params.teacher) else 1)
 def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
     """Leave a teacher in `out`: model.safetensors, history.json, and DVCLive's metrics and plots."""
     settings = parameters.load(params)
-    if settings.teacher.weights is not None:
-        _take(settings.teacher, data, out)
-        return
     card = cards.load(data)
+    if not _trains(settings.teacher):
+        _take(settings.teacher, card, data, out)
+        return
     # The students' batches too: what they cannot do shall not be said hours later.
     engine.check_sizes(card.counts["train"], settings.distill.train, settings.distill.train.processes)
     torch.manual_seed(settings.teacher.seed)
-    spec = {"arch": settings.teacher.arch, "num_classes": card.num_classes}
-    network = build_to_train(spec, settings.teacher.pretrained, "teacher")
-    objective = vanilla.Method(vanilla.Config(), network, None, card)
+    objective, normalization, begun = _begin(settings.teacher, card)
     facts = {
-        "teacher": settings.teacher.model_dump() | {"train": decisive(settings.teacher.train)},
+        "teacher": settings.teacher.model_dump(exclude={"head"}) | {"train": decisive(settings.teacher.train)} | begun,
         "augment": settings.augment.model_dump(),
     }
-    train(objective, settings.teacher.train, settings.augment, None, settings.teacher.seed, data, facts, resume, out)
+    train(
+        objective,
+        settings.teacher.train,
+        settings.augment,
+        None,
+        settings.teacher.seed,
+        data,
+        facts,
+        resume,
+        out,
+        normalization=normalization,
+    )
 
 
-def _take(teacher: Teacher, data: Path, out: Path) -> None:
+def _trains(teacher: Teacher) -> bool:
+    """Whether anything is trained, or weights are used as they are."""
+    return teacher.weights is None or teacher.head is not None
+
+
+def _begin(teacher: Teacher, card: DataCard) -> tuple[Method, Normalization, dict[str, Any]]:
+    """What training begins with, the normalisation of its images, and what else than parameters decided both."""
+    spec = {"arch": teacher.arch, "num_classes": card.num_classes}
+    if teacher.head is None:
+        network = build_to_train(spec, teacher.pretrained, "teacher")
+        return vanilla.Method(vanilla.Config(), network, None, card), card.normalization, {}
+    if teacher.weights is not None:
+        path = Path(teacher.weights)
+        network, normalization, said = foreign_weights.teacher(path, teacher.arch, teacher.normalization, card, True)
+        begun = {"weights": weight_files.sha256(path)}
+    else:
+        network, begun = build_to_train(spec, True, "teacher"), {}
+        normalization = teacher.normalization or pretrained_normalization(teacher.arch) or card.normalization
+        said = ("the last layer is made anew, the others are timm's", foreign_weights.in_words(normalization, "timm"))
+    print(*said, sep="\n", file=sys.stderr)
+    return LastLayer(network, card), normalization, begun | {"head": "retrain", "seen_by": normalization.model_dump()}
+
+
+def _take(teacher: Teacher, card: DataCard, data: Path, out: Path) -> None:
     """Check weights from outside, validate them, and store them as if trained here."""
     path = Path(teacher.weights or "")
-    card = cards.load(data)
-    model, normalization = checkpoint.import_weights(path, teacher.arch, teacher.normalization, card)
+    model, normalization, said = foreign_weights.teacher(path, teacher.arch, teacher.normalization, card, False)
+    print(*said, sep="\n", file=sys.stderr)
     feed = Feed(Split.load(data, "val", card), normalization, best_device())
-    scores = classification(*predict(model, feed))
-    header = make_header(model, card, normalization, None, None, {"weights_sha256": sha256(path)})
+    logits, labels = predict(model, feed)
+    scores = classification(logits, labels)
+    doubt = label_order.doubt(logits, labels, card.labels)
+    if doubt is not None and doubt.is_certain:
+        raise CheckpointError(f"{path}: {doubt.text}")
+    header = make_header(model, card, normalization, None, None, {"weights_sha256": weight_files.sha256(path)})
     checkpoint.save(model, header, out / "model.safetensors")
     with recorder(out) as record:
         record({"epoch": 0, "val": scores})
     write_json(out / "history.json", {"taken": {"val_top1": scores["top1"]}, "epochs": []})
     print(f"{teacher.arch} taken from {path}: validation top-1 {scores['top1']:.2f} %")
+    if doubt is not None:
+        print(f"warning: {doubt.text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def doubt(logits: Tensor, labels: Tensor, names: tuple[str, ...]) -> Doubt | Non
         )
     moved = [(int(y), int(z)) for y, z in zip(meant, said, strict=True) if y != z]
     pairs = [f"its class {z} is '{names[y]}', which is class {y} here" for y, z in moved]
-    listed = ", ".join([*pairs[:_SHOWN], *["..."] * (len(pairs) > _SHOWN)])
+    listed = ", ".join([*pairs[:_SHOWN], *["and so on"] * (len(pairs) > _SHOWN)])
     return Doubt(
         f"{text}; with its classes in another order it is {100 * renamed:.1f} %: {listed}. Save the rows of its last "
         "layer in the order of the labels in data/prepared/card.json, or set teacher.head to retrain.",

@@ -192,24 +192,25 @@ class _Match:
         """Why the network cannot be filled; none where it can."""
         missing = [
             name
-            for name in self.expected.keys() - self.keys.keys()
-            if not name.endswith(_COUNTER) and (with_head or name not in self.head)
+            for name in self.expected
+            if name not in self.keys and not name.endswith(_COUNTER) and (with_head or name not in self.head)
         ]
         # What has the network's prefix is the network's, or the network computes something else.
         unknown = [
             key
             for key in self._unused()
             if key.startswith(self.prefix)
+            and not key.endswith(_COUNTER)
             and not _TRAINING_ONLY.match(name := key.removeprefix(self.prefix))
             and (with_head or not name.startswith(self._theirs(self.head[0].removesuffix("weight"))))
         ]
         found = []
         if missing:
-            found.append(f"it lacks {_short(sorted(missing))}")
+            found.append(f"it lacks {_short(missing)}")
         if unknown:
-            found.append(f"it has in addition {_short(sorted(key.removeprefix(self.prefix) for key in unknown))}")
+            found.append(f"it has in addition {_short([key.removeprefix(self.prefix) for key in unknown])}")
         if self._unused():
-            found += [self._nearest(name) for name in sorted(missing)[:_SHOWN]]
+            found += [self._nearest(name) for name in missing[:_SHOWN]]
         return found + self._misshapen(with_head)
 
     def _misshapen(self, with_head: bool) -> list[str]:
@@ -243,11 +244,9 @@ class _Match:
         """What was renamed, what is missing and what is left over."""
         renamed = [f"'{self.holder}{self.prefix}' is taken off"] * bool(self.holder + self.prefix)
         renamed += [f"'{self.own}' is put before"] * bool(self.own)
-        renamed += [
-            f"{key} is taken for {name}"
-            for name in self.head
-            if (key := self.keys.get(name)) not in (None, self.prefix + self._theirs(name))
-        ]
+        theirs, name = self.keys.get(self.head[0]), self.head[0]
+        if theirs not in (None, self.prefix + self._theirs(name)):
+            renamed.append(f"{theirs} is taken for {name}")
         absent = self.expected.keys() - self.keys.keys()
         counters = sum(name.endswith(_COUNTER) for name in absent)
         missing = [f"{counters} counters of batch normalisation, which nothing reads"] * bool(counters)

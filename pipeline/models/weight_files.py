@@ -186,7 +186,7 @@ def _unpickled(path: Path, is_zip: bool) -> object:
                 why, cure = f"needs code to be read ({needs[1]}), which is not run", _SAVE_WEIGHTS_ALONE
             elif "TorchScript" in reason:
                 why, cure = "is a TorchScript program, which is not run", _SAVE_WEIGHTS_ALONE
-            elif isinstance(error, pickle.UnpicklingError):
+            elif isinstance(error, pickle.UnpicklingError) or "magic number" in reason:
                 why, cure = "was not written by torch.save, or is damaged; no other pickle is read", _SAVE_WEIGHTS_ALONE
             else:
                 why, cure = f"cannot be read as a file of torch.save ({reason.splitlines()[0][:200]})", _AGAIN

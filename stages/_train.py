@@ -40,13 +40,12 @@ def train(
     """Fit `objective` and write model.safetensors, history.json and DVCLive's files to `out`.
 
     `facts` is all that decides the result besides data and code: it keys the resume state and the header. `num_views`
-    is as in `Feed`. `normalization` is what the network sees; None: that of the data card.
+    is as in `Feed`. `normalization` is that of the images; None: the data card's.
     """
     keep_freed_memory()
     card = cards.load(data)
     identity = {**facts, "seed": seed, "data": card.sha256, "image_px": card.image_px}
-    state = Resume(resume, run_key(identity, "torch"))
-    seen_by = normalization or card.normalization
+    state, seen_by = Resume(resume, run_key(identity, "torch")), normalization or card.normalization
     with distributed.joined() as device:
         train_feed, val_feed = (
             Feed(Split.load(data, name, card), seen_by, device, num_views) for name in ("train", "val")

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,14 +15,12 @@ from pipeline.distillation.base import Method
 from pipeline.evaluation import label_order
 from pipeline.evaluation.metrics import classification, predict
 from pipeline.models import checkpoint, foreign_weights, weight_files
-from pipeline.models.base import build_to_train, pretrained_normalization
+from pipeline.models.base import build_to_train
 from pipeline.settings import params as parameters
-from pipeline.settings.data import Normalization
 from pipeline.settings.networks import Teacher
 from pipeline.system.errors import CheckpointError
 from pipeline.system.files import write_json
-from pipeline.training import engine
-from pipeline.training.last_layer import LastLayer
+from pipeline.training import engine, last_layer
 from stages import _run
 from stages._live import recorder
 from stages._processes import in_processes
@@ -34,53 +31,29 @@ from stages._train import decisive, make_header, train
 def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
     """Leave a teacher in `out`: model.safetensors, history.json, and DVCLive's metrics and plots."""
     settings = parameters.load(params)
-    card = cards.load(data)
-    if not _trains(settings.teacher):
-        _take(settings.teacher, card, data, out)
+    card, teacher = cards.load(data), settings.teacher
+    if not _trains(teacher):
+        _take(teacher, card, data, out)
         return
     # The students' batches too: what they cannot do shall not be said hours later.
     engine.check_sizes(card.counts["train"], settings.distill.train, settings.distill.train.processes)
-    torch.manual_seed(settings.teacher.seed)
-    objective, normalization, begun = _begin(settings.teacher, card)
-    facts = {
-        "teacher": settings.teacher.model_dump(exclude={"head"}) | {"train": decisive(settings.teacher.train)} | begun,
-        "augment": settings.augment.model_dump(),
-    }
-    train(
-        objective,
-        settings.teacher.train,
-        settings.augment,
-        None,
-        settings.teacher.seed,
-        data,
-        facts,
-        resume,
-        out,
-        normalization=normalization,
-    )
+    torch.manual_seed(teacher.seed)
+    decided = teacher.model_dump(exclude={"head"}) | {"train": decisive(teacher.train)}
+    if teacher.head is None:
+        spec = {"arch": teacher.arch, "num_classes": card.num_classes}
+        network, normalization = build_to_train(spec, teacher.pretrained, "teacher"), card.normalization
+        objective: Method = vanilla.Method(vanilla.Config(), network, None, card)
+    else:
+        network, normalization, begun, said = last_layer.begin(teacher, card)
+        print(*said, sep="\n", file=sys.stderr)
+        objective, decided = last_layer.LastLayer(network, card), decided | begun | {"head": teacher.head}
+    facts = {"teacher": decided, "augment": settings.augment.model_dump()}
+    train(objective, teacher.train, settings.augment, None, teacher.seed, data, facts, resume, out, None, normalization)
 
 
 def _trains(teacher: Teacher) -> bool:
     """Whether anything is trained, or weights are used as they are."""
     return teacher.weights is None or teacher.head is not None
-
-
-def _begin(teacher: Teacher, card: DataCard) -> tuple[Method, Normalization, dict[str, Any]]:
-    """What training begins with, the normalisation of its images, and what else than parameters decided both."""
-    spec = {"arch": teacher.arch, "num_classes": card.num_classes}
-    if teacher.head is None:
-        network = build_to_train(spec, teacher.pretrained, "teacher")
-        return vanilla.Method(vanilla.Config(), network, None, card), card.normalization, {}
-    if teacher.weights is not None:
-        path = Path(teacher.weights)
-        network, normalization, said = foreign_weights.teacher(path, teacher.arch, teacher.normalization, card, True)
-        begun = {"weights": weight_files.sha256(path)}
-    else:
-        network, begun = build_to_train(spec, True, "teacher"), {}
-        normalization = teacher.normalization or pretrained_normalization(teacher.arch) or card.normalization
-        said = ("the last layer is made anew, the others are timm's", foreign_weights.in_words(normalization, "timm"))
-    print(*said, sep="\n", file=sys.stderr)
-    return LastLayer(network, card), normalization, begun | {"head": "retrain", "seen_by": normalization.model_dump()}
 
 
 def _take(teacher: Teacher, card: DataCard, data: Path, out: Path) -> None:

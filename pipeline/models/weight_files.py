@@ -100,8 +100,8 @@ def _weights(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise CheckpointError(
-            f"there is no such file or folder as '{path}'. A teacher's weights are a .safetensors file, a file of "
-            "torch.save, or a folder that holds one beside its config.json."
+            f"there is no such file or folder as '{path}'. Set teacher.weights to a .safetensors file, to a file of "
+            "torch.save or to a folder that holds one beside its config.json; or to null, to train the teacher."
         )
     for name in _WHOLE:
         index = path / f"{name}.index.json"

@@ -72,7 +72,7 @@ def plan(
         common = presets.overlaid(params, [recipe, networks])
         weights = common["teacher"].get("weights")
         # By its bytes: another file at the same path is another teacher.
-        known = {**common["teacher"], "weights": weights and weight_files.sha256(Path(weights))}
+        known = {**common["teacher"], "weights": weights and weight_files.sha256(Path(weights).expanduser())}
         teacher = digest(known, common.get("augment"), common.get("data"))
         for method in methods:
             own = folder / "published" / f"{method}.yaml"

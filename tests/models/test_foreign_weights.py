@@ -574,6 +574,42 @@ def test_a_dictionary_that_holds_itself_ends(tmp_path: Path) -> None:
     assert foreign_weights.fit(tmp_path / "w", ARCH).said[0].startswith("renamed: 'state_dict.'")
 
 
+@pytest.mark.parametrize(
+    ("arch", "classes", "said"),
+    [
+        ("resnet20", 4, r"it lacks layer1\.2"),
+        ("resnet8", 4, r"it has in addition layer1\.1"),
+        ("wrn_16_1", 4, "does not hold a wrn_16_1"),
+    ],
+)
+def test_weights_of_another_network_are_refused(arch: str, classes: int, said: str, tmp_path: Path) -> None:
+    save_file(tiny.network("resnet14", classes).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        foreign_weights.teacher(tmp_path / "w.safetensors", arch, None, tiny.card(), False)
+
+
+@pytest.mark.parametrize(
+    ("arch", "normalization", "said"),
+    [
+        ("resnet14", None, "teacher.arch is resnet14, but the file says resnet8"),
+        ("resnet8", Normalization(mean=(0, 0, 0), std=(1, 1, 1)), "teacher.normalization is"),
+    ],
+)
+def test_a_file_that_says_what_it_is_is_held_to_it(
+    arch: str, normalization: Normalization | None, said: str, tmp_path: Path
+) -> None:
+    checkpoint.save(tiny.network(), test_checkpoint.header(), tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        foreign_weights.teacher(tmp_path / "m.safetensors", arch, normalization, tiny.card(), False)
+
+
+def test_a_file_with_classes_in_another_order_is_refused(tmp_path: Path) -> None:
+    swapped = test_checkpoint.header().model_copy(update={"labels": tuple(reversed(test_checkpoint.header().labels))})
+    checkpoint.save(tiny.network(), swapped, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="the data set's classes"):
+        foreign_weights.teacher(tmp_path / "m.safetensors", "resnet8", None, tiny.card(), False)
+
+
 # Checksums, and the file that is written ------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from pipeline.models import checkpoint
-from pipeline.models.base import Classifier
+from pipeline.models.base import Classifier, num_parameters
 from pipeline.settings.data import Normalization
 from pipeline.system.errors import CheckpointError
 from stages import _run
@@ -172,7 +172,9 @@ def test_labels_in_another_order_are_found_on_the_validation_split(
 def test_a_teacher_that_knows_nothing_is_taken_with_a_warning(
     prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = weights(tmp_path, tiny.network(ARCH))
+    model = tiny.network(ARCH)
+    torch.nn.init.zeros_(model.fc.weight)
+    path = weights(tmp_path, model)
     train_teacher(settings(tmp_path, weights=str(path)), prepared, tmp_path / "teacher", tmp_path / "resume")
     assert (tmp_path / "teacher/model.safetensors").is_file()
     said = capsys.readouterr().err
@@ -210,7 +212,7 @@ def test_a_file_is_imported_by_a_command(
         "missing: nothing",
         "left over: nothing",
         "normalisation: mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5), from the configuration of timm/test_resnet",
-        f"teacher.safetensors: timm/test_resnet, 1000 classes, {sum(p.numel() for p in body.parameters()):,} parameters",
+        f"teacher.safetensors: timm/test_resnet, 1000 classes, {num_parameters(body):,} parameters",
     ]
     monkeypatch.setattr("sys.argv", ["", "model.pth.tar", "--arch", "resnet8", "--out", "other"])
     with pytest.raises(SystemExit) as ended:
@@ -219,3 +221,9 @@ def test_a_file_is_imported_by_a_command(
     said = capsys.readouterr().err
     assert said.startswith("error: model.pth.tar does not hold a resnet8: it lacks ")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_file_of_a_run_here_needs_no_import(retrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"was written by Pupil: teacher\.weights takes it as it is"):
+        import_weights(retrained / "model.safetensors", ARCH, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

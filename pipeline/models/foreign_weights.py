@@ -66,7 +66,10 @@ def fit(path: Path, arch: str, num_classes: int | None = None) -> Fitted:
     model = build(spec if num_classes is None else _with_classes(spec, num_classes))
     match = _match(model, file.holders, path)
     if problems := match.problems(with_head=num_classes is None):
-        raise CheckpointError(f"{path} does not hold a {arch}: {'; '.join(problems)}. Check teacher.arch.")
+        raise CheckpointError(
+            f"{path} does not hold a {arch}: {'; '.join(problems)}. Check teacher.arch. The same layers "
+            "under other names are not taken."
+        )
     if num_classes is None and (classes := len(match.taken[match.head[0]])) != model.fc.out_features:
         model = build(_with_classes(spec, classes))
     if num_classes is not None:

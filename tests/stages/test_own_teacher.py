@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from pipeline.models import checkpoint
 from pipeline.models.base import Classifier, num_parameters
 from pipeline.settings.data import Normalization
+from pipeline.sweep.plan import Run
 from pipeline.system.errors import CheckpointError
-from stages import _run
+from stages import _run, _table_ray
 from stages.distill import distill
 from stages.import_weights import import_weights
 from stages.preflight import preflight
@@ -198,6 +199,31 @@ def test_preflight_sees_another_content_of_a_folder_that_is_named_alike(tmp_path
         seen.append(json.loads((tmp_path / "artifacts/preflight/weights.json").read_text())["sha256"])
     assert seen[0] == seen[1]
     assert len(set(seen)) == 3
+
+
+def test_a_folder_goes_along_to_the_node_of_a_table_that_takes_it(
+    tmp_path: Path, body: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    weights(hub, body)
+    (hub / "config.json").write_text("{}")
+    seen: dict[str, list[str]] = {}
+
+    def take(params: dict[str, Any], data: Path, out: Path) -> None:
+        named = Path(params["teacher"]["weights"])
+        assert named != hub
+        seen[named.name] = sorted(path.name for path in named.iterdir())
+        out.mkdir()
+        (out / "model").write_text("taken")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(_table_ray._table_run, "train_teacher", take)
+    values = {"teacher": {"weights": str(hub)}}
+    places = {name: tmp_path / name for name in ("data", "teacher_data", "teacher", "out")}
+    run = Run("pair", "kd", 0, values, values, **places, key="k")
+    assert _table_ray._teacher(run, {}, _table_ray._weights(run)).keys() == {"model"}
+    assert seen == {"weights": ["config.json", "weights.safetensors"]}
 
 
 def test_a_file_is_imported_by_a_command(

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.models import checkpoint
@@ -28,7 +27,7 @@ from pipeline.settings.data import Normalization
 from pipeline.system import files
 from pipeline.system.errors import CheckpointError
 
-CONFIG = "config"
+CONFIG = "pupil_config"
 """Key of a safetensors file's metadata that holds what a folder's config.json would."""
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _ENDINGS = (".safetensors", ".pth", ".tar", ".pt", ".bin", ".ckpt")
@@ -108,7 +107,8 @@ def _weights(path: Path) -> list[Path]:
         if (path / name).is_file():
             return [path / name]
         if index.is_file():
-            shards = sorted({str(shard) for shard in dict(_json(index).get("weight_map", {})).values()})
+            named = _json(index).get("weight_map")
+            shards = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
             absent = [shard for shard in shards if Path(shard).name != shard or not (path / shard).is_file()]
             if absent or not shards:
                 raise CheckpointError(f"{index} names {', '.join(absent) or 'no files'}: not in {path}. {_AGAIN}.")
@@ -136,22 +136,24 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _stated(config: dict[str, Any], preprocessor: dict[str, Any], path: Path) -> Stated:
     """From the layouts of timm, of transformers, and of what stages.import_weights writes."""
-    arch = config.get("arch") or (f"timm/{config['architecture']}" if "architecture" in config else None)
-    named = config.get("label_names") or config.get("id2label")
-    in_order = [named[key] for key in sorted(named, key=int)] if isinstance(named, Mapping) else named
-    labels = tuple(map(str, in_order)) if in_order else None
-    places = (
-        (preprocessor, "image_mean", "image_std", "preprocessor_config.json"),
-        (config.get("pretrained_cfg") or {}, "mean", "std", "config.json"),
-        (config, "mean", "std", "config.json"),
-    )
     try:
-        for where, mean, std, source in places:
+        arch = config.get("pupil_arch") or (f"timm/{config['architecture']}" if "architecture" in config else None)
+        named = config.get("label_names") or config.get("id2label")
+        in_order = [named[key] for key in sorted(named, key=int)] if isinstance(named, Mapping) else named
+        labels = tuple(map(str, in_order)) if in_order else None
+        for where, mean, std, source in (
+            (preprocessor, "image_mean", "image_std", "preprocessor_config.json"),
+            (dict(config.get("pretrained_cfg") or {}), "mean", "std", "config.json"),
+            (config, "mean", "std", "config.json"),
+        ):
             if mean in where and std in where:
-                normalization = Normalization(mean=where[mean], std=where[std])
-                return Stated(arch, labels, normalization, source)
-    except ValidationError as error:
-        raise CheckpointError(f"{path}: {source} has a {mean} or {std} that is not one of three channels.") from error
+                return Stated(arch, labels, Normalization(mean=where[mean], std=where[std]), source)
+    except (TypeError, ValueError) as error:
+        reason = "; ".join(str(error).splitlines()[:3])
+        raise CheckpointError(
+            f"{' or '.join(_SETTINGS)} of {path} does not name classes, mean and std as timm or transformers do "
+            f"({reason}). Correct it, or name the file of weights instead of the folder."
+        ) from error
     return Stated(arch, labels)
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from pipeline.system.errors import ParamsError
 
 # Files of a plug-in package that hold its contract, not a plug-in.
-CONTRACTS = frozenset({"base", "blocks", "checkpoint", "foreign_weights", "weight_files"})
+CONTRACTS = frozenset({"base", "blocks", "checkpoint", "foreign_weights", "weight_files", "weight_names"})
 
 
 def names(package: str) -> list[str]:

@@ -446,6 +446,11 @@ def grey_config(folder: Path) -> Path:
     return folder
 
 
+def config_of_other_words(folder: Path) -> Path:
+    (timm_folder(folder) / "config.json").write_text(json.dumps({"pretrained_cfg": "imagenet", "id2label": {"a": 1}}))
+    return folder
+
+
 def config_of_another_network(folder: Path) -> Path:
     (timm_folder(folder) / "config.json").write_text(json.dumps({"architecture": "resnet34"}))
     return folder
@@ -527,7 +532,11 @@ REFUSED: list[tuple[Callable[[Path], Path], str]] = [
     (a_shard_too_few, r"index\.json names model-00002-of-00002\.safetensors: not in "),
     (a_shard_elsewhere, r"index\.json names \.\./w\.safetensors: not in "),
     (torn_config, r"config\.json is not a JSON object"),
-    (grey_config, r"config\.json has a mean or std that is not one of three channels"),
+    (
+        grey_config,
+        r"does not name classes, mean and std as timm or transformers do \(4 validation errors for Normalization; mean\.1;",
+    ),
+    (config_of_other_words, r"does not name classes, mean and std .*Correct it, or name the file"),
     (config_of_another_network, r"teacher\.arch is timm/test_resnet, but the file says timm/resnet34"),
     (
         transformers_names,

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
-from torch.nn import functional
 
 _ERRORS = 3
 """Standard errors by which an accuracy is told from chance."""
@@ -63,7 +62,7 @@ def doubt(logits: Tensor, labels: Tensor, names: tuple[str, ...]) -> Doubt | Non
 def _confusion(logits: Tensor, labels: Tensor) -> Tensor:
     """(K, K) float64: images of each class (rows) by the class that is answered (columns)."""
     classes = logits.shape[1]
-    pairs = functional.one_hot(labels * classes + logits.argmax(1), classes**2).sum(0)
+    pairs = torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2)
     return pairs.view(classes, classes).double()
 
 

@@ -5,7 +5,8 @@ Accuracy is balanced here: the mean over the classes of the share of their image
 
     sqrt(sum over classes of p (1 - p) / n_k) / K,   p = 1 / K, n_k images of class k
 
-The best renaming is found on every other image, and measured on those between them, so that luck does not count.
+The best renaming is found on every other image of each class, and measured on those between them, so that luck does
+not count.
 """
 
 from typing import NamedTuple
@@ -34,7 +35,8 @@ def doubt(logits: Tensor, labels: Tensor, names: tuple[str, ...]) -> Doubt | Non
     accuracy = _balanced(confusion.diagonal(), confusion)
     if len(names) == 1 or accuracy > min(chance + _ERRORS * error, (1 + chance) / 2):
         return None
-    found, told = _confusion(logits[::2], labels[::2]), _confusion(logits[1::2], labels[1::2])
+    by_class = labels.argsort(stable=True)
+    found, told = (_confusion(logits[half], labels[half]) for half in (by_class[::2], by_class[1::2]))
     shares = found / found.sum(1, keepdim=True).clamp(min=1)
     meant, said = map(torch.from_numpy, linear_sum_assignment(shares.numpy(), maximize=True))
     renamed = _balanced(told[meant, said], told)

@@ -49,6 +49,15 @@ def test_a_network_that_knows_nothing_is_doubted_and_no_order_blamed(seed: int, 
     assert "teacher.normalization" in found.text
 
 
+def test_many_classes_whose_images_take_turns_are_put_in_order() -> None:
+    names = tuple(map(str, range(500)))
+    labels = torch.arange(2000) % 500
+    found = doubt(torch.nn.functional.one_hot((labels + 1) % 500, 500).float(), labels, names)
+    assert found is not None
+    assert found.is_certain
+    assert "in another order it is 100.0 %: its class 1 is '0', which is class 0 here" in found.text
+
+
 def test_two_classes_that_change_places_are_noticed() -> None:
     labels = torch.arange(60) % 2
     swapped = torch.nn.functional.one_hot(1 - labels, 2).float()

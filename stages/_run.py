@@ -15,7 +15,7 @@ _TYPES = {str: str, int: int, float: float, float | None: float, Path: Path, Pat
 
 def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
     """Call `stage` with its parameters read from argv: `teacher: Path` becomes `--teacher PATH`, `choose: bool`
-    becomes `--choose`.
+    becomes `--choose`, and what stands before a `/` is given without a name.
 
     A PupilError, or one of `errors`, is printed as one paragraph and ends the process with status 1; a stage that was
     asked to stop ends as a shell reports a signal, with 128 and its number.
@@ -23,7 +23,12 @@ def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{stage.__name__}", description=inspect.getdoc(stage), allow_abbrev=False
     )
+    unnamed = []
     for name, parameter in inspect.signature(stage, eval_str=True).parameters.items():
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            parser.add_argument(name, type=_TYPES[parameter.annotation])
+            unnamed.append(name)
+            continue
         flag = f"--{name.replace('_', '-')}"
         if parameter.annotation is bool:
             parser.add_argument(flag, action="store_true")
@@ -34,7 +39,8 @@ def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
     known: tuple[type[Exception], ...] = (PupilError, *errors)
     interruption.stop_with_parent()
     try:
-        stage(**vars(parser.parse_args()))
+        given = vars(parser.parse_args())
+        stage(*[given.pop(name) for name in unnamed], **given)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.signal)

@@ -18,7 +18,7 @@ from pipeline.sweep.shipping import Files, pack, pack_and_remove, unpack
 from stages import _table_run
 from stages._table_run import EVALUATED
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS = "weights"
 
 
 def train(runs: list[Run], cpus: float, gpus: float | None) -> Iterator[tuple[Run, str | None]]:
@@ -71,9 +71,12 @@ def _train(runs: list[Run], needs: dict[str, float]) -> Iterator[tuple[Run, str 
 
 
 def _weights(run: Run) -> Files:
-    """The file that teacher.weights names, if it names one."""
-    path = run.teacher_params["teacher"].get("weights")
-    return {WEIGHTS: np.fromfile(path, np.uint8)} if path else {}
+    """The file or folder that teacher.weights names, if it names one."""
+    named = run.teacher_params["teacher"].get("weights")
+    if not named:
+        return {}
+    path = Path(named).expanduser()
+    return pack(path) if path.is_dir() else {WEIGHTS: np.fromfile(path, np.uint8)}
 
 
 def _teacher(run: Run, data: Files, weights: Files) -> Files:
@@ -81,7 +84,8 @@ def _teacher(run: Run, data: Files, weights: Files) -> Files:
         params = run.teacher_params
         if weights:
             # teacher.weights may name a file that this node does not have, or has at another place.
-            taken = unpack(weights, Path(folder) / "weights") / WEIGHTS
+            taken = unpack(weights, Path(folder) / "weights")
+            taken = taken / WEIGHTS if list(weights) == [WEIGHTS] else taken
             params = {**params, "teacher": {**params["teacher"], "weights": str(taken)}}
         _table_run.train_teacher(params, unpack(data, Path(folder) / "data"), out)
         return pack_and_remove(out)

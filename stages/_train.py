@@ -35,19 +35,20 @@ def train(
     resume: Path,
     out: Path,
     num_views: int | None = None,
+    normalization: Normalization | None = None,
 ) -> None:
     """Fit `objective` and write model.safetensors, history.json and DVCLive's files to `out`.
 
     `facts` is all that decides the result besides data and code: it keys the resume state and the header. `num_views`
-    is as in `Feed`.
+    is as in `Feed`. `normalization` is that of the images; None: the data card's.
     """
     keep_freed_memory()
     card = cards.load(data)
     identity = {**facts, "seed": seed, "data": card.sha256, "image_px": card.image_px}
-    state = Resume(resume, run_key(identity, "torch"))
+    state, seen_by = Resume(resume, run_key(identity, "torch")), normalization or card.normalization
     with distributed.joined() as device:
         train_feed, val_feed = (
-            Feed(Split.load(data, name, card), card.normalization, device, num_views) for name in ("train", "val")
+            Feed(Split.load(data, name, card), seen_by, device, num_views) for name in ("train", "val")
         )
         with (
             recorder(out, card.train_includes_val)
@@ -60,7 +61,7 @@ def train(
         if distributed.rank() != 0:
             return
     model = cast(Classifier, objective.deployed())
-    checkpoint.save(model, make_header(model, card, card.normalization, method, seed, facts), out / "model.safetensors")
+    checkpoint.save(model, make_header(model, card, seen_by, method, seed, facts), out / "model.safetensors")
     history = {**result.summary(), "val_seen_in_training": card.train_includes_val, "epochs": result.history}
     write_json(out / "history.json", history)
     # Only now: a kill before this line resumes from the last epoch, and a finished run leaves nothing behind.

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.models import checkpoint
+from pipeline.models import weight_files
 from pipeline.models.base import family
 from pipeline.settings import params as parameters
 from pipeline.settings.data import Data
@@ -45,7 +45,7 @@ def preflight(params: Path, out: Path) -> None:
     write_json(out / "machine.json", {**machine.describe(), "packages": packages})
     write_json(out / "source.json", _source(settings.data, out / "source.json"))
     weights = settings.teacher.weights
-    write_json(out / "weights.json", {"sha256": weights and checkpoint.weights_sha256(weights)})
+    write_json(out / "weights.json", {"sha256": weights and weight_files.sha256(Path(weights))})
     readiness.set_aside(out.parent / "students", settings.distill)
     readiness.say_what_is_never_reached(settings)
 

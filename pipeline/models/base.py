@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.settings.data import Normalization
 from pipeline.system import registry
 from pipeline.system.errors import ParamsError
 
@@ -208,6 +209,13 @@ def check_pretrained(arch: str, role: str) -> None:
             f"{role}.pretrained is true, but there are no pretrained weights of {arch}. Most networks of timm have "
             f"some: choose one, such as timm/resnet18, or set {role}.pretrained to false."
         )
+
+
+def pretrained_normalization(arch: str) -> Normalization | None:
+    """What the pretrained weights of `arch` need; None where its family knows none."""
+    known = getattr(family(arch), "normalization", None)
+    found: Normalization | None = known(arch) if known else None
+    return found
 
 
 @torch.no_grad()

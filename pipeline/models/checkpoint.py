@@ -1,7 +1,7 @@
 """A trained network in one safetensors file: weights, and a JSON header that rebuilds the network around them.
 
 No pickle: loading a file runs no code of its author. The header holds no time, host or path, so the same training
-gives the same bytes. Weights without such a header come in through `import_weights`.
+gives the same bytes. Weights without such a header come in through foreign_weights.py.
 """
 
 import json
@@ -18,7 +18,7 @@ from pipeline.data.card import DataCard
 from pipeline.models.base import Classifier, build
 from pipeline.settings.data import Normalization
 from pipeline.system.errors import CheckpointError
-from pipeline.system.files import replacing, sha256
+from pipeline.system.files import replacing
 
 _KEY = "pupil"
 _FORMAT = 1
@@ -81,53 +81,13 @@ def check_data(header: Header, card: DataCard, path: Path) -> None:
         )
 
 
-def weights_sha256(path: str) -> str:
-    """Checksum of the file that teacher.weights names. Raises CheckpointError when there is none."""
-    if not Path(path).is_file():
-        raise CheckpointError(
-            f"teacher.weights is '{path}', but there is no such file. Set it to a safetensors file, or to null to "
-            "train the teacher."
-        )
-    return sha256(Path(path))
-
-
-def import_weights(
-    path: Path, arch: str, normalization: Normalization | None, card: DataCard
-) -> tuple[Classifier, Normalization]:
-    """A teacher from a file that was not made in this pipeline's run.
-
-    A file with Pupil's header is checked against `arch`, `normalization` and the card; one without is taken to be
-    `arch` trained with `normalization` (None: that of the card) on the card's classes, in the card's order.
-
-    Raises CheckpointError saying what the file holds and what was expected.
-    """
-    tensors, raw = read_tensors(path)
-    stated = _header(raw, path) if raw is not None else None
-    if stated is not None:
-        for what, expected, came in (
-            ("teacher.arch", arch, stated.model["arch"]),
-            ("the data set's classes", card.labels, stated.labels),
-            ("teacher.normalization", normalization or stated.normalization, stated.normalization),
-        ):
-            if expected != came:
-                raise CheckpointError(
-                    f"{path} does not fit: {what} is {_short(expected)}, but the file says {_short(came)}."
-                )
-        spec, used = stated.model, stated.normalization
-    else:
-        spec, used = {"arch": arch, "num_classes": card.num_classes}, normalization or card.normalization
-    model = build(spec)
-    _fill(model, tensors, path)
-    return model, used
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], key: str = _KEY) -> None:
     """One safetensors file with a JSON header, written aside and renamed. One header key: more would have no order."""
     with replacing(path) as scratch:
         scratch.touch()
         mode = scratch.stat().st_mode
         try:
-            save_file(tensors, scratch, metadata={_KEY: json.dumps(header, sort_keys=True)})
+            save_file(tensors, scratch, metadata={key: json.dumps(header, sort_keys=True)})
         except SafetensorError as error:
             # Its own kind of error, for a full disk too.
             raise OSError(str(error)) from error
@@ -140,17 +100,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 
     Raises CheckpointError for a missing, torn or foreign file.
     """
+    tensors, metadata = read_file(path)
+    return tensors, json.loads(metadata[_KEY]) if _KEY in metadata else None
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of any safetensors file. Raises CheckpointError for a missing, torn or foreign file."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: expected a safetensors file there.")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is not a complete safetensors file ({error}). Pickled weights are not read."
+            f"{path} is not a complete safetensors file ({error}). Copy or download it again, if it is one."
         ) from error
-    return tensors, json.loads(metadata[_KEY]) if _KEY in metadata else None
+
+
+def header_of(metadata: dict[str, str], path: Path) -> Header | None:
+    """What Pupil wrote into a file, or None. Raises CheckpointError for a header of another version."""
+    return _header(json.loads(metadata[_KEY]), path) if _KEY in metadata else None
 
 
 def _header(raw: dict[str, Any], path: Path) -> Header:
@@ -182,7 +151,11 @@ def _fill(model: Classifier, tensors: dict[str, Tensor], path: Path) -> None:
             "Check teacher.arch and the number of classes of the data."
         )
     model.load_state_dict(tensors, strict=False)
-    model.eval()
+    check_finite(model.eval(), path)
+
+
+def check_finite(model: Classifier, path: Path) -> None:
+    """Raise CheckpointError where a weight that came from `path` is no number."""
     for parameter in model.parameters():
         if not torch.isfinite(parameter).all():
             raise CheckpointError(f"{path} holds weights that are not finite.")

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from pipeline.models import base
 from pipeline.models.base import Features, Tap
+from pipeline.settings.data import Normalization
 from pipeline.system.errors import CheckpointError, ParamsError
 from pipeline.system.registry import nearest
 
@@ -72,6 +73,12 @@ def has_pretrained(arch: str) -> bool:
     """Whether timm names weights for it; says nothing of the network."""
     config = timm.models.get_pretrained_cfg(_name(arch))
     return config is not None and config.has_weights
+
+
+def normalization(arch: str) -> Normalization | None:
+    """What the weights that timm names for it need, fetched or not; None where it names none."""
+    config = timm.models.get_pretrained_cfg(_name(arch))
+    return Normalization(mean=config.mean, std=config.std) if config is not None else None
 
 
 def matching(arch: str) -> list[str]:

@@ -19,10 +19,15 @@ class Teacher(Section):
     """Whether training starts from the pretrained weights that timm has for this network. They are downloaded if they
     are not in the cache."""
     weights: HomePath | None = None
-    """A safetensors file with weights that are used instead of training a teacher. null: the teacher is trained."""
+    """A file with weights that are used instead of training a teacher, or a folder with such a file and its
+    config.json: see docs/own-teacher.md. null: the teacher is trained."""
     normalization: Normalization | None = None
-    """Normalisation with which `weights` were trained, if the file does not say so itself. null: that of the data
-    card."""
+    """Normalisation with which `weights` were trained. null: the one that the file, its folder or timm names for them;
+    that of the data card if none does."""
+    head: Literal["retrain"] | None = None
+    """`retrain`: of `weights`, or of timm's pretrained ones, all but the last layer is taken as it is, and a new last
+    layer for the classes of this data is trained by `train`. null: `weights` are used as they are, and `pretrained`
+    ones are trained as a whole."""
     seed: Seed = 0
     """Seed of the initial weights and of the order and the views of the images."""
     train: Train = Train()
@@ -32,6 +37,11 @@ class Teacher(Section):
         if self.pretrained and self.weights is not None:
             raise ValueError(
                 "with weights nothing is trained, so that pretrained: true has no effect; remove one of them"
+            )
+        if self.head is not None and not self.pretrained and self.weights is None:
+            raise ValueError(
+                "head: retrain trains the last layer alone, so that the others need weights; set pretrained to true, "
+                "or weights to a file"
             )
         return self
 

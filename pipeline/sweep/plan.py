@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.models import checkpoint
+from pipeline.models import weight_files
 from pipeline.settings import presets
 from pipeline.settings.params import Params, check_all
 from pipeline.settings.reading import parse
@@ -72,7 +72,7 @@ def plan(
         common = presets.overlaid(params, [recipe, networks])
         weights = common["teacher"].get("weights")
         # By its bytes: another file at the same path is another teacher.
-        known = {**common["teacher"], "weights": weights and checkpoint.weights_sha256(weights)}
+        known = {**common["teacher"], "weights": weights and weight_files.sha256(Path(weights).expanduser())}
         teacher = digest(known, common.get("augment"), common.get("data"))
         for method in methods:
             own = folder / "published" / f"{method}.yaml"

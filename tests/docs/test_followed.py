@@ -29,6 +29,7 @@ ELSEWHERE = {
     r"\. \.venv/bin/activate$": ("toy.py", "after activating the virtual environment"),
     r"python -m tests\.demo_page ": ("serve/http/test_page_in_browser.py", "from tests.demo_page import"),
     r"python -m stages\.survey ": ("stages/test_survey.py", "from stages.survey import survey"),
+    r"python -m stages\.import_weights ": ("stages/test_own_teacher.py", "_run.main(import_weights)"),
     r"torchrun ": ("stages/test_processes.py", '"torch.distributed.run"'),
 }
 """Commands that are not run here: what runs them, or what they stand for, and words of it."""

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.models import checkpoint
-from pipeline.settings.data import Normalization
 from pipeline.system.errors import CheckpointError, PupilError
 from tests import tiny
 
@@ -52,59 +51,6 @@ def test_a_model_can_be_read_by_whoever_can_read_other_new_files(tmp_path: Path)
     assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def test_outside_weights_without_a_header_come_in_by_their_names(tmp_path: Path) -> None:
-    model = tiny.network("resnet14").eval()
-    plain = {n: t for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
-    save_file(plain, tmp_path / "w.safetensors")
-    other = Normalization(mean=(0.1, 0.1, 0.1), std=(0.3, 0.3, 0.3))
-    loaded, used = checkpoint.import_weights(tmp_path / "w.safetensors", "resnet14", other, tiny.card())
-    assert used == other
-    assert torch.equal(loaded(tiny.batch().images), model(tiny.batch().images))
-    assert checkpoint.import_weights(tmp_path / "w.safetensors", "resnet14", None, tiny.card())[1] == tiny.NORMALIZATION
-
-
-@pytest.mark.parametrize(
-    ("arch", "classes", "said"),
-    [
-        ("resnet20", 4, r"it lacks layer1\.2"),
-        ("resnet8", 4, r"it has in addition layer1\.1"),
-        ("wrn_16_1", 4, "does not hold a wrn_16_1"),
-    ],
-)
-def test_weights_of_another_network_are_refused(arch: str, classes: int, said: str, tmp_path: Path) -> None:
-    save_file(tiny.network("resnet14", classes).state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match=said):
-        checkpoint.import_weights(tmp_path / "w.safetensors", arch, None, tiny.card())
-
-
-def test_weights_of_another_class_count_are_refused(tmp_path: Path) -> None:
-    save_file(tiny.network("resnet14", 7).state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match=r"resnet14 with 4 classes.*fc\.weight is \(7, 64\), not \(4, 64\)"):
-        checkpoint.import_weights(tmp_path / "w.safetensors", "resnet14", None, tiny.card())
-
-
-@pytest.mark.parametrize(
-    ("arch", "normalization", "said"),
-    [
-        ("resnet14", None, "teacher.arch is resnet14, but the file says resnet8"),
-        ("resnet8", Normalization(mean=(0, 0, 0), std=(1, 1, 1)), "teacher.normalization is"),
-    ],
-)
-def test_a_file_that_says_what_it_is_is_held_to_it(
-    arch: str, normalization: Normalization | None, said: str, tmp_path: Path
-) -> None:
-    checkpoint.save(tiny.network(), header(), tmp_path / "m.safetensors")
-    with pytest.raises(CheckpointError, match=said):
-        checkpoint.import_weights(tmp_path / "m.safetensors", arch, normalization, tiny.card())
-
-
-def test_a_file_with_classes_in_another_order_is_refused(tmp_path: Path) -> None:
-    swapped = header().model_copy(update={"labels": tuple(reversed(header().labels))})
-    checkpoint.save(tiny.network(), swapped, tmp_path / "m.safetensors")
-    with pytest.raises(CheckpointError, match="the data set's classes"):
-        checkpoint.import_weights(tmp_path / "m.safetensors", "resnet8", None, tiny.card())
-
-
 def test_a_torn_file_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     checkpoint.save(tiny.network(), header(), path)
@@ -119,7 +65,7 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
             return (open, (str(tmp_path / "boom"), "w"))  # type: ignore[return-value]
 
     (tmp_path / "m.pt").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(CheckpointError, match="Pickled weights are not read"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         checkpoint.load(tmp_path / "m.pt")
     assert not (tmp_path / "boom").exists()
 

@@ -35,9 +35,13 @@ def load(path: Path) -> Call:
     """The program in ExecuTorch's runtime."""
     from executorch.runtime import Runtime
 
-    method = Runtime.get().load_program(path.read_bytes()).load_method("forward")
+    content = path.read_bytes()
+    program = Runtime.get().load_program(content)
+    method = program.load_method("forward")
+    # A method reads on from the bytes of its program, and keeps neither alive: calls failed at random without these.
+    kept = content, program
 
-    def call(pixels: NDArray[np.uint8]) -> Outputs:
+    def call(pixels: NDArray[np.uint8], kept: object = kept) -> Outputs:
         probabilities, logits = method.execute([torch.from_numpy(np.array(pixels))])
         return probabilities.numpy(), logits.numpy()
 

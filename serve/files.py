@@ -1,7 +1,13 @@
-"""Files that a command writes, whole or not at all."""
+"""Files and folders that a command writes, whole or not at all."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from serve.errors import ServeError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -20,3 +26,25 @@ def write_text(path: Path, text: str) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` when the block ends without an error. Other users can read it.
+
+    Raises ServeError for a folder that holds something already, and for what cannot be written.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ServeError(f"{folder} exists already and is not an empty folder; name a new one.")
+    try:
+        folder = Path(os.path.realpath(folder))  # a link to an empty folder stays one
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield aside
+            aside.chmod(0o755)  # mkdtemp keeps others out, and servers run as another user
+            aside.replace(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise ServeError(f"{folder} could not be written ({error.strerror}); nothing was left there.") from error

@@ -1,4 +1,4 @@
-"""A trained network as torch runs it by default, behind the same boundary as the exported file."""
+"""A trained network, fused as it ships, as torch runs it by default; behind the same boundary as the exported file."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def open_torch(path: Path, threads: int, device: str) -> Call:
     """Weights and spec of a safetensors file -> pixels in, probabilities out, both in the host's memory."""
     torch.set_num_threads(threads)
     model, header = checkpoint.load(path)
-    servable = Servable(model, header.normalization).eval().to(device)
+    servable = Servable(model, header.normalization).fused().to(device)
 
     def call(pixels: Pixels) -> object:
         with torch.inference_mode():

@@ -13,6 +13,7 @@ from pipeline.evaluation.analysis import analyse, tables
 from pipeline.evaluation.comparison import Bootstrap
 from pipeline.models import checkpoint
 from pipeline.models.base import count_macs, num_parameters, title
+from pipeline.models.fold import folded
 from pipeline.settings import params as parameters
 from pipeline.system.errors import CheckpointError
 from pipeline.system.files import write_csv, write_json
@@ -44,6 +45,7 @@ def evaluate(params: Path, model: Path, data: Path, out: Path, teacher: Path | N
     if teacher is not None:
         taught = torch.from_numpy(logits_file.read(teacher, len(labels), card.num_classes, "evaluate_teacher"))
         scores |= metrics.agreement(logits, taught)
+    shipped = folded(network)
     right = (logits.argmax(1) == labels).numpy()
     record = {
         "arch": title(header.model),
@@ -54,8 +56,8 @@ def evaluate(params: Path, model: Path, data: Path, out: Path, teacher: Path | N
         "val": validation,
         "val_seen_in_training": card.train_includes_val,
         "images": len(labels),
-        "num_parameters": num_parameters(network),
-        "macs": count_macs(network, card.image_px),
+        "num_parameters": num_parameters(shipped),
+        "macs": count_macs(shipped, card.image_px),
         "size_bytes": model.stat().st_size,
     }
     analysis = analyse(logits, labels, card.labels, taught)

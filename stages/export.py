@@ -34,7 +34,7 @@ def export(
             model, header = checkpoint.load(weights)
             test_scores = json.loads(scores.read_text(encoding="utf-8"))["test"]
             servable = exporting.Servable(model, header.normalization)
-            card = exporting.make_card(name, model, header, test_scores)
+            card = exporting.make_card(name, header, test_scores)
             exporting.write_onnx(servable, card, file, settings.opset)
             # Always the CPU: an accelerator's own rounding (TF32) would pass for drift of the export.
             classifier = OnnxClassifier(file, device="cpu")

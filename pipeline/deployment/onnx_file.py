@@ -8,6 +8,8 @@ can tell whether the network in front of it is the one that was exported.
 
 import hashlib
 import json
+import math
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,15 @@ def read(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     if not is_whole:
         raise PupilError(f"{path} was changed after its export. Run `dvc repro --force export`.")
     return model, card
+
+
+def num_parameters(model: onnx.ModelProto, buffers: Container[str]) -> int:
+    """How many weights the file stores; `buffers` names what is none, such as statistics of BN."""
+    return sum(
+        math.prod(tensor.dims)
+        for tensor in model.graph.initializer
+        if tensor.dims and tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in buffers
+    )
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -28,7 +28,7 @@ def write(network: Classifier, image_px: int, opset: int, path: Path) -> Path:
         data_sha256="0" * 64,
         licence=None,
     )
-    write_onnx(Servable(network, _PLAIN), make_card(path.stem, network, header, {}), path, opset)
+    write_onnx(Servable(network, _PLAIN), make_card(path.stem, header, {}), path, opset)
     return path
 
 

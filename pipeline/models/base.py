@@ -125,6 +125,12 @@ class Classifier(nn.Module):
     def measure_again(self) -> None:
         """Find out anew what a family keeps about its sizes, after layers were changed from outside."""
 
+    def merge_branches(self) -> None:
+        """Put one layer in place of parallel ones that only training needs; in eval mode logits and taps stay.
+
+        Changes the network itself, which cannot be trained any further. A family without such branches does nothing.
+        """
+
     def stage_norms(self) -> list[nn.BatchNorm2d]:
         """The BN whose output is (nearly) the `pre` form of each stage, which OFD takes its margins from."""
         raise NotImplementedError

@@ -1,8 +1,10 @@
-"""A network for inference alone: every BN that stands right behind a convolution becomes part of it.
+"""A network for inference alone: branches that only training needs are merged, and every BN that stands right behind a
+convolution becomes part of it.
 
     BN(conv(x)) = (conv(x) - mean) * g + beta = conv'(x),  g = gamma / sqrt(var + eps), weight' = weight * g per channel
 
-Exact but for rounding, and one pass over each map less.
+Exact but for rounding, and one pass over each map less. Which branches can be merged, a family knows
+(`Classifier.merge_branches`).
 """
 
 import copy
@@ -17,6 +19,9 @@ from pipeline.models.base import Classifier
 def folded(model: Classifier) -> Classifier:
     """A copy of `model` in eval mode with fewer layers, the same taps and the same logits; `model` stays as it is."""
     network = copy.deepcopy(model).eval()
+    # A list: merging changes what modules() walks through.
+    for part in [module for module in network.modules() if isinstance(module, Classifier)]:
+        part.merge_branches()
     for parent in list(network.modules()):
         for conv_name, norm_name in _neighbours(parent):
             conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)

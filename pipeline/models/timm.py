@@ -25,6 +25,7 @@ import huggingface_hub
 import timm
 import torch
 from huggingface_hub import constants
+from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from pipeline.models import base
@@ -168,6 +169,10 @@ class Timm(base.Classifier):
     def _pooled(self, final: Tensor) -> Tensor:
         # Averaged, and read by the classifier, in float32.
         return _float32(self.net.forward_head(_float32(final), pre_logits=True))
+
+    def merge_branches(self) -> None:
+        """As the modules of timm themselves say (RepVGG, MobileOne, FastViT, GhostNetV3, ...)."""
+        reparameterize_model(self.net, inplace=True)
 
     @contextmanager
     def _naming_the_size(self, images: Tensor) -> Iterator[None]:

@@ -8,6 +8,7 @@ import torch
 
 from pipeline.models import base, cutting
 from pipeline.models.base import Classifier
+from pipeline.models.fold import folded
 from pipeline.settings.networks import Pruned
 from pipeline.system import registry
 from pipeline.system.errors import ParamsError
@@ -47,8 +48,8 @@ class Candidate:
         return network
 
     def macs(self, teacher: Classifier, image_px: int) -> int:
-        """Multiply-accumulates of a network that is not cut from the teacher."""
-        return base.count_macs(base.build(self._spec(teacher)), image_px)
+        """Multiply-accumulates, once fused, of a network that is not cut from the teacher."""
+        return base.count_macs(folded(base.build(self._spec(teacher))), image_px)
 
     def _spec(self, teacher: Classifier) -> base.Spec:
         return {**self.student, "num_classes": teacher.spec["num_classes"]}

@@ -3,7 +3,7 @@
 A row is plain JSON data:
 
     name, student          of the candidate; student is what params.yaml would say to have it
-    num_parameters, macs   None where the network could not be built
+    num_parameters, macs   fused, as it ships; None where the network could not be built
     files                  float32 and int8, each {bytes, batches, peak_bytes}, or None where there is no such file
     int8_error, error      why there is no int8 file, or nothing at all; else None
     refused                method of params.yaml -> why it cannot serve the pair
@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.deployment import trial
 from pipeline.models import cutting
 from pipeline.models.base import Classifier, count_macs, num_parameters
+from pipeline.models.fold import folded
 from pipeline.settings.networks import Pruned
 from pipeline.settings.params import Params
 from pipeline.sweep.budget import Row, in_words
@@ -38,7 +39,7 @@ class Surveyor:
         self._settings, self._teacher, self._measure, self._folder = settings, teacher, measure, folder
         self._image_px = settings.data.image_px
         self._card = stand_in(self._image_px, teacher.spec["num_classes"])
-        self._macs = count_macs(teacher, self._image_px)
+        self._macs = count_macs(folded(teacher), self._image_px)
         self._teacher_file: Path | None = None
         self._smallest_cut: dict[str, float | str] = {}
 
@@ -81,8 +82,7 @@ class Surveyor:
         except ParamsError as error:
             book.rows[candidate.name] = _empty(candidate) | {"error": str(error), "tried": tried}
             return f"{candidate.name}: {error}"
-        macs = count_macs(network, self._image_px)
-        if twin := _twin(candidate, network, macs, book):
+        if twin := _twin(candidate, self._sizes(network), book):
             book.left_out[candidate.name] = f"it is the same network as {twin}"
             return f"{candidate.name} is left out: {book.left_out[candidate.name]}"
         row = self.row(candidate, network) if known is None else known
@@ -93,10 +93,13 @@ class Surveyor:
             return f"{candidate.name}: {row['error']}"
         return in_words(row) + (f"; refused by {', '.join(refused)}" if refused else "")
 
+    def _sizes(self, network: Classifier) -> dict[str, int]:
+        lean = folded(network)
+        return {"num_parameters": num_parameters(lean), "macs": count_macs(lean, self._image_px)}
+
     def row(self, candidate: Candidate, network: Classifier) -> Row:
         """Export and time one network, beside the teacher unless it is the teacher."""
-        row = _empty(candidate)
-        row |= {"num_parameters": num_parameters(network), "macs": count_macs(network, self._image_px)}
+        row = _empty(candidate) | self._sizes(network)
         opset = self._settings.deploy.opset
         try:
             if self._teacher_file is None:
@@ -134,11 +137,10 @@ def _empty(candidate: Candidate) -> Row:
     }
 
 
-def _twin(candidate: Candidate, network: Classifier, macs: int, book: Book) -> str | None:
+def _twin(candidate: Candidate, sizes: Mapping[str, int], book: Book) -> str | None:
     """Another student cut from the teacher that is the same network, but for its weights."""
-    size = (macs, num_parameters(network))
     others = (row for row in book.rows.values() if CUT in row["student"] and row["name"] != candidate.name)
-    same = (row["name"] for row in others if (row["macs"], row["num_parameters"]) == size)
+    same = (row["name"] for row in others if sizes.items() <= row.items())
     return next(same, None) if CUT in candidate.student else None
 
 

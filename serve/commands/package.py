@@ -1,13 +1,13 @@
-"""Write what other servers need to run exported models: a Triton model repository, a KServe manifest."""
+"""Write what others need to run exported models: a folder with a model card, a Triton repository, a KServe manifest."""
 
 import argparse
 from pathlib import Path
 
 from serve import arguments as shared
 from serve.errors import ServeError
-from serve.package import kserve, triton
+from serve.package import hub, kserve, triton
 
-HELP = "package exported models for Triton and KServe"
+HELP = "package exported models for others, for Triton and for KServe"
 _DEFAULT = triton.Serving()
 
 
@@ -15,6 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `package` takes."""
     shared.add_models(parser)
     add = parser.add_argument
+    add(
+        "--hub",
+        type=Path,
+        metavar="DIR",
+        help="write the models, their labels and a model card with a program that runs them to this new folder",
+    )
+    add("--licence", metavar="ID", help="of the weights, for the model card, as the Hub names it (apache-2.0, ...)")
+    add("--latency", type=Path, metavar="FILE", help="JSON of a benchmark of these files, for the model card")
     add(
         "--triton",
         type=Path,
@@ -56,8 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Write what was asked for. Raises ServeError."""
-    if arguments.triton is None and arguments.kserve is None:
-        raise ServeError("Nothing to write: give --triton DIR, --kserve FILE or both.")
+    if arguments.hub is None and arguments.triton is None and arguments.kserve is None:
+        raise ServeError("Nothing to write: give --hub DIR, --triton DIR, --kserve FILE or several of them.")
+    if arguments.hub is None and (arguments.licence or arguments.latency):
+        raise ServeError("--licence and --latency are for the model card: give --hub DIR too.")
     if arguments.kserve is not None and arguments.storage_uri is None:
         raise ServeError(
             "--kserve needs --storage-uri, which says where the cluster finds the Triton model repository."
@@ -75,6 +85,9 @@ def main(arguments: argparse.Namespace) -> None:
     service = kserve.Service(arguments.name, arguments.storage_uri or "", *arguments.replicas)
     if arguments.kserve is not None:
         kserve.manifest(service, serving)  # what is wrong with it is said before anything is written
+    if arguments.hub is not None:
+        hub.write(arguments.hub, models, arguments.licence, arguments.latency)
+        print(f"{arguments.hub} holds {names} and README.md; it can be handed on as it is.")
     if arguments.triton is not None:
         triton.write(arguments.triton, models, serving)
         print(f"{arguments.triton} holds {names}; run: tritonserver --model-repository={arguments.triton}")

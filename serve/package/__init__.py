@@ -1,4 +1,4 @@
-"""What other servers need to run exported models: a Triton repository, a KServe manifest.
+"""What others need to run exported models: a folder with a model card, a Triton repository, a KServe manifest.
 
 The command package enters. It knows model.
 """

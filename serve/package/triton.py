@@ -10,11 +10,11 @@ model_repository.md and model_configuration.md; the keys of the ONNX Runtime bac
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve import files
 from serve.errors import ModelError, ServeError
 from serve.model.card import Card
 from serve.model.classifier import OnnxClassifier
@@ -45,21 +45,9 @@ def write(folder: Path, models: Mapping[Path, Card], serving: Serving) -> None:
 
     Raises ModelError for a label that Triton cannot read, ServeError for a folder that holds something.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ServeError(f"{folder} exists already and is not an empty folder; name a new one.")
-    try:
-        folder = Path(os.path.realpath(folder))  # a link to an empty folder stays one
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            for path, card in models.items():
-                _write_model(aside / card.name, path, card, serving)
-            aside.chmod(0o755)  # mkdtemp keeps others out, and Triton runs as another user
-            aside.replace(folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    except OSError as error:
-        raise ServeError(f"{folder} could not be written ({error.strerror}); nothing was left there.") from error
+    with files.new_folder(folder) as aside:
+        for path, card in models.items():
+            _write_model(aside / card.name, path, card, serving)
 
 
 def read_cards(paths: Sequence[Path]) -> dict[Path, Card]:

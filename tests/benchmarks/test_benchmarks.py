@@ -189,7 +189,9 @@ def test_the_table_of_the_sweep_is_one_that_can_be_trained(tmp_path: Path) -> No
 
 def test_the_network_of_the_servers_benchmarks_can_be_served(tmp_path: Path) -> None:
     model = OnnxClassifier(wrn_onnx.write(tmp_path / "model.onnx"), device="cpu")
-    assert (model.card.name, model.card.num_parameters) == ("wrn_16_2", 703_284)
+    # 703,284 before BNs were folded.
+    assert model.card.name == "wrn_16_2"
+    assert 0.99 * 703_284 < model.card.num_parameters < 703_284
     assert model(np.zeros((1, 32, 32, 3), np.uint8)).sum() == pytest.approx(1, abs=1e-5)
 
 

@@ -29,6 +29,8 @@ from tests.models.test_checkpoint import header
 pytestmark = pytest.mark.slow
 
 SPLIT = tiny.split(64)
+SIZES = {"num_parameters": 1, "macs": 1}
+"""Which cards get when a network is exported."""
 CULPRITS = ("model.blocks.0.conv1.weight", "model.blocks.0.conv2.weight")
 
 
@@ -58,7 +60,7 @@ def with_outlier(arch: str) -> Classifier:
 
 
 def exported(model: Classifier, arch: str, path: Path) -> onnx.ModelProto:
-    card = export.make_card("student", model, header(arch), {"top1": 12.5})
+    card = export.make_card("student", header(arch), {"top1": 12.5})
     export.write_onnx(export.Servable(model, tiny.NORMALIZATION), card, path, 20)
     return onnx_file.read(path)[0]
 
@@ -177,7 +179,7 @@ def test_an_unknown_node_is_named(model: onnx.ModelProto) -> None:
 
 def test_half_precision_agrees_and_its_probabilities_sum_to_one(model: onnx.ModelProto, tmp_path: Path) -> None:
     path = tmp_path / "student.fp16.onnx"
-    card = export.make_card("student_fp16", tiny.network("resnet8"), header("resnet8"), {}) | {"precision": "fp16"}
+    card = export.make_card("student_fp16", header("resnet8"), {}) | SIZES | {"precision": "fp16"}
     onnx_file.write(quantize.half(model), card, path)
     probabilities, came = OnnxClassifier(path, device="cpu").outputs(SPLIT.images)
     expected = logits(model)
@@ -309,7 +311,7 @@ def run(folder: Path, source: onnx.ModelProto, settings: str = "", seeds: tuple[
     folder.mkdir()
     answers = gate.predict(source, tiny.split(64, seed=seeds[1]), 64).argmax(1).numpy()
     data = prepared(folder / "data", answers, seeds)
-    card = export.make_card("student", tiny.network("wrn_10_1"), header("wrn_10_1"), {"top1": 1.0})
+    card = export.make_card("student", header("wrn_10_1"), {"top1": 1.0}) | SIZES
     onnx_file.write(source, card, folder / "student.onnx")
     (folder / "params.yaml").write_text(settings or "{}")
     # The teacher is right on every other image.

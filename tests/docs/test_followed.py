@@ -28,6 +28,7 @@ ELSEWHERE = {
     r"(RAY_ADDRESS=\S+ )?make [\w./]+": ("docs/test_followed.py", "test_make_knows_its_targets"),
     r"\. \.venv/bin/activate$": ("toy.py", "after activating the virtual environment"),
     r"python -m tests\.demo_page ": ("serve/http/test_page_in_browser.py", "from tests.demo_page import"),
+    r"python -m stages\.convert ": ("stages/test_convert.py", "from stages.convert import convert"),
     r"python -m stages\.survey ": ("stages/test_survey.py", "from stages.survey import survey"),
     r"python -m stages\.import_weights ": ("stages/test_own_teacher.py", "_run.main(import_weights)"),
     r"torchrun ": ("stages/test_processes.py", '"torch.distributed.run"'),
@@ -131,6 +132,9 @@ def test_the_tutorial_leads_to_a_server_that_knows_the_images(said: dict[str, di
         assert json.loads((project / f"artifacts/{who}/evaluation.json").read_text(encoding="utf-8"))["arch"] == arch
     assert (project / "report/report.html").is_file()
     assert (project / "models/student/1/model.onnx").is_file()
+    card = (project / "handed/README.md").read_text(encoding="utf-8")
+    assert 'pipeline_tag: "image-classification"' in card
+    assert "ms for 1 image |" in card
 
 
 @pytest.mark.slow

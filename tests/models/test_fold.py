@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.models import base
 from pipeline.models.base import Classifier
 from pipeline.models.fold import folded
 from tests import tiny
@@ -15,6 +16,9 @@ LEFT = {
     "wrn_16_1": (13, 7),
     "mobilenet_v2_half": (53, 0),
     "timm/test_resnet": (15, 10),
+    # parallel branches, each with its BN
+    "timm/mobileone_s0": (226, 0),
+    "timm/repghostnet_050": (112, 6),
 }
 
 
@@ -46,6 +50,14 @@ def test_a_folded_network_has_the_same_taps(arch: str) -> None:
             assert (form - of_reference).abs().max() < 1e-5 * of_reference.abs().max()
     torch.testing.assert_close(came.logits, expected.logits, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_branches_are_merged_inside_of_another_network_too() -> None:
+    spec = {"arch": "reused", "num_classes": 4, "body": {"arch": "timm/mobileone_s0", "num_classes": 4}}
+    model = base.build({**spec, "channels": 32, "factor": 2}).eval()
+    lean = folded(model)
+    assert norms(lean) == 0
+    assert base.count_macs(lean, 32) < 0.3 * base.count_macs(model, 32)
 
 
 def test_norms_that_read_the_batch_stay() -> None:

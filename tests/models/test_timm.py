@@ -244,7 +244,7 @@ def test_a_reused_head_on_a_body_of_timm_comes_back_without_what_it_does_not_run
 def test_the_exported_file_computes_the_same(arch: str, tmp_path: Path) -> None:
     model = trained(arch)
     servable = export.Servable(model, tiny.NORMALIZATION)
-    card = export.make_card("student", model, header(model), {"top1": 12.5})
+    card = export.make_card("student", header(model), {"top1": 12.5})
     assert card["arch"] == arch
     export.write_onnx(servable, card, tmp_path / "m.onnx", 20)
     classifier = OnnxClassifier(tmp_path / "m.onnx", device="cpu")

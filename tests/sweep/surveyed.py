@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.deployment import trial
 from pipeline.models.base import Classifier, num_parameters
+from pipeline.models.fold import folded
 
 
 def replace_exports(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -16,7 +17,7 @@ def replace_exports(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def write(network: Classifier, image_px: int, opset: int, path: Path) -> Path:
         written.append(str(network.spec["arch"]))
-        path.write_bytes(bytes(4 * num_parameters(network)))
+        path.write_bytes(bytes(4 * num_parameters(folded(network))))
         return path
 
     def write_int8(float32: Path, path: Path) -> Path:

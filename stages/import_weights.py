@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.models import foreign_weights
 from pipeline.models.base import num_parameters
 from pipeline.system.errors import CheckpointError
+from pipeline.weights import foreign_weights
 from stages import _run
 
 

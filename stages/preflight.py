@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.models import weight_files
 from pipeline.models.base import family
 from pipeline.settings import params as parameters
 from pipeline.settings.data import Data
@@ -22,6 +21,7 @@ from pipeline.system import registry
 from pipeline.system.errors import DataError
 from pipeline.system.files import sha256, write_json
 from pipeline.teaching import recall
+from pipeline.weights import weight_files
 from serve import machine
 from stages import _run
 

@@ -14,13 +14,14 @@ from pipeline.distillation import vanilla
 from pipeline.distillation.base import Method
 from pipeline.evaluation import label_order
 from pipeline.evaluation.metrics import classification, predict
-from pipeline.models import checkpoint, foreign_weights, weight_files
+from pipeline.models import checkpoint
 from pipeline.models.base import build_to_train
 from pipeline.settings import params as parameters
 from pipeline.settings.networks import Teacher
 from pipeline.system.errors import CheckpointError
 from pipeline.system.files import write_json
 from pipeline.training import engine, last_layer
+from pipeline.weights import foreign_weights, weight_files
 from stages import _run
 from stages._live import recorder
 from stages._processes import in_processes

@@ -18,7 +18,7 @@ PIPELINE = (
     ("sweep", "conversion"),
     ("deployment", "training", "report", "teaching"),
     ("evaluation",),
-    ("distillation", "sources"),
+    ("distillation", "sources", "weights"),
     ("models", "preparation"),
     ("data",),
     ("devices", "settings"),

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.models import weight_files
 from pipeline.settings import presets
 from pipeline.settings.params import Params, check_all
 from pipeline.settings.reading import parse
 from pipeline.sweep.rehearsal import rehearse
 from pipeline.system.errors import ParamsError
 from pipeline.system.files import write_json
+from pipeline.weights import weight_files
 
 PUBLISHED = "published"
 _DECIDING = ("data", "augment", "student", "distill", "evaluate")

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from pipeline.data.card import DataCard
 from pipeline.distillation import vanilla
-from pipeline.models import foreign_weights, weight_files
 from pipeline.models.base import Classifier, build_to_train, pretrained_normalization
 from pipeline.settings.data import Normalization
 from pipeline.settings.networks import Teacher
+from pipeline.weights import foreign_weights, weight_files
 
 
 class LastLayer(vanilla.Method):

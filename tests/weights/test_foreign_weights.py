@@ -21,10 +21,11 @@ from timm.utils import CheckpointSaver, ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.models import checkpoint, foreign_weights, weight_files
+from pipeline.models import checkpoint
 from pipeline.models.base import Classifier
 from pipeline.settings.data import Normalization
 from pipeline.system.errors import CheckpointError, PupilError
+from pipeline.weights import foreign_weights, weight_files
 from tests import tiny
 from tests.models import test_checkpoint
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.card import DataCard
-from pipeline.models import checkpoint, weight_files, weight_names
+from pipeline.models import checkpoint
 from pipeline.models.base import Classifier, Spec, build, pretrained_normalization
-from pipeline.models.weight_files import WeightsFile
 from pipeline.settings.data import Normalization
 from pipeline.system.errors import CheckpointError
+from pipeline.weights import weight_files, weight_names
+from pipeline.weights.weight_files import WeightsFile
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ LEFT = {
     "resnet50_cifar": (53, 0),
     "wrn_16_1": (13, 7),
     "mobilenet_v2_half": (53, 0),
+    "vgg13": (10, 0),
+    "shufflenet_v1": (49, 0),
+    "shufflenet_v2": (56, 0),
     "timm/test_resnet": (15, 10),
     # parallel branches, each with its BN
     "timm/mobileone_s0": (226, 0),

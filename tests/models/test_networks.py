@@ -1,6 +1,7 @@
 """Networks: exact sizes, the features contract, and BN that runs once."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from pipeline.models import base
 from pipeline.system.errors import ParamsError
 from tests.distillation.test_method_values_deployed import spoiled
+from tests.golden import G, fill
 
 # Parameters with 100 classes, as published.
 PARAMETERS = {
@@ -37,6 +39,10 @@ PARAMETERS = {
     "resnet34_cifar": 21_328_292,
     "resnet50_cifar": 23_705_252,
     "mobilenet_v2_half": 812_836,
+    "vgg8": 3_965_028,
+    "vgg13": 9_462_180,
+    "shufflenet_v1": 949_258,
+    "shufflenet_v2": 1_355_528,
 }
 OTHER_CLASSES = {
     ("resnet20", 10): 272_474,
@@ -48,10 +54,24 @@ OTHER_CLASSES = {
     ("resnet34", 40): 21_305_192,
     ("resnet50", 1000): 25_557_032,
     ("mobilenet_v2_half", 10): 697_546,
+    ("vgg8", 10): 3_918_858,
+    ("vgg13", 40): 9_431_400,
+    ("shufflenet_v1", 10): 862_768,
+    ("shufflenet_v2", 40): 1_294_028,
+    ("resnet50_cifar", 10): 23_520_842,
 }
-RECTIFYING = ("resnet8", "wrn_16_1", "resnet18", "resnet50")
-"""Networks in which a ReLU follows every tap."""
-FAMILIES = (*RECTIFYING, "mobilenet_v2_half")
+# Logits in eval mode and float64 of what golden.py puts in, as the CRD benchmark's code computes them: the first four
+# of the first image, and the sum of all absolutes.
+LOGITS = {
+    "vgg8": ((1.0913255e-4, 1.9592072e-4, 1.2056336e-4, -5.4573223e-5), 0.029971493),
+    "vgg13": ((4.4621796e-9, 1.884251e-8, 1.7628622e-8, 1.8251456e-9), 1.9875155e-6),
+    "shufflenet_v1": ((5.3507904e-3, -4.4205071e-3, 3.3139392e-3, -2.0752153e-3), 0.84363438),
+    "shufflenet_v2": ((-5.5864512e-10, 1.5415282e-8, -9.0835635e-9, -9.733542e-9), 2.016447e-6),
+    "resnet50_cifar": ((1.9657206e-4, -1.2706202e-4, 7.8393379e-6, 1.1445039e-4), 0.026637671),
+}
+RECTIFYING = ("resnet8", "wrn_16_1", "resnet18", "resnet50", "vgg8", "shufflenet_v1")
+"""Networks in which a ReLU follows every tap, and the classifier reads the average of the last."""
+FAMILIES = (*RECTIFYING, "mobilenet_v2_half", "shufflenet_v2")
 
 
 def build(arch: str, classes: int = 100) -> base.Classifier:
@@ -154,6 +174,49 @@ def test_mobilenet_is_torchvision_s_but_for_the_first_expansion_and_relu6() -> N
     torch.testing.assert_close(ours(images), theirs.eval()(images), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("arch", LOGITS)
+def test_logits_are_those_of_the_benchmark(arch: str) -> None:
+    # In float32 such small numbers lose digits.
+    model = fill(build(arch)).double().eval()
+    with torch.no_grad():
+        logits = model(G((2, 3, 32, 32), 0.4).double())
+    first, total = LOGITS[arch]
+    assert logits[0, :4].tolist() == pytest.approx(first, rel=1e-5)
+    assert float(logits.abs().sum()) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arch", "stem", "stages", "pooled"),
+    [
+        ("vgg13", (64, 32, 32), ((128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 4, 4)), 512),
+        ("shufflenet_v1", (24, 32, 32), ((240, 16, 16), (480, 8, 8), (960, 4, 4)), 960),
+        ("shufflenet_v2", (24, 32, 32), ((116, 16, 16), (232, 8, 8), (464, 4, 4)), 1024),
+    ],
+)
+def test_shapes_are_those_that_the_benchmark_compares(
+    arch: str, stem: tuple[int, ...], stages: tuple[tuple[int, ...], ...], pooled: int
+) -> None:
+    shapes = base.shapes(build(arch), 32)
+    assert (shapes.stem, shapes.stages, shapes.pooled) == (stem, stages, pooled)
+
+
+def test_a_vgg_pools_once_more_at_64_px() -> None:
+    assert [tap.height for tap in base.shapes(build("vgg8"), 64).stages] == [32, 16, 8, 4]
+
+
+def test_halves_of_shufflenet_v2_are_shuffled_and_every_act_is_the_relu_of_its_pre() -> None:
+    model = build("shufflenet_v2")
+    features = model.features(torch.randn(2, 3, 32, 32))
+    for tap in (features.stem, *features.blocks):
+        assert torch.equal(tap.act, tap.pre.relu())
+    for before, after in pairwise(features.blocks[:4]):
+        # What passes a unit comes out in every second channel.
+        assert torch.equal(after.act[:, ::2], before.act[:, : before.act.shape[1] // 2])
+    assert not model.fc_reads_average
+    torch.testing.assert_close(features.pooled, model.head(features.stages[-1].raw).relu().mean((2, 3)))
+    assert model.map_channels == 464
+
+
 def test_macs_of_wrn_40_2() -> None:
     # 0.66 GFLOP forward at 2 FLOP per multiply-accumulate.
     assert base.count_macs(build("wrn_40_2"), 32) == pytest.approx(0.3276e9, rel=1e-3)
@@ -233,7 +296,7 @@ def test_looking_inside_runs_every_bn_once(arch: str) -> None:
     assert counts == {1}
 
 
-@pytest.mark.parametrize("arch", FAMILIES)
+@pytest.mark.parametrize("arch", [arch for arch in FAMILIES if not arch.startswith("shufflenet")])
 def test_stage_norms_produce_the_pre_taps(arch: str) -> None:
     model = build(arch).eval()
     outputs: dict[int, torch.Tensor] = {}
@@ -243,7 +306,7 @@ def test_stage_norms_produce_the_pre_taps(arch: str) -> None:
     for number, tap in enumerate(features.stages):
         assert outputs[number].shape == tap.pre.shape
         # Elsewhere the tap also holds the shortcut; the last block of a MobileNet has none.
-        if arch.startswith("wrn") or (arch.startswith("mobilenet") and tap is features.stages[-1]):
+        if arch.startswith(("wrn", "vgg")) or (arch.startswith("mobilenet") and tap is features.stages[-1]):
             assert torch.equal(outputs[number], tap.pre)
 
 
@@ -260,6 +323,8 @@ def test_shapes_leave_the_model_as_it_was() -> None:
     [
         ("resnet21", "resnet20"),
         ("resnt20", "did you mean 'resnet'"),
+        ("vgg14", r"did you mean 'vgg1\d'"),
+        ("shufflenet_v3", "shufflenet_v2"),
         ("wrn_17_2", "6n \\+ 4"),
         ("mobilenet_v2", r"did you mean 'mobilenet_v2_half'\?\).*timm/mobilenetv2_100"),
         ("20", "The known ones are"),

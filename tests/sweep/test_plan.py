@@ -29,6 +29,13 @@ SETTINGS = {
     "j": (2_255_156, 861_620),
     "resnet50-mobilenet_v2_half": (23_705_252, 812_836),
     "wrn_40_2-mobilenet_v2_half": (2_255_156, 812_836),
+    "resnet32x4-resnet8x4": (7_433_860, 1_233_540),
+    "vgg13-vgg8": (9_462_180, 3_965_028),
+    "resnet50-vgg8": (23_705_252, 3_965_028),
+    "resnet32x4-shufflenet_v1": (7_433_860, 949_258),
+    "resnet32x4-shufflenet_v2": (7_433_860, 1_355_528),
+    "wrn_40_2-shufflenet_v1": (2_255_156, 949_258),
+    "vgg13-mobilenet_v2_half": (9_462_180, 812_836),
 }
 MAPS = "sakd compares square stage maps of equal size"
 STAGES = "compares the networks stage by stage, but the student has 4 stages and the teacher 3"
@@ -57,7 +64,7 @@ def test_a_setting_builds_networks_of_the_published_sizes(letter: str) -> None:
     sizes = [num_parameters(build({"arch": a, "num_classes": 100})) for a in (params.teacher.arch, params.student.arch)]
     assert tuple(sizes) == SETTINGS[letter]
     assert params.distill.train.epochs == 240
-    assert params.distill.train.lr == (0.01 if "mobilenet" in letter else 0.05)
+    assert params.distill.train.lr == (0.01 if letter.endswith(("mobilenet_v2_half", "_v1", "_v2")) else 0.05)
     assert params.teacher.train.lr == 0.05
 
 

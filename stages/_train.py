@@ -36,11 +36,13 @@ def train(
     out: Path,
     num_views: int | None = None,
     normalization: Normalization | None = None,
+    image_px: int | None = None,
 ) -> None:
     """Fit `objective` and write model.safetensors, history.json and DVCLive's files to `out`.
 
     `facts` is all that decides the result besides data and code: it keys the resume state and the header. `num_views`
-    is as in `Feed`. `normalization` is that of the images; None: the data card's.
+    is as in `Feed`. `normalization` is that of the images; None: the data card's. `image_px` is what the network sees
+    of each view; None: all of the data card's.
     """
     keep_freed_memory()
     card = cards.load(data)
@@ -48,7 +50,7 @@ def train(
     state, seen_by = Resume(resume, run_key(identity, "torch")), normalization or card.normalization
     with distributed.joined() as device:
         train_feed, val_feed = (
-            Feed(Split.load(data, name, card), seen_by, device, num_views) for name in ("train", "val")
+            Feed(Split.load(data, name, card, image_px), seen_by, device, num_views) for name in ("train", "val")
         )
         with (
             recorder(out, card.train_includes_val)
@@ -61,7 +63,8 @@ def train(
         if distributed.rank() != 0:
             return
     model = cast(Classifier, objective.deployed())
-    checkpoint.save(model, make_header(model, card, seen_by, method, seed, facts), out / "model.safetensors")
+    header = make_header(model, card, seen_by, method, seed, facts, image_px)
+    checkpoint.save(model, header, out / "model.safetensors")
     history = {**result.summary(), "val_seen_in_training": card.train_includes_val, "epochs": result.history}
     write_json(out / "history.json", history)
     # Only now: a kill before this line resumes from the last epoch, and a finished run leaves nothing behind.
@@ -84,13 +87,16 @@ def make_header(
     method: str | None,
     seed: int | None,
     facts: dict[str, Any],
+    image_px: int | None = None,
 ) -> checkpoint.Header:
-    """The header of a network that was trained on the card's data."""
+    """The header of a network that was trained on the card's data, and sees images of image_px; None: the card's."""
+    seen_px = image_px or card.image_px
     return checkpoint.Header(
         model=dict(model.spec),
         labels=card.labels,
-        image_px=card.image_px,
+        image_px=seen_px,
         storage_px=card.storage_px,
+        cut_px=card.image_px if seen_px != card.image_px else None,
         normalization=normalization,
         method=method,
         seed=seed,

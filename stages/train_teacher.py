@@ -15,7 +15,7 @@ from pipeline.distillation.base import Method
 from pipeline.evaluation import label_order
 from pipeline.evaluation.metrics import classification, predict
 from pipeline.models import checkpoint, foreign_weights, weight_files
-from pipeline.models.base import build_to_train
+from pipeline.models.base import build_to_train, spec_of
 from pipeline.settings import params as parameters
 from pipeline.settings.networks import Teacher
 from pipeline.system.errors import CheckpointError
@@ -40,7 +40,7 @@ def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
     torch.manual_seed(teacher.seed)
     decided = teacher.model_dump(exclude={"head"}) | {"train": decisive(teacher.train)}
     if teacher.head is None:
-        spec = {"arch": teacher.arch, "num_classes": card.num_classes}
+        spec = spec_of(teacher.arch, card.num_classes, card.image_px)
         network, normalization = build_to_train(spec, teacher.pretrained, "teacher"), card.normalization
         objective: Method = vanilla.Method(vanilla.Config(), network, None, card)
     else:

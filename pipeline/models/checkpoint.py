@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,8 +34,11 @@ class Header(BaseModel):
     """Spec of the network, for models.base.build."""
     labels: tuple[str, ...]
     image_px: int
+    """Height and width of the images that the network sees."""
     storage_px: int | None = None
-    """Short side that images were scaled to before their middle image_px were cut out; None: image_px."""
+    """Short side that images were scaled to before their middle was cut out; None: image_px."""
+    cut_px: int | None = Field(default=None, exclude_if=lambda px: px is None)
+    """Height and width of that middle, which was then made smaller to image_px; None: image_px, it was not."""
     normalization: Normalization
     method: str | None
     """Distillation method; null for a teacher."""

@@ -1,7 +1,5 @@
 """What train_teacher and distill have in common: feeds in, a trained network and its history out."""
 
-import hashlib
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -63,7 +61,7 @@ def train(
         if distributed.rank() != 0:
             return
     model = cast(Classifier, objective.deployed())
-    header = make_header(model, card, seen_by, method, seed, facts, image_px)
+    header = checkpoint.make_header(model, card, seen_by, method, seed, facts, image_px)
     checkpoint.save(model, header, out / "model.safetensors")
     history = {**result.summary(), "val_seen_in_training": card.train_includes_val, "epochs": result.history}
     write_json(out / "history.json", history)
@@ -78,29 +76,3 @@ def _record_nothing(record: Record) -> None:
 def decisive(settings: Train) -> dict[str, Any]:
     """Settings of a training without those that leave its result as it is."""
     return settings.model_dump(exclude={"processes"})
-
-
-def make_header(
-    model: Classifier,
-    card: cards.DataCard,
-    normalization: Normalization,
-    method: str | None,
-    seed: int | None,
-    facts: dict[str, Any],
-    image_px: int | None = None,
-) -> checkpoint.Header:
-    """The header of a network that was trained on the card's data, and sees images of image_px; None: the card's."""
-    seen_px = image_px or card.image_px
-    return checkpoint.Header(
-        model=dict(model.spec),
-        labels=card.labels,
-        image_px=seen_px,
-        storage_px=card.storage_px,
-        cut_px=card.image_px if seen_px != card.image_px else None,
-        normalization=normalization,
-        method=method,
-        seed=seed,
-        params_sha256=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
-        data_sha256=card.sha256["train/images.npy"],
-        licence=card.licence,
-    )

@@ -8,9 +8,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.settings import params as parameters
@@ -65,18 +62,13 @@ def benchmark(
     exported = {"student": deploy / "student.onnx", "teacher": deploy / "teacher.onnx"}
     exported |= {f"student_{kind}": path for kind, path in more.items()}
     data_card = cards.load(data)
-    images = data_card.counts["test"]
-    positions = np.random.default_rng(settings.seed).choice(images, min(_IMAGES, images), replace=False)
     cards_of = {name: OnnxClassifier(path, device="cpu").card for name, path in exported.items()}
-
-    def pixels(name: str) -> NDArray[np.uint8]:
-        split = Split.load(data, "test", data_card, cards_of[name].image_px)
-        return split.central_reader()(np.sort(positions))
-
+    splits = {name: Split.load(data, "test", data_card, card.image_px) for name, card in cards_of.items()}
+    pixels = {name: split.drawn(_IMAGES, settings.seed) for name, split in splits.items()}
     where = (settings.threads, device)
-    in_onnx = [Candidate(f"{name}_onnx", path, pixels(name), open_onnx, *where) for name, path in exported.items()]
+    in_onnx = [Candidate(f"{name}_onnx", path, pixels[name], open_onnx, *where) for name, path in exported.items()]
     trained = {"student": student, "teacher": teacher}
-    in_torch = [Candidate(f"{name}_torch", path, pixels(name), open_torch, *where) for name, path in trained.items()]
+    in_torch = [Candidate(f"{name}_torch", path, pixels[name], open_torch, *where) for name, path in trained.items()]
     load = load_average()
     batches, raw = bench.side_by_side([*in_onnx, *in_torch], bench.decomposition(list(more)), plan)
     alone = [*in_onnx, *in_torch] if settings.torch_alone else in_onnx

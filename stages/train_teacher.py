@@ -24,7 +24,7 @@ from pipeline.training import engine, last_layer
 from stages import _run
 from stages._live import recorder
 from stages._processes import in_processes
-from stages._train import decisive, make_header, train
+from stages._train import decisive, train
 
 
 @in_processes(lambda params: params.teacher.train.processes if _trains(params.teacher) else 1)
@@ -67,7 +67,9 @@ def _take(teacher: Teacher, card: DataCard, data: Path, out: Path) -> None:
     doubt = label_order.doubt(logits, labels, card.labels)
     if doubt is not None and doubt.is_certain:
         raise CheckpointError(f"{path}: {doubt.text}")
-    header = make_header(model, card, normalization, None, None, {"weights_sha256": weight_files.sha256(path)})
+    header = checkpoint.make_header(
+        model, card, normalization, None, None, {"weights_sha256": weight_files.sha256(path)}
+    )
     checkpoint.save(model, header, out / "model.safetensors")
     with recorder(out) as record:
         record({"epoch": 0, "val": scores})

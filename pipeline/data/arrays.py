@@ -57,6 +57,11 @@ class Split:
         read, middle = RowReader(self.images), centre(self.images.shape[1], self.cut_px)
         return lambda positions: smaller(np.ascontiguousarray(read(positions)[:, middle, middle]), self.seen_px)
 
+    def drawn(self, images: int, seed: int) -> NDArray[np.uint8]:
+        """As many images, or all that there are, drawn by `seed`, as `central_reader` shows them."""
+        positions = np.random.default_rng(seed).choice(len(self), min(images, len(self)), replace=False)
+        return self.central_reader()(np.sort(positions))
+
     @classmethod
     def load(cls, folder: Path, name: str, card: DataCard, seen_px: int | None = None) -> Self:
         """Map split `name` ("train", "val", "test") of the prepared data set in `folder`.

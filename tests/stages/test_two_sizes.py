@@ -164,7 +164,9 @@ def test_a_student_cut_from_its_teacher_is_measured_against_it_at_the_teachers_s
 
 
 def test_images_smaller_than_a_network_sees_are_refused(project: Project) -> None:
-    with pytest.raises(DataError, match="sees images of 17 px cannot be shown those in .*, out of which 16 px are cut"):
+    with pytest.raises(
+        DataError, match=r"sees images of 17 px cannot be shown those in .*, out of which 16 px are cut"
+    ):
         Split.load(project.data, "test", cards.load(project.data), TEACHER_PX + 1)
 
 

@@ -270,12 +270,12 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@torch.no_grad()
 def count_macs(model: Classifier, image_px: int) -> int:
     """Multiply-accumulates of one image, convolutions and matrix products alone (as torch's own counter counts)."""
     training = model.training
     model.eval()
-    with FlopCounterMode(display=False) as counter:
+    # torch's counter hooks the gradient of every layer's input, which a parameter has only where gradients are on.
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model(blank(model, 1, image_px))
     model.train(training)
     return int(counter.get_total_flops()) // 2

@@ -138,6 +138,8 @@ class Timm(base.Classifier):
         super().__init__()
         self.spec = spec
         self.net = net
+        if "image_px" in spec and (rest := spec["image_px"] % _patch_px(net)):
+            raise _not_for(spec, ValueError(f"of which its patches of {_patch_px(net)} px leave {rest} px unseen"))
         if not isinstance(net.get_classifier(), nn.Linear):
             raise _unfit(spec, f"its classifier is a {type(net.get_classifier()).__name__}, not one nn.Linear")
         if not (hasattr(net, "forward_intermediates") and hasattr(net, "feature_info")):
@@ -242,6 +244,12 @@ class Timm(base.Classifier):
         average, scale = maps[-1].mean((2, 3)), maps[-1].abs().mean((2, 3))
         self.fc_reads_average = pooled.shape == average.shape and bool(((pooled - average).abs() <= 1e-6 * scale).all())
         self.neck_feeds_pooling = self.fc_reads_average and final is maps[-1]
+
+
+def _patch_px(net: Any) -> int:
+    """Height of the patches that a network cuts an image into; 1 where it cuts none. What is left over timm drops."""
+    size: Any = getattr(getattr(net, "patch_embed", None), "patch_size", 1)
+    return int(size[0] if isinstance(size, tuple) else size)
 
 
 def _arguments(spec: base.Spec) -> dict[str, Any]:

@@ -275,9 +275,9 @@ def test_a_network_that_cannot_be_had_is_named_with_the_reason(arch: str, said: 
     ("arch", "said"),
     [
         (
-            "timm/vit_tiny_patch32_384",
-            r"cannot be made for images of 72 x 72 px \(Input height \(72\) should be divisible by patch size \(32\)\)\."
-            " By itself it is made for 384 px: give it images of that size",
+            "timm/vit_tiny_patch16_224",
+            r"cannot be made for images of 72 x 72 px \(of which its patches of 16 px leave 8 px unseen\)\. By itself "
+            "it is made for 224 px: give it images of that size",
         ),
         ("timm/inception_v3", "cannot take images of 72 x 72 px .*Raise data.image_px"),
     ],
@@ -297,7 +297,7 @@ def test_a_network_of_a_fixed_size_works_at_that_size() -> None:
     assert sizes.stages == ((192, 14, 14),) * 4
 
 
-@pytest.mark.parametrize("arch", ["timm/test_vit", "timm/test_vit_relpos", "timm/mixer_s32_224"])
+@pytest.mark.parametrize("arch", ["timm/vit_tiny_patch16_224", "timm/swin_tiny_patch4_window7_224"])
 def test_a_network_of_a_fixed_size_is_made_for_the_size_of_its_images_and_comes_back(arch: str, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     spec = base.spec_of(arch, tiny.CLASSES, 64)
@@ -314,32 +314,39 @@ def test_a_network_of_a_fixed_size_is_made_for_the_size_of_its_images_and_comes_
 
 
 @pytest.mark.parametrize(
-    ("arch", "px"), [("timm/test_vit", 160), ("timm/resnet18", 64), ("timm/xcit_nano_12_p8_224", 64), ("resnet8", 16)]
+    ("arch", "px"),
+    [
+        ("timm/test_vit", 64),
+        ("timm/vit_tiny_patch16_224", 224),
+        ("timm/resnet18", 64),
+        ("timm/xcit_nano_12_p8_224", 64),
+        ("resnet8", 16),
+    ],
 )
 def test_the_spec_of_a_network_that_takes_its_images_anyway_holds_no_size(arch: str, px: int) -> None:
     assert base.spec_of(arch, 4, px) == {"arch": arch, "num_classes": 4}
 
 
 def test_teacher_and_student_of_a_fixed_size_are_made_each_for_its_own() -> None:
-    pair = {"teacher": {"arch": "timm/test_vit"}, "student": {"arch": "timm/test_vit", "image_px": 32}}
-    methods = {"kd": {"kl_weight": 0.9}, "at": {}}
-    rehearse(settings(**pair, distill={"methods": methods}, deploy={"method": "kd"}))
-    with pytest.raises(ParamsError, match=r"student\.arch: timm/test_vit cannot be made for images of 40 x 40 px"):
-        rehearse(settings(**pair | {"student": {"arch": "timm/test_vit", "image_px": 40}}))
+    arch, methods = "timm/vit_tiny_patch16_224", {"kd": {"kl_weight": 0.9}, "at": {}}
+    pair = {"teacher": {"arch": arch}, "distill": {"methods": methods}, "deploy": {"method": "kd"}}
+    rehearse(settings(**pair, student={"arch": arch, "image_px": 32}))
+    with pytest.raises(ParamsError, match=rf"student\.arch: {arch} cannot be made for images of 40 x 40 px"):
+        rehearse(settings(**pair, student={"arch": arch, "image_px": 40}))
 
 
 def test_pretrained_weights_are_fitted_to_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = base.spec_of("timm/test_vit", tiny.CLASSES, 64)
-    weights = timm.create_model("test_vit", num_classes=tiny.CLASSES)
+    spec = base.spec_of("timm/vit_tiny_patch16_224", tiny.CLASSES, 64)
+    weights = timm.create_model("vit_tiny_patch16_224", num_classes=tiny.CLASSES)
     save_file(weights.state_dict(), tmp_path / "weights.safetensors")
     create = timm.create_model
     overlay = {"file": str(tmp_path / "weights.safetensors"), "num_classes": tiny.CLASSES}
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **k, pretrained_cfg_overlay=overlay))
     model = base.build_to_train(spec, True, "student")
     assert isinstance(model, family.Timm)
-    assert model.net.pos_embed.shape == (1, 1 + 4 * 4, 64)
+    assert model.net.pos_embed.shape == (1, 1 + 4 * 4, 192)
     torch.testing.assert_close(model.net.patch_embed.proj.weight, weights.patch_embed.proj.weight)
-    assert base.shapes(model, 64).stages[-1] == (64, 4, 4)
+    assert base.shapes(model, 64).stages[-1] == (192, 4, 4)
 
 
 @contract.every_method

@@ -40,7 +40,8 @@ def _cut(settings: Params, pruned_by: Pruned, teacher: Path, data: Path, out: Pa
     from pipeline.models.base import Classifier, count_macs, num_parameters, title
     from serve.timing import versus
 
-    card, px = cards.load(data), settings.student_px
+    card = cards.load(data)
+    px = settings.student.image_px or card.image_px
     network, header = checkpoint.load(teacher)
     # Few images on a network that is fast: the processor does.
     feed = Feed(Split.load(data, "train", card, px), header.normalization, torch.device("cpu"))

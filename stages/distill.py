@@ -42,7 +42,7 @@ def distill(
     card = cards.load(data)
     network, header = checkpoint.load(teacher)
     torch.manual_seed(seed)
-    seen = card.model_copy(update={"image_px": settings.student_px})
+    seen = card.model_copy(update={"image_px": settings.student.image_px or card.image_px})
     student, begun = _student(settings.student, seen, start)
     objective = find(method).Method(config, student, Teacher(network, header.normalization, card.image_px), seen)
     if settings.teach.cache and teaching is not None:

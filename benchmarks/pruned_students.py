@@ -141,7 +141,7 @@ def _latency(networks: dict[str, Path], work: Path) -> dict[str, Any]:
         name = f"{title(network.spec)}, {count_macs(network, 32)} MACs"
         if name not in files:
             files[name] = trial.write(network, header.image_px, 20, work / f"{len(files)}.onnx")
-    return versus.beside(files, 32, 1, (1, 32))
+    return versus.beside(files, 1, (1, 32))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What train_teacher and distill have in common: feeds in, a trained network and its history out."""
 
-import hashlib
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -36,11 +34,13 @@ def train(
     out: Path,
     num_views: int | None = None,
     normalization: Normalization | None = None,
+    image_px: int | None = None,
 ) -> None:
     """Fit `objective` and write model.safetensors, history.json and DVCLive's files to `out`.
 
     `facts` is all that decides the result besides data and code: it keys the resume state and the header. `num_views`
-    is as in `Feed`. `normalization` is that of the images; None: the data card's.
+    is as in `Feed`. `normalization` is that of the images; None: the data card's. `image_px` is what the network sees
+    of each view; None: all of the data card's.
     """
     keep_freed_memory()
     card = cards.load(data)
@@ -48,7 +48,7 @@ def train(
     state, seen_by = Resume(resume, run_key(identity, "torch")), normalization or card.normalization
     with distributed.joined() as device:
         train_feed, val_feed = (
-            Feed(Split.load(data, name, card), seen_by, device, num_views) for name in ("train", "val")
+            Feed(Split.load(data, name, card, image_px), seen_by, device, num_views) for name in ("train", "val")
         )
         with (
             recorder(out, card.train_includes_val)
@@ -61,7 +61,8 @@ def train(
         if distributed.rank() != 0:
             return
     model = cast(Classifier, objective.deployed())
-    checkpoint.save(model, make_header(model, card, seen_by, method, seed, facts), out / "model.safetensors")
+    header = checkpoint.make_header(model, card, seen_by, method, seed, facts, image_px)
+    checkpoint.save(model, header, out / "model.safetensors")
     history = {**result.summary(), "val_seen_in_training": card.train_includes_val, "epochs": result.history}
     write_json(out / "history.json", history)
     # Only now: a kill before this line resumes from the last epoch, and a finished run leaves nothing behind.
@@ -75,26 +76,3 @@ def _record_nothing(record: Record) -> None:
 def decisive(settings: Train) -> dict[str, Any]:
     """Settings of a training without those that leave its result as it is."""
     return settings.model_dump(exclude={"processes"})
-
-
-def make_header(
-    model: Classifier,
-    card: cards.DataCard,
-    normalization: Normalization,
-    method: str | None,
-    seed: int | None,
-    facts: dict[str, Any],
-) -> checkpoint.Header:
-    """The header of a network that was trained on the card's data."""
-    return checkpoint.Header(
-        model=dict(model.spec),
-        labels=card.labels,
-        image_px=card.image_px,
-        storage_px=card.storage_px,
-        normalization=normalization,
-        method=method,
-        seed=seed,
-        params_sha256=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
-        data_sha256=card.sha256["train/images.npy"],
-        licence=card.licence,
-    )

@@ -1,4 +1,4 @@
-"""Time the deployed student beside its teacher: the same pixels in, probabilities out, interleaved in one process.
+"""Time the deployed student beside its teacher: the same images in, probabilities out, interleaved in one process.
 
 The teacher is timed in torch and in ONNX Runtime, so that "smaller model" and "other runtime" are told apart, and the
 student in every number format that there is a file of.
@@ -7,8 +7,6 @@ student in every number format that there is a file of.
 import json
 import sys
 from pathlib import Path
-
-import numpy as np
 
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
@@ -63,20 +61,21 @@ def benchmark(
         left_out["MLPerf"] = "MLPerf's scenarios need the package mlcommons-loadgen, which this system does not have"
     exported = {"student": deploy / "student.onnx", "teacher": deploy / "teacher.onnx"}
     exported |= {f"student_{kind}": path for kind, path in more.items()}
-    test = Split.load(data, "test", cards.load(data))
-    positions = np.random.default_rng(settings.seed).choice(len(test), min(_IMAGES, len(test)), replace=False)
-    pixels = test.central_reader()(np.sort(positions))
+    data_card = cards.load(data)
+    cards_of = {name: OnnxClassifier(path, device="cpu").card for name, path in exported.items()}
+    splits = {name: Split.load(data, "test", data_card, card.image_px) for name, card in cards_of.items()}
+    pixels = {name: split.drawn(_IMAGES, settings.seed) for name, split in splits.items()}
     where = (settings.threads, device)
-    in_onnx = [Candidate(f"{name}_onnx", path, pixels, open_onnx, *where) for name, path in exported.items()]
+    in_onnx = [Candidate(f"{name}_onnx", path, pixels[name], open_onnx, *where) for name, path in exported.items()]
     trained = {"student": student, "teacher": teacher}
-    in_torch = [Candidate(f"{name}_torch", path, pixels, open_torch, *where) for name, path in trained.items()]
+    in_torch = [Candidate(f"{name}_torch", path, pixels[name], open_torch, *where) for name, path in trained.items()]
     load = load_average()
     batches, raw = bench.side_by_side([*in_onnx, *in_torch], bench.decomposition(list(more)), plan)
     alone = [*in_onnx, *in_torch] if settings.torch_alone else in_onnx
     records = [bench.one_by_one(candidate, plan, candidate.make is open_onnx) for candidate in alone]
     for name, rows in (("latency", bench.sample_rows(raw)), ("throughput", bench.throughput_rows(batches))):
         write_csv(plots / f"{name}.csv", rows)
-    top1 = {f"{name}_onnx": OnnxClassifier(path).card.metrics.get("top1") for name, path in exported.items()}
+    top1 = {f"{name}_onnx": card.metrics.get("top1") for name, card in cards_of.items()}
     write_json(
         out,
         {

@@ -47,7 +47,7 @@ def convert(
             f"--to {to} converts the trained weights, in float32, but --onnx {onnx} computes in {ours.card.precision}. "
             "Name the float32 file."
         )
-    test = Split.load(data, "test", cards.load(data))
+    test = Split.load(data, "test", cards.load(data), ours.card.image_px)
     pixels = test.central_reader()(np.arange(min(_IMAGES, len(test))))
     with replacing_folder(out / to) as scratch:
         file = runtime.convert(base.Source(onnx, weights, ours.card.image_px), scratch)

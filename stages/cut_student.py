@@ -41,9 +41,10 @@ def _cut(settings: Params, pruned_by: Pruned, teacher: Path, data: Path, out: Pa
     from serve.timing import versus
 
     card = cards.load(data)
+    px = settings.student.image_px or card.image_px
     network, header = checkpoint.load(teacher)
     # Few images on a network that is fast: the processor does.
-    feed = Feed(Split.load(data, "train", card), header.normalization, torch.device("cpu"))
+    feed = Feed(Split.load(data, "train", card, px), header.normalization, torch.device("cpu"))
     shown = feed.eval_batches(_BATCH, stop=min(_SCORED, len(feed)))
     with tempfile.TemporaryDirectory() as folder:
         whole, part = Path(folder, "teacher.onnx"), Path(folder, "student.onnx")
@@ -51,17 +52,18 @@ def _cut(settings: Params, pruned_by: Pruned, teacher: Path, data: Path, out: Pa
         def speedup_of(candidate: Classifier) -> float:
             if not whole.exists():
                 trial.write(network, card.image_px, settings.deploy.opset, whole)
-            trial.write(candidate, card.image_px, settings.deploy.opset, part)
-            return versus.speedup(whole, part, card.image_px, settings.benchmark.threads)
+            trial.write(candidate, px, settings.deploy.opset, part)
+            return versus.speedup(whole, part, settings.benchmark.threads)
 
-        student = cutting.student_of(network, card.image_px, pruned_by, speedup_of, shown)
+        student = cutting.student_of(network, px, pruned_by, speedup_of, shown, card.image_px)
         times = speedup_of(student)
     with replacing_folder(out) as scratch:
         write_json(scratch / "spec.json", student.spec, indent=None)
         if pruned_by.keep_weights:
-            named = header.model_copy(update={"model": dict(student.spec)})
+            sizes = {"image_px": px, "cut_px": card.image_px if px != card.image_px else None}
+            named = header.model_copy(update={"model": dict(student.spec), **sizes})
             checkpoint.save(student, named, scratch / "weights.safetensors")
-    macs = [count_macs(model, card.image_px) for model in (student, network)]
+    macs = [count_macs(student, px), count_macs(network, card.image_px)]
     parameters_ = [num_parameters(model) for model in (student, network)]
     print(
         f"student: {title(student.spec)}, {macs[0] / 1e6:.1f} of {macs[1] / 1e6:.1f} million MACs "

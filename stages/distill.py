@@ -9,7 +9,7 @@ from pipeline.data import card as cards
 from pipeline.devices.precision import best_device
 from pipeline.distillation.base import Teacher, find
 from pipeline.models import checkpoint
-from pipeline.models.base import Classifier, build, build_to_train
+from pipeline.models.base import Classifier, build, build_to_train, spec_of
 from pipeline.settings import params as parameters
 from pipeline.settings.networks import Student
 from pipeline.system.files import sha256
@@ -42,8 +42,9 @@ def distill(
     card = cards.load(data)
     network, header = checkpoint.load(teacher)
     torch.manual_seed(seed)
-    student, begun = _student(settings.student, card.num_classes, start)
-    objective = find(method).Method(config, student, Teacher(network, header.normalization), card)
+    seen = card.model_copy(update={"image_px": settings.student.image_px or card.image_px})
+    student, begun = _student(settings.student, seen, start)
+    objective = find(method).Method(config, student, Teacher(network, header.normalization, card.image_px), seen)
     if settings.teach.cache and teaching is not None:
         recall.attach(objective, teaching, facts_of(settings, teacher, card, best_device()))
     views = settings.teach.views
@@ -54,13 +55,25 @@ def distill(
         "augment": settings.augment.model_dump() | ({} if views is None else {"views": views}),
         "teacher_sha256": sha256(teacher),
     }
-    train(objective, settings.distill.train, settings.augment, method, seed, data, facts, resume, out, views)
+    train(
+        objective,
+        settings.distill.train,
+        settings.augment,
+        method,
+        seed,
+        data,
+        facts,
+        resume,
+        out,
+        views,
+        image_px=seen.image_px,
+    )
 
 
-def _student(settings: Student, num_classes: int, start: Path | None) -> tuple[Classifier, dict[str, str]]:
+def _student(settings: Student, card: cards.DataCard, start: Path | None) -> tuple[Classifier, dict[str, str]]:
     """The network that training begins with, and the checksum of what it was cut to, if it was."""
     if settings.pruned is None or start is None:
-        spec = {"arch": settings.arch, "num_classes": num_classes}
+        spec = spec_of(settings.arch, card.num_classes, card.image_px)
         return build_to_train(spec, settings.pretrained, "student"), {}
     weights, spec_file = start / "weights.safetensors", start / "spec.json"
     if weights.exists():

@@ -28,6 +28,7 @@ def energy_maps(params: Path, data: Path, teacher: Path, students: Path, chosen:
     settings = parameters.load(params)
     card = cards.load(data)
     split = Split.load(data, "test", card)
+    device = torch.device("cpu")
     positions = torch.from_numpy(maps.spread_over_classes(split.labels, _IMAGES, _SEED))
     ships = json.loads(chosen.read_text(encoding="utf-8"))
     shown = [name for name in settings.distill.methods if name in (*_SHOWN, ships["method"])]
@@ -37,9 +38,9 @@ def energy_maps(params: Path, data: Path, teacher: Path, students: Path, chosen:
     networks = []
     for name, file in files.items():
         model, header = checkpoint.load(file)
-        images = Feed(split, header.normalization, torch.device("cpu")).images(positions)
-        networks.append(maps.look(name, model, header, images))
-    seen = maps.pictures(Feed(split, card.normalization, torch.device("cpu")), positions)
+        seen_by_it = Feed(Split.load(data, "test", card, header.image_px), header.normalization, device)
+        networks.append(maps.look(name, model, header, seen_by_it.images(positions)))
+    seen = maps.pictures(Feed(split, card.normalization, device), positions)
     images_shown = [
         {"position": position, "label": card.labels[split.labels[position]], "png": png}
         for position, png in zip(positions.tolist(), seen, strict=True)

@@ -32,7 +32,8 @@ def evaluate(params: Path, model: Path, data: Path, out: Path, teacher: Path | N
     checkpoint.check_data(header, card, model)
 
     def predict(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return metrics.predict(network, Feed(Split.load(data, name, card), header.normalization, best_device()))
+        split = Split.load(data, name, card, header.image_px)
+        return metrics.predict(network, Feed(split, header.normalization, best_device()))
 
     validation = metrics.classification(*predict("val"))
     logits, labels = predict("test")
@@ -57,7 +58,7 @@ def evaluate(params: Path, model: Path, data: Path, out: Path, teacher: Path | N
         "val_seen_in_training": card.train_includes_val,
         "images": len(labels),
         "num_parameters": num_parameters(shipped),
-        "macs": count_macs(shipped, card.image_px),
+        "macs": count_macs(shipped, header.image_px),
         "size_bytes": model.stat().st_size,
     }
     analysis = analyse(logits, labels, card.labels, taught)

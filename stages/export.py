@@ -23,8 +23,7 @@ def export(
 ) -> None:
     """Write student.onnx, teacher.onnx and parity.json to `out`; where parity fails, no new file stands there."""
     settings = parameters.load(params).deploy
-    test = Split.load(data, "test", cards.load(data))
-    pixels = test.central_reader()(np.arange(min(max(PARITY_BATCHES), len(test))))
+    data_card = cards.load(data)
     parity = {}
     with replacing_all([out / "student.onnx", out / "teacher.onnx"]) as (student_file, teacher_file):
         for name, weights, scores, file in (
@@ -33,6 +32,8 @@ def export(
         ):
             model, header = checkpoint.load(weights)
             test_scores = json.loads(scores.read_text(encoding="utf-8"))["test"]
+            test = Split.load(data, "test", data_card, header.image_px)
+            pixels = test.central_reader()(np.arange(min(max(PARITY_BATCHES), len(test))))
             servable = exporting.Servable(model, header.normalization)
             card = exporting.make_card(name, header, test_scores)
             exporting.write_onnx(servable, card, file, settings.opset)

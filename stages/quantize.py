@@ -27,10 +27,10 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     """
     everything = parameters.load(params)
     settings, max_drop = everything.quantize, everything.deploy.max_drop
-    data_card = cards.load(data)
-    seen, batch_size = data_card.train_includes_val, metrics.batch_size(data_card.image_px)
-    train, *splits = (Split.load(data, name, data_card) for name in ("train", "val", "test"))
-    model, card = onnx_file.read(student)
+    data_card, (model, card) = cards.load(data), onnx_file.read(student)
+    seen, image_px = data_card.train_includes_val, card["image_px"]
+    batch_size = metrics.batch_size(image_px)
+    train, *splits = (Split.load(data, name, data_card, image_px) for name in ("train", "val", "test"))
     labels = [torch.from_numpy(np.array(split.labels)) for split in splits]
     said = logits_file.read(teacher, len(splits[1]), data_card.num_classes, "evaluate_teacher")
     taught = said.argmax(1) == splits[1].labels

@@ -55,7 +55,7 @@ def survey(
     book = Book(out / "survey.json", _measured_with(settings, teacher), budget)
     for remark in filter(None, (benchmark.busy(), book.again())):
         _say(remark)
-    measure = partial(_survey_files.measure, image_px=settings.data.image_px, threads=settings.benchmark.threads)
+    measure = partial(_survey_files.measure, threads=settings.benchmark.threads)
     try:
         surveys.survey(settings, teacher, asked, measure, book, _say)
     except KeyboardInterrupt as stopped:
@@ -80,6 +80,7 @@ def _measured_with(settings: Params, teacher: Classifier) -> dict[str, Any]:
     return {
         "teacher": dict(teacher.spec),
         "image_px": settings.data.image_px,
+        **({} if settings.student_px == settings.data.image_px else {"student_px": settings.student_px}),
         "opset": settings.deploy.opset,
         "threads": settings.benchmark.threads,
         "batch_sizes": list(_survey_files.BATCH_SIZES),

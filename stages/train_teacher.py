@@ -15,7 +15,7 @@ from pipeline.distillation.base import Method
 from pipeline.evaluation import label_order
 from pipeline.evaluation.metrics import classification, predict
 from pipeline.models import checkpoint
-from pipeline.models.base import build_to_train
+from pipeline.models.base import build_to_train, spec_of
 from pipeline.settings import params as parameters
 from pipeline.settings.networks import Teacher
 from pipeline.system.errors import CheckpointError
@@ -25,7 +25,7 @@ from pipeline.weights import foreign_weights, weight_files
 from stages import _run
 from stages._live import recorder
 from stages._processes import in_processes
-from stages._train import decisive, make_header, train
+from stages._train import decisive, train
 
 
 @in_processes(lambda params: params.teacher.train.processes if _trains(params.teacher) else 1)
@@ -41,7 +41,7 @@ def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
     torch.manual_seed(teacher.seed)
     decided = teacher.model_dump(exclude={"head"}) | {"train": decisive(teacher.train)}
     if teacher.head is None:
-        spec = {"arch": teacher.arch, "num_classes": card.num_classes}
+        spec = spec_of(teacher.arch, card.num_classes, card.image_px)
         network, normalization = build_to_train(spec, teacher.pretrained, "teacher"), card.normalization
         objective: Method = vanilla.Method(vanilla.Config(), network, None, card)
     else:
@@ -68,7 +68,9 @@ def _take(teacher: Teacher, card: DataCard, data: Path, out: Path) -> None:
     doubt = label_order.doubt(logits, labels, card.labels)
     if doubt is not None and doubt.is_certain:
         raise CheckpointError(f"{path}: {doubt.text}")
-    header = make_header(model, card, normalization, None, None, {"weights_sha256": weight_files.sha256(path)})
+    header = checkpoint.make_header(
+        model, card, normalization, None, None, {"weights_sha256": weight_files.sha256(path)}
+    )
     checkpoint.save(model, header, out / "model.safetensors")
     with recorder(out) as record:
         record({"epoch": 0, "val": scores})

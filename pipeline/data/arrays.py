@@ -1,7 +1,9 @@
 """A prepared split on disk: `images.npy` and `labels.npy`, mapped, read by position, written one image at a time.
 
 Images are stored as squares of storage_px. Evaluation, of torch and of ONNX files alike, sees the middle image_px of
-them: `central_reader`. What training cuts out is drawn in augment.py.
+them: `central_reader`. What training cuts out is drawn in augment.py. A student may see less than its teacher: then
+what was cut out for both is made smaller for the student, by a filter that leaves no finer detail than its pixels can
+show (`smaller` here, and for batches on a device `augment.smaller`).
 """
 
 import weakref
@@ -14,6 +16,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.data.card import DataCard
 from pipeline.system import files
@@ -32,40 +35,71 @@ class Split:
     labels: NDArray[np.int64]
     """(N,) class numbers in [0, K)."""
     image_px: int | None = None
-    """Height and width of what networks see of each image; None: all of it."""
+    """Height and width of what is cut out of each image; None: all of it."""
+    scaled_px: int | None = None
+    """Height and width that this is made smaller to, for a network that sees no more; None: it sees it as it is."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def seen_px(self) -> int:
-        """Height and width of what networks see."""
+        """Height and width of what the network sees."""
+        return self.scaled_px or self.cut_px
+
+    @property
+    def cut_px(self) -> int:
+        """Height and width of what is cut out of each image."""
         return self.image_px or self.images.shape[1]
 
     def central_reader(self) -> Callable[[NDArray[np.int64]], NDArray[np.uint8]]:
-        """Reads the middle (B, seen_px, seen_px, 3) of the images at positions (B,)."""
-        read, middle = RowReader(self.images), centre(self.images.shape[1], self.seen_px)
-        return lambda positions: np.ascontiguousarray(read(positions)[:, middle, middle])
+        """Reads the middle of the images at positions (B,), as the network sees it: (B, seen_px, seen_px, 3)."""
+        read, middle = RowReader(self.images), centre(self.images.shape[1], self.cut_px)
+        return lambda positions: smaller(np.ascontiguousarray(read(positions)[:, middle, middle]), self.seen_px)
+
+    def drawn(self, images: int, seed: int) -> NDArray[np.uint8]:
+        """As many images, or all that there are, drawn by `seed`, as `central_reader` shows them."""
+        positions = np.random.default_rng(seed).choice(len(self), min(images, len(self)), replace=False)
+        return self.central_reader()(np.sort(positions))
 
     @classmethod
-    def load(cls, folder: Path, name: str, card: DataCard) -> Self:
+    def load(cls, folder: Path, name: str, card: DataCard, seen_px: int | None = None) -> Self:
         """Map split `name` ("train", "val", "test") of the prepared data set in `folder`.
+
+        `seen_px` is of a network that sees less than the card's image_px; None: it sees as much.
 
         Raises DataError naming the file, what the card promises and what came. Bytes are not hashed here, because that
         reads everything: see `verify`.
         """
         if name not in card.counts:
             raise DataError(f"{folder} has no split '{name}'; its card lists {', '.join(card.counts)}.")
+        if seen_px is not None and seen_px > card.image_px:
+            raise DataError(
+                f"a network that sees images of {seen_px} px cannot be shown those in {folder}, out of which "
+                f"{card.image_px} px are cut. Prepare larger ones (data.image_px), or train it again "
+                "(student.image_px)."
+            )
         num = card.counts[name]
         images = _mapped(folder / name / "images.npy", (num, card.storage_px, card.storage_px, 3), np.uint8)
         labels = _mapped(folder / name / "labels.npy", (num,), np.int64)
-        return cls(images, labels, card.image_px)
+        return cls(images, labels, card.image_px, seen_px if seen_px != card.image_px else None)
 
 
 def centre(stored_px: int, image_px: int) -> slice:
     """The middle image_px of stored_px rows, and of as many columns; as torchvision's CenterCrop rounds it."""
     start = round((stored_px - image_px) / 2)
     return slice(start, start + image_px)
+
+
+def smaller(pixels: NDArray[np.uint8], seen_px: int) -> NDArray[np.uint8]:
+    """uint8 (B, H, H, 3) -> (B, seen_px, seen_px, 3), by Pillow's antialiased bilinear interpolation.
+
+    serve/model/decode.py does the same, so that what evaluation measures is what is served.
+    """
+    if pixels.shape[1] == seen_px:
+        return pixels
+    size = seen_px, seen_px
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in pixels])
 
 
 class RowReader(Generic[T]):

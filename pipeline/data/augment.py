@@ -78,6 +78,16 @@ def apply(settings: Augment, image_px: int, pixels: Tensor, views: Views) -> Ten
     return padded[image, rows.unsqueeze(2), columns.unsqueeze(1)]
 
 
+def smaller(images: Tensor, seen_px: int) -> Tensor:
+    """Images (B, C, H, H), float -> (B, C, seen_px, seen_px), by antialiased bilinear interpolation.
+
+    It is what `arrays.smaller` does to pixels, but for the rounding. Images of that size come back as they are.
+    """
+    if images.shape[2] == seen_px:
+        return images
+    return functional.interpolate(images, (seen_px, seen_px), mode="bilinear", antialias=True)
+
+
 def pad(pixels: Tensor, width: int, mode: str) -> Tensor:
     """uint8 (B, H, W, 3) with `width` more pixels on each side, black or mirrored about the edge pixel."""
     if width == 0:

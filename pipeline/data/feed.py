@@ -25,7 +25,8 @@ class Feed:
     """Batches of one split on one device.
 
     Args:
-        split: stored uint8 images (N, H, W, 3) and int64 labels (N,); networks see image_px x image_px of each.
+        split: stored uint8 images (N, H, W, 3) and int64 labels (N,). Views for training are cut_px x cut_px, and what
+            is evaluated is image_px x image_px: less, for a student that is taught by a network that sees more.
         normalization: applied to every image.
         device: where batches are wanted.
         num_views: K, of each training image: epochs e and e + K show the same one. None: every epoch has its own.
@@ -38,11 +39,15 @@ class Feed:
         self.normalization = normalization
         self.device = device
         self.labels = torch.from_numpy(np.array(split.labels)).to(device)
-        self._stored_px, self.image_px = split.images.shape[1], split.seen_px
+        self._stored_px, self.cut_px, self.image_px = split.images.shape[1], split.cut_px, split.seen_px
         self._read = RowReader(split.images)
         resident = stays_on(device, split.images.nbytes)
         self._resident = torch.from_numpy(np.array(split.images)).to(device) if resident else None
-        self._normalized = augment.Normalizer(normalization, self.image_px, device)
+        self._normalized = augment.Normalizer(normalization, self.cut_px, device)
+        self._scaled = None
+        if self.image_px != self.cut_px:
+            # From the file and on the host, on every device: what is evaluated are the pixels that will be served.
+            self._scaled = split.central_reader(), augment.Normalizer(normalization, self.image_px, device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,10 +61,10 @@ class Feed:
     def views(self, settings: Augment, seed: int, epoch: int, positions: Tensor) -> augment.Views:
         """How the images at `positions` (B,) look in this epoch of a training with this seed."""
         drawn_from = (seed, epoch) if self.num_views is None else (VIEWS_SEED, epoch % self.num_views)
-        return augment.draw(settings, self._stored_px, self.image_px, *drawn_from, positions)
+        return augment.draw(settings, self._stored_px, self.cut_px, *drawn_from, positions)
 
     def seen(self, settings: Augment, positions: Tensor, views: augment.Views) -> Tensor:
-        """Normalised images (B, 3, image_px, image_px) of the images at `positions` (B,), as `views` show them."""
+        """Normalised images (B, 3, cut_px, cut_px) of the images at `positions` (B,), as `views` show them."""
         return self._augmented(settings, self.pixels(positions), views)
 
     def train_batches(
@@ -94,7 +99,7 @@ class Feed:
         """Images of the whole split in order, from position `first` on, as view number `view` in [0, K) shows them."""
         for start in range(first, len(self), batch_size):
             positions = torch.arange(start, min(start + batch_size, len(self)), device=self.device)
-            views = augment.draw(settings, self._stored_px, self.image_px, VIEWS_SEED, view, positions)
+            views = augment.draw(settings, self._stored_px, self.cut_px, VIEWS_SEED, view, positions)
             yield self.seen(settings, positions, views)
 
     def eval_batches(self, batch_size: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -106,11 +111,18 @@ class Feed:
 
     def images(self, positions: Tensor) -> Tensor:
         """Normalised middles (B, 3, image_px, image_px) of the images at `positions` (B,) int64."""
-        middle = centre(self._stored_px, self.image_px)
+        if self._scaled is None:
+            return self.middles(positions)
+        read, normalized = self._scaled
+        return normalized(torch.from_numpy(read(positions.cpu().numpy())).to(self.device, non_blocking=True))
+
+    def middles(self, positions: Tensor) -> Tensor:
+        """The same before they are made smaller, if they are: (B, 3, cut_px, cut_px)."""
+        middle = centre(self._stored_px, self.cut_px)
         return self._normalized(self.pixels(positions)[:, middle, middle])
 
     def _augmented(self, settings: Augment, pixels: Tensor, views: augment.Views) -> Tensor:
-        return self._normalized(augment.apply(settings, self.image_px, pixels, views))
+        return self._normalized(augment.apply(settings, self.cut_px, pixels, views))
 
 
 def stays_on(device: torch.device, num_bytes: int) -> bool:

@@ -76,7 +76,7 @@ class Method(base.Method):
         The sample counts as one batch. The teacher runs here even where a cache answers for it in training, because
         no cache holds validation images.
         """
-        parts = [_pooled(self.student.features(x)) + _pooled(self.teach(x)) for x in batches]
+        parts = [_pooled(self.student.features(self.seen(x))) + _pooled(self.teach(x)) for x in batches]
         pooled = [distributed.whole_split(torch.cat(part), images) for part in zip(*parts, strict=True)]
         names_s, names_t = (list(thin(network.block_names())) for network in (self.student, self.teacher))
         with torch.autocast(pooled[0].device.type, enabled=False):

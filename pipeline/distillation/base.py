@@ -3,7 +3,7 @@
 The teacher is only borrowed. It is no submodule, so it stands in no parameters(), no state_dict() and no train() of the
 method; its weights and its BN statistics never change.
 
-The law: method.eval(); method.deployed()(images) == method(batch).logits. What is measured is what ships.
+The law: method.eval(); method.deployed()(method.seen(images)) == method(batch).logits. What is measured is what ships.
 """
 
 import copy
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.data.augment import smaller
 from pipeline.data.card import DataCard
 from pipeline.devices.precision import channels_last
 from pipeline.distillation.blocks import soft_kl
@@ -60,7 +61,7 @@ class Batch:
     """One step's data."""
 
     images: Tensor
-    """(B, 3, H, W) float, normalised for the student."""
+    """(B, 3, H, W) float, normalised for the student. Of the teacher's size, where the student sees smaller images."""
     labels: Tensor
     """(B,) int64."""
     positions: Tensor
@@ -92,10 +93,12 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network to learn from, and the normalisation that its images need."""
+    """A trained network to learn from, and what its images need."""
 
     model: Classifier
     normalization: Normalization
+    image_px: int | None = None
+    """Height and width of its images, which are those of a batch; None: the student's."""
 
 
 class Method(nn.Module):
@@ -105,7 +108,7 @@ class Method(nn.Module):
         config: the `Config` beside the subclass.
         student: trained, and owned by the method.
         teacher: borrowed; None only where `needs_teacher` is False.
-        card: of the data set: image size, classes, counts, and the student's normalisation.
+        card: of the data set as the student sees it: its image size and normalisation, classes, counts.
     """
 
     needs_teacher: ClassVar[bool] = True
@@ -126,6 +129,7 @@ class Method(nn.Module):
         self.config = config
         self.student = student
         self._image_px = card.image_px
+        self._teacher_px = (teacher.image_px if teacher else None) or card.image_px
         self._borrowed: tuple[Classifier, ...] = ()
         self._renormalize: tuple[Tensor, Tensor] | None = None
         if not self.needs_teacher:
@@ -169,7 +173,7 @@ class Method(nn.Module):
 
         hooks = [norm.register_forward_pre_hook(look) for norm in norms]
         training, none = self.training, torch.zeros(2, dtype=torch.int64)
-        images = torch.zeros(2, 3, self._image_px, self._image_px)
+        images = torch.zeros(2, 3, self._teacher_px, self._teacher_px)
         # The class's own: whoever watches or compiles calls of this objective means steps of training.
         type(self).forward(self.eval(), Batch(images, none, torch.arange(2), progress=0, epoch=0))
         self.train(training)
@@ -230,15 +234,19 @@ class Method(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Networks compute in the precision that the caller's autocast sets, loss terms in float32."""
-        s = self.student.features(batch.images)
+        s = self.student.features(self.seen(batch.images))
         t = None
         if self.needs_teacher:
             t = self.teach(batch.images) if self.recall is None else self.recall(batch)
         with torch.autocast(batch.images.device.type, enabled=False):
             return Output(s.logits, self.terms(s, t, batch))
 
+    def seen(self, images: Tensor) -> Tensor:
+        """What the student sees of a batch's images: the same, made smaller where its own are."""
+        return smaller(images, self._image_px)
+
     def teach(self, images: Tensor) -> Features:
-        """The teacher's features of the student's images, re-normalised where the two were trained differently."""
+        """The teacher's features of a batch's images, re-normalised where the two were trained differently."""
         with torch.no_grad():
             if self._renormalize is not None:
                 scale, shift = self._renormalize
@@ -262,8 +270,8 @@ class Method(nn.Module):
         training has the same bits with and without it.
 
         Args:
-            batches: images (B, 3, H, W) of this process's part, by `distributed.share`, of a fixed sample of the
-                validation split.
+            batches: images (B, 3, H, W), as in `Batch`, of this process's part, by `distributed.share`, of a fixed
+                sample of the validation split.
             images: in the whole sample.
         """
         return {}
@@ -273,8 +281,8 @@ class Method(nn.Module):
         return self.student
 
     def shapes(self, card: DataCard) -> tuple[Shapes, Shapes]:
-        """Measured tap sizes of student and teacher."""
-        return shapes(self.student, card.image_px), shapes(self.teacher, card.image_px)
+        """Measured tap sizes of student and teacher, each with images of its own size."""
+        return shapes(self.student, card.image_px), shapes(self.teacher, self._teacher_px)
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:

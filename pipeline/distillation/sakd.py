@@ -52,7 +52,7 @@ class Method(base.Method):
         if len(s.stages) != len(t.stages) or any(a[1:] != b[1:] or a.height != a.width for a, b in sizes):
             raise ParamsError(
                 f"sakd compares square stage maps of equal size one by one. The student has {_text(s.stages)}, the "
-                f"teacher {_text(t.stages)}. Choose networks with the same stages."
+                f"teacher {_text(t.stages)}. Choose networks with the same stages, for images of the same size."
             )
         self.connectors = nn.ModuleList(connector(a.channels, b.channels) for a, b in sizes)
 

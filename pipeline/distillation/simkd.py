@@ -79,7 +79,7 @@ class Method(base.Method):
 
     def forward(self, batch: Batch) -> Output:
         """As every method, with the deployed network in the student's place."""
-        s = self._with_head(self.teacher.fc).features(batch.images)
+        s = self._with_head(self.teacher.fc).features(self.seen(batch.images))
         t = self.teach(batch.images)
         with torch.autocast(batch.images.device.type, enabled=False):
             return Output(s.logits, self.terms(s, t, batch))

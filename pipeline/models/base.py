@@ -182,6 +182,17 @@ def title(spec: Spec) -> str:
     return name + " + neck" if "neck" in spec else name
 
 
+def spec_of(arch: str, num_classes: int, image_px: int) -> dict[str, Any]:
+    """The spec of a network that is to see images of image_px x image_px.
+
+    It holds "image_px" only where the network must be made for that size and is not by itself (a ViT): most networks
+    take images of many sizes, and stay the same network. Raises ParamsError for an unknown one.
+    """
+    spec = {"arch": arch, "num_classes": num_classes}
+    must_be_made_for = getattr(family(arch), "must_be_made_for", None)
+    return spec | ({"image_px": image_px} if must_be_made_for and must_be_made_for(arch, image_px) else {})
+
+
 def build(spec: Spec) -> Classifier:
     """A network with fresh weights. Raises ParamsError, with the sizes its family knows, for an unknown one.
 
@@ -237,7 +248,7 @@ def shapes(model: Classifier, image_px: int) -> Shapes:
     except RuntimeError as error:
         raise ParamsError(
             f"{model.spec['arch']} cannot take images of {image_px} x {image_px} px ({error}). Raise data.image_px, "
-            "or choose another network."
+            "or student.image_px if that is set for this network, or choose another one."
         ) from error
     model.train(training)
 
@@ -259,12 +270,12 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@torch.no_grad()
 def count_macs(model: Classifier, image_px: int) -> int:
     """Multiply-accumulates of one image, convolutions and matrix products alone (as torch's own counter counts)."""
     training = model.training
     model.eval()
-    with FlopCounterMode(display=False) as counter:
+    # torch's counter hooks the gradient of every layer's input, which a parameter has only where gradients are on.
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model(blank(model, 1, image_px))
     model.train(training)
     return int(counter.get_total_flops()) // 2

@@ -4,12 +4,13 @@ No pickle: loading a file runs no code of its author. The header holds no time, 
 gives the same bytes. Weights without such a header come in through foreign_weights.py.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,8 +35,11 @@ class Header(BaseModel):
     """Spec of the network, for models.base.build."""
     labels: tuple[str, ...]
     image_px: int
+    """Height and width of the images that the network sees."""
     storage_px: int | None = None
-    """Short side that images were scaled to before their middle image_px were cut out; None: image_px."""
+    """Short side that images were scaled to before their middle was cut out; None: image_px."""
+    cut_px: int | None = Field(default=None, exclude_if=lambda px: px is None)
+    """Height and width of that middle, which was then made smaller to image_px; None: image_px, it was not."""
     normalization: Normalization
     method: str | None
     """Distillation method; null for a teacher."""
@@ -70,6 +74,32 @@ def load(path: Path) -> tuple[Classifier, Header]:
     model = build(header.model)
     _fill(model, tensors, path)
     return model, header
+
+
+def make_header(
+    model: Classifier,
+    card: DataCard,
+    normalization: Normalization,
+    method: str | None,
+    seed: int | None,
+    facts: dict[str, Any],
+    image_px: int | None = None,
+) -> Header:
+    """The header of a network that was trained on the card's data, and sees images of image_px; None: the card's."""
+    seen_px = image_px or card.image_px
+    return Header(
+        model=dict(model.spec),
+        labels=card.labels,
+        image_px=seen_px,
+        storage_px=card.storage_px,
+        cut_px=card.image_px if seen_px != card.image_px else None,
+        normalization=normalization,
+        method=method,
+        seed=seed,
+        params_sha256=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
+        data_sha256=card.sha256["train/images.npy"],
+        licence=card.licence,
+    )
 
 
 def check_data(header: Header, card: DataCard, path: Path) -> None:

@@ -33,9 +33,11 @@ def student_of(
     settings: Pruned,
     speedup_of: Callable[[Classifier], float],
     batches: Iterable[tuple[Tensor, Tensor]] = (),
+    teacher_px: int | None = None,
 ) -> Classifier:
     """The largest student cut from `network` that has at most `share_of_macs`, or is at least `speedup` times as fast.
 
+    image_px, teacher_px: height and width of the images that the student and `network` itself see; None: the same.
     `speedup_of` measures how many times as fast as `network` a candidate is. `batches` of (images, labels) show what
     its channels and blocks are worth. Without them magnitude decides, and blocks go evenly: all that one can say of a
     network that is not trained.
@@ -43,7 +45,7 @@ def student_of(
     Raises ParamsError for a target that no student reaches, with the nearest one, and as `cut` does.
     """
     cut_to = cutter(network, image_px, settings, batches)
-    whole = base.count_macs(network, image_px)
+    whole = base.count_macs(network, teacher_px or image_px)
 
     def share_of(candidate: Classifier) -> float:
         return base.count_macs(candidate, image_px) / whole

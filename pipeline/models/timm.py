@@ -8,12 +8,15 @@ one form, so raw = pre = act: the map as timm hands it out, which may hold negat
     blocks   the stages: single blocks are not to be seen (`has_block_taps`)
     stem     the shallowest map: behind the stem, or the first stage again where timm shows nothing earlier
     pooled   what the classifier reads, as timm makes it: a network may have more than an average before it
+    spec     {"arch": "timm/NAME", "num_classes": K}; with "image_px" too, a network that takes images of one size alone
+             (ViT, Swin, MLP-Mixer) is made for that size, not for timm's own. timm fits its pretrained weights to it
 
 What of this holds is measured when a network is built, by one pass of noise at the size it was made for, never looked
 up by name. Wightman, "PyTorch Image Models", github.com/huggingface/pytorch-image-models. A name's pretrained weights
 may change with timm's version.
 """
 
+import functools
 import socket
 import sys
 from collections.abc import Iterator
@@ -42,7 +45,14 @@ _SECONDS = 5.0
 
 def build(spec: base.Spec) -> "Timm":
     """A timm network with fresh weights. Raises ParamsError for a name that timm does not know or that does not fit."""
-    return Timm(spec, timm.create_model(_name(spec["arch"]), pretrained=False, num_classes=spec["num_classes"]))
+    name = _name(spec["arch"])
+    try:
+        network = timm.create_model(name, pretrained=False, **_arguments(spec))
+    except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        if "image_px" in spec:
+            raise _not_for(spec, error) from error
+        raise
+    return Timm(spec, network)
 
 
 def build_pretrained(spec: base.Spec) -> "Timm":
@@ -55,7 +65,7 @@ def build_pretrained(spec: base.Spec) -> "Timm":
     name = _name(spec["arch"])
     try:
         with _one_try():
-            network = timm.create_model(name, pretrained=True, num_classes=spec["num_classes"])
+            network = timm.create_model(name, pretrained=True, **_arguments(spec))
     except Exception as error:  # of the hub, of its HTTP client, of urllib, or timm's own
         cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise CheckpointError(
@@ -68,6 +78,26 @@ def build_pretrained(spec: base.Spec) -> "Timm":
     tag = ".".join(filter(None, (config["architecture"], config.get("tag"))))
     print(f"pretrained weights timm/{tag}, licence {config.get('license') or 'not stated'}", file=sys.stderr)
     return Timm(spec, network)
+
+
+@functools.cache
+def must_be_made_for(arch: str, image_px: int) -> bool:
+    """Whether the network, as timm makes it by default, takes no images of that size, but can be made for another.
+
+    Found out by a pass without numbers, and only of networks of which timm says that their size is fixed: it says so of
+    many that take others all the same.
+    """
+    name = _name(arch)
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not config.fixed_input_size or config.input_size[-1] == image_px:
+        return False
+    # What is drawn for weights must not depend on whether this was asked.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+        try:
+            timm.create_model(name, pretrained=False, num_classes=1).eval()(torch.zeros(1, 3, image_px, image_px))
+        except (AssertionError, RuntimeError, ValueError):
+            return True
+    return False
 
 
 def has_pretrained(arch: str) -> bool:
@@ -108,6 +138,8 @@ class Timm(base.Classifier):
         super().__init__()
         self.spec = spec
         self.net = net
+        if "image_px" in spec and (rest := spec["image_px"] % _patch_px(net)):
+            raise _not_for(spec, ValueError(f"of which its patches of {_patch_px(net)} px leave {rest} px unseen"))
         if not isinstance(net.get_classifier(), nn.Linear):
             raise _unfit(spec, f"its classifier is a {type(net.get_classifier()).__name__}, not one nn.Linear")
         if not (hasattr(net, "forward_intermediates") and hasattr(net, "feature_info")):
@@ -182,12 +214,12 @@ class Timm(base.Classifier):
         except AssertionError as error:
             raise ParamsError(
                 f"{self.spec['arch']} cannot take images of {images.shape[2]} x {images.shape[3]} px "
-                f"({str(error).rstrip('.') or 'no reason is given'}). It is made for {self._made_for()} px: set "
-                "data.image_px to that, or choose another network."
+                f"({str(error).rstrip('.') or 'no reason is given'}). It is made for {self._made_for()} px: give it "
+                "images of that size, or choose another network."
             ) from error
 
     def _made_for(self) -> int:
-        return int(self.net.pretrained_cfg["input_size"][-1])
+        return int(self.spec.get("image_px") or self.net.pretrained_cfg["input_size"][-1])
 
     @torch.no_grad()
     def measure_again(self) -> None:
@@ -201,6 +233,8 @@ class Timm(base.Classifier):
             pooled = self.net.forward_head(final, pre_logits=True)
             came, expected = self.fc(pooled), self.net(images)
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            if "image_px" in self.spec:
+                raise _not_for(self.spec, error) from error
             raise _unfit(self.spec, f"timm does not show its stages as it does those of others ({error})") from error
         self.net.train()
         self._map_channels = maps[-1].shape[1]
@@ -210,6 +244,29 @@ class Timm(base.Classifier):
         average, scale = maps[-1].mean((2, 3)), maps[-1].abs().mean((2, 3))
         self.fc_reads_average = pooled.shape == average.shape and bool(((pooled - average).abs() <= 1e-6 * scale).all())
         self.neck_feeds_pooling = self.fc_reads_average and final is maps[-1]
+
+
+def _patch_px(net: Any) -> int:
+    """Height of the patches that a network cuts an image into; 1 where it cuts none. What is left over timm drops."""
+    size: Any = getattr(getattr(net, "patch_embed", None), "patch_size", 1)
+    return int(size[0] if isinstance(size, tuple) else size)
+
+
+def _arguments(spec: base.Spec) -> dict[str, Any]:
+    """What timm is told beside the name."""
+    size = {"img_size": spec["image_px"]} if "image_px" in spec else {}
+    return {"num_classes": spec["num_classes"], **size}
+
+
+def _not_for(spec: base.Spec, error: Exception) -> ParamsError:
+    """What to say of a size that a network was told, and that it cannot be made for."""
+    px, config = spec["image_px"], timm.models.get_pretrained_cfg(_name(spec["arch"]))
+    assert config is not None, "a size is only told where timm's own is known"
+    why = str(error).rstrip(".") or "no reason is given"
+    return ParamsError(
+        f"{spec['arch']} cannot be made for images of {px} x {px} px ({why}). By itself it is made "
+        f"for {config.input_size[-1]} px: give it images of that size, or choose another network."
+    )
 
 
 def _unfit(spec: base.Spec, why: str) -> ParamsError:

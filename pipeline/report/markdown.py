@@ -130,10 +130,12 @@ def _data(results: Results) -> str:
     card = results.data
     named = ", ".join(map(escape, card.labels[:_NAMED_CLASSES]))
     more = card.num_classes - _NAMED_CLASSES
+    px = results.student_px
+    smaller = "" if px == card.image_px else f" (the students see {px} x {px} px of the same cut)"
     mean, std = f.channels(card.normalization.mean), f.channels(card.normalization.std)
     return "\n\n".join(
         [
-            f"{escape(card.source)}, {card.image_px} x {card.image_px} px, "
+            f"{escape(card.source)}, {card.image_px} x {card.image_px} px{smaller}, "
             f"licence: {escape(card.licence or 'not stated')}. "
             f"{f.count(card.num_classes)} classes: {named}{f', and {f.count(more)} more' if more > 0 else ''}.",
             _table(data_and_classes.SPLITS, data_and_classes.splits(results)),

@@ -1,6 +1,6 @@
 """params.yaml, sections teacher, teach, student and distill: who teaches whom, and by which methods."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -96,6 +96,9 @@ class Student(Section):
 
     arch: str = "resnet20"
     """Name of the network, as for the teacher; or `pruned`, which is cut from the teacher."""
+    image_px: Annotated[int, Field(ge=8, le=1024)] | None = None
+    """Height and width of the images that the student sees: what the teacher sees of the same image, made smaller. It
+    must not be more than `data.image_px`. null: the same as `data.image_px`."""
     pretrained: bool = False
     """Whether training starts from the pretrained weights that timm has for this network. They are downloaded if they
     are not in the cache."""

@@ -33,6 +33,11 @@ class Params(Section):
     quantize: Quantize = Quantize()
     benchmark: Benchmark = Benchmark()
 
+    @property
+    def student_px(self) -> int:
+        """Height and width of the images that students see."""
+        return self.student.image_px or self.data.image_px
+
     @model_validator(mode="after")
     def _a_cache_is_of_single_images(self) -> "Params":
         if self.teach.cache and self.distill.train.mixes:
@@ -65,6 +70,16 @@ class Params(Section):
                 f"data.train_includes_val is true and {' and '.join(chosen)} is best: the students are then trained on "
                 "the validation images, so that these cannot tell which student is best; name the student by "
                 "deploy.method and deploy.seed, or set train_includes_val to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_student_sees_no_more_than_there_is(self) -> "Params":
+        if self.student_px > self.data.image_px:
+            raise ValueError(
+                f"student.image_px is {self.student_px}, but what is cut out of the stored images has "
+                f"data.image_px {self.data.image_px}, and enlarging it would add nothing to see; lower "
+                "student.image_px, or raise data.image_px and with it the images that the teacher sees"
             )
         return self
 

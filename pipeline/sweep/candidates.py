@@ -35,24 +35,24 @@ class Candidate:
     must_be_smaller: bool = False
     """Nobody asked for it by name, so that it is left out where it is not smaller than the teacher."""
 
-    def build(self, teacher: Classifier, image_px: int) -> Classifier:
-        """The network, with random weights and as many classes as the teacher.
+    def build(self, teacher: Classifier, image_px: int, teacher_px: int) -> Classifier:
+        """The network, with random weights and as many classes as the teacher, and the size of each one's images.
 
         Raises ParamsError where there is no such network, where it cannot take such images, and as `student_of` does.
         """
         if self.student["arch"] == CUT:
             settings = Pruned(**self.student[CUT])
-            return cutting.student_of(teacher, image_px, settings, lambda candidate: 0.0)
-        network = base.build(self._spec(teacher))
+            return cutting.student_of(teacher, image_px, settings, lambda candidate: 0.0, teacher_px=teacher_px)
+        network = base.build(self._spec(teacher, image_px))
         base.shapes(network, image_px)
         return network
 
     def macs(self, teacher: Classifier, image_px: int) -> int:
         """Multiply-accumulates, once fused, of a network that is not cut from the teacher."""
-        return base.count_macs(folded(base.build(self._spec(teacher))), image_px)
+        return base.count_macs(folded(base.build(self._spec(teacher, image_px))), image_px)
 
-    def _spec(self, teacher: Classifier) -> base.Spec:
-        return {**self.student, "num_classes": teacher.spec["num_classes"]}
+    def _spec(self, teacher: Classifier, image_px: int) -> base.Spec:
+        return base.spec_of(self.student["arch"], teacher.spec["num_classes"], image_px)
 
 
 def listed(names: str) -> list[Candidate]:

@@ -10,7 +10,7 @@ from pipeline.data.card import DataCard
 from pipeline.distillation import vanilla
 from pipeline.distillation.base import Method, Teacher, find
 from pipeline.models import cutting
-from pipeline.models.base import Classifier, build, check_pretrained, shapes
+from pipeline.models.base import Classifier, build, check_pretrained, shapes, spec_of
 from pipeline.settings.data import Normalization
 from pipeline.settings.networks import Pruned
 from pipeline.settings.params import Params, method_config
@@ -29,15 +29,15 @@ def rehearse(params: Params) -> None:
 
     Of a teacher in `teacher.weights` only its file knows enough: then the student alone is tried.
 
-    Raises ParamsError for a network that is not there or cannot take images of data.image_px, for pretrained weights
-    that do not exist, and for a method that cannot serve the pair or follow the recipe of distill.train.
+    Raises ParamsError for a network that is not there or cannot take images of its size, for pretrained weights that
+    do not exist, and for a method that cannot serve the pair or follow the recipe of distill.train.
     """
-    card = stand_in(params.data.image_px)
+    card, seen = stand_in(params.data.image_px), stand_in(params.student_px)
     for role, section in (("teacher", params.teacher), ("student", params.student)):
         if section.pretrained:
             check_pretrained(section.arch, role)
     if params.student.pruned is None:
-        student = _blank("student", params.student.arch, card)
+        student = _blank("student", params.student.arch, seen)
         if params.teacher.weights is not None:
             return
         teacher = _blank("teacher", params.teacher.arch, card)
@@ -45,11 +45,11 @@ def rehearse(params: Params) -> None:
         return
     else:
         teacher = _blank("teacher", params.teacher.arch, card)
-        student = _cut(teacher, params.student.pruned, card)
+        student = _cut(teacher, params.student.pruned, params)
         if params.teacher.weights is not None:
             return
     _try(vanilla.Method(vanilla.Config(), teacher, None, card), params.teacher.train, "teacher.train")
-    refused = refusals(params, teacher, student, card)
+    refused = refusals(params, teacher, student, seen)
     if len(refused) == len(params.distill.methods):
         raise next(iter(refused.values()))
     if refused:
@@ -60,12 +60,12 @@ def rehearse(params: Params) -> None:
 def refusals(params: Params, teacher: Classifier, student: Classifier, card: DataCard) -> dict[str, ParamsError]:
     """The methods of params.yaml that cannot serve the pair, or follow the recipe of distill.train, each with why.
 
-    Both networks stay as they are.
+    `card` is of the data as the student sees them. Both networks stay as they are.
     """
     refused: dict[str, ParamsError] = {}
     for name in params.distill.methods:
         # A method may change its student, never its teacher.
-        config, borrowed = method_config(params, name), Teacher(teacher, card.normalization)
+        config, borrowed = method_config(params, name), Teacher(teacher, card.normalization, params.data.image_px)
         try:
             method = find(name).Method(config, copy.deepcopy(student), borrowed, card)
             _try(method, params.distill.train, "distill.train")
@@ -106,18 +106,19 @@ def _try(objective: Method, settings: Train, section: str) -> None:
 
 def _blank(role: str, arch: str, card: DataCard) -> Classifier:
     try:
-        model = build({"arch": arch, "num_classes": card.num_classes})
+        model = build(spec_of(arch, card.num_classes, card.image_px))
         shapes(model, card.image_px)
     except ParamsError as error:
         raise ParamsError(f"params.yaml: {role}.arch: {error}") from error
     return model
 
 
-def _cut(teacher: Classifier, settings: Pruned, card: DataCard) -> Classifier:
+def _cut(teacher: Classifier, settings: Pruned, params: Params) -> Classifier:
     """A student of about the size that is asked for. How fast one is, is not measured before there is a teacher."""
     if settings.speedup is not None:
         settings = settings.model_copy(update={"speedup": None, "share_of_macs": 1 / settings.speedup})
-    return cutting.student_of(teacher, card.image_px, settings, lambda candidate: 0.0)
+    px, teacher_px = params.student_px, params.data.image_px
+    return cutting.student_of(teacher, px, settings, lambda candidate: 0.0, teacher_px=teacher_px)
 
 
 def stand_in(image_px: int, num_classes: int = CLASSES) -> DataCard:

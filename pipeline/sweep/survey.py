@@ -26,7 +26,7 @@ def teacher_of(settings: Params, data: Path) -> Classifier:
         return checkpoint.load(Path(weights))[0]
     num_classes = cards.load(data).num_classes if (data / "card.json").is_file() else CLASSES
     try:
-        network = base.build({"arch": arch, "num_classes": num_classes})
+        network = base.build(base.spec_of(arch, num_classes, settings.data.image_px))
         base.shapes(network, settings.data.image_px)
     except ParamsError as error:
         raise ParamsError(f"params.yaml: teacher.arch: {error}") from error

@@ -37,9 +37,9 @@ class Surveyor:
 
     def __init__(self, settings: Params, teacher: Classifier, measure: Measure, folder: Path) -> None:
         self._settings, self._teacher, self._measure, self._folder = settings, teacher, measure, folder
-        self._image_px = settings.data.image_px
+        self._image_px, self._teacher_px = settings.student_px, settings.data.image_px
         self._card = stand_in(self._image_px, teacher.spec["num_classes"])
-        self._macs = count_macs(folded(teacher), self._image_px)
+        self._macs = count_macs(folded(teacher), self._teacher_px)
         self._teacher_file: Path | None = None
         self._smallest_cut: dict[str, float | str] = {}
 
@@ -78,7 +78,7 @@ class Surveyor:
         Of a row that is `known` only the methods are tried anew.
         """
         try:
-            network = candidate.build(self._teacher, self._image_px)
+            network = candidate.build(self._teacher, self._image_px, self._teacher_px)
         except ParamsError as error:
             book.rows[candidate.name] = _empty(candidate) | {"error": str(error), "tried": tried}
             return f"{candidate.name}: {error}"
@@ -95,7 +95,11 @@ class Surveyor:
 
     def _sizes(self, network: Classifier) -> dict[str, int]:
         lean = folded(network)
-        return {"num_parameters": num_parameters(lean), "macs": count_macs(lean, self._image_px)}
+        return {"num_parameters": num_parameters(lean), "macs": count_macs(lean, self._px(network))}
+
+    def _px(self, network: Classifier) -> int:
+        """Height and width of the images that it sees."""
+        return self._teacher_px if network is self._teacher else self._image_px
 
     def row(self, candidate: Candidate, network: Classifier) -> Row:
         """Export and time one network, beside the teacher unless it is the teacher."""
@@ -103,7 +107,7 @@ class Surveyor:
         opset = self._settings.deploy.opset
         try:
             if self._teacher_file is None:
-                self._teacher_file = trial.write(self._teacher, self._image_px, opset, self._folder / "teacher.onnx")
+                self._teacher_file = trial.write(self._teacher, self._teacher_px, opset, self._folder / "teacher.onnx")
             is_teacher = network is self._teacher
             float32 = self._folder / "float32.onnx"
             files = {

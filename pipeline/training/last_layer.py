@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pipeline.data.card import DataCard
 from pipeline.distillation import vanilla
-from pipeline.models.base import Classifier, build_to_train, pretrained_normalization
+from pipeline.models.base import Classifier, build_to_train, pretrained_normalization, spec_of
 from pipeline.settings.data import Normalization
 from pipeline.settings.networks import Teacher
 from pipeline.weights import foreign_weights, weight_files
@@ -44,7 +44,8 @@ def begin(teacher: Teacher, card: DataCard) -> tuple[Classifier, Normalization, 
         network, normalization, said = foreign_weights.teacher(path, teacher.arch, teacher.normalization, card, True)
         decided = {"weights": weight_files.sha256(path)}
     else:
-        network, decided = build_to_train({"arch": teacher.arch, "num_classes": card.num_classes}, True, "teacher"), {}
+        spec = spec_of(teacher.arch, card.num_classes, card.image_px)
+        network, decided = build_to_train(spec, True, "teacher"), {}
         known = teacher.normalization or pretrained_normalization(teacher.arch)
         normalization = known or card.normalization
         source = "teacher.normalization" if teacher.normalization else f"the configuration of {teacher.arch}"

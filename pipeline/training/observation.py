@@ -28,4 +28,4 @@ def observe(objective: Method, train_images: int, val: Feed, settings: Train) ->
     parts = mine.tensor_split(-(-len(mine) * distributed.world() // settings.batch_size))
     objective.eval()
     with autocast(val.device, settings.precision):
-        return objective.observe((val.images(positions) for positions in parts), images)
+        return objective.observe((val.middles(positions) for positions in parts), images)

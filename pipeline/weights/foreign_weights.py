@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.data.card import DataCard
 from pipeline.models import checkpoint
-from pipeline.models.base import Classifier, Spec, build, pretrained_normalization
+from pipeline.models.base import Classifier, Spec, build, pretrained_normalization, spec_of
 from pipeline.settings.data import Normalization
 from pipeline.system.errors import CheckpointError
 from pipeline.weights import weight_files, weight_names
@@ -34,17 +34,18 @@ class Fitted:
     """What was renamed, what is missing and what is left over: a line each."""
 
 
-def fit(path: Path, arch: str, num_classes: int | None = None) -> Fitted:
+def fit(path: Path, arch: str, num_classes: int | None = None, image_px: int | None = None) -> Fitted:
     """The network `arch` with the weights of the file or folder `path`.
 
     num_classes: None takes the last layer from the file, with as many classes as it has. A number leaves a fresh last
-    layer for so many.
+    layer for so many. image_px: of the images that it is to see; None: what it is made for by itself.
 
     Raises CheckpointError saying what the file holds, what was expected, and what lies nearest.
     """
     file = weight_files.read(path)
     _check_arch(path, arch, file)
-    spec: Spec = file.header.model if file.header else {"arch": arch, "num_classes": 1}
+    fresh = {"arch": arch, "num_classes": 1} if image_px is None else spec_of(arch, 1, image_px)
+    spec: Spec = file.header.model if file.header else fresh
     model = build(spec if num_classes is None else _with_classes(spec, num_classes))
     match = weight_names.match(model, file.holders, path)
     if problems := match.problems(with_head=num_classes is None):
@@ -77,7 +78,7 @@ def teacher(
 
     Raises CheckpointError as `fit` does, and where classes or normalisation do not fit.
     """
-    fitted = fit(path, arch, card.num_classes if fresh_head else None)
+    fitted = fit(path, arch, card.num_classes if fresh_head else None, card.image_px)
     if fitted.is_ours and normalization not in (None, fitted.normalization):
         raise _unfit(path, "teacher.normalization", normalization, fitted.normalization)
     if not fresh_head:

@@ -77,7 +77,13 @@ class Decoder:
         self._inside: dict[asyncio.Future[Pixels], IsLeft] = {}  # running and waiting
 
     async def __call__(
-        self, data: bytes, image_px: int, resize_px: int, limit_s: float = math.inf, is_left: IsLeft = never
+        self,
+        data: bytes,
+        image_px: int,
+        resize_px: int,
+        cut_px: int | None = None,
+        limit_s: float = math.inf,
+        is_left: IsLeft = never,
     ) -> Pixels:
         """(image_px, image_px, 3) of an image file, as `decode` makes them.
 
@@ -94,7 +100,7 @@ class Decoder:
             raise Overloaded(f"{self._max_waiting} images wait already to be decoded; try again later.")
         loop = asyncio.get_running_loop()
         held = [data]  # a job that is cancelled lies in the pool until a thread comes to it, but its image need not
-        future = loop.run_in_executor(self._threads, _decode_for, is_left, held, image_px, resize_px)
+        future = loop.run_in_executor(self._threads, _decode_for, is_left, held, image_px, resize_px, cut_px)
         self._inside[future] = is_left
         try:
             await asyncio.wait([future], timeout=None if limit_s == math.inf else limit_s)
@@ -109,10 +115,10 @@ class Decoder:
             held.clear()
 
 
-def _decode_for(is_left: IsLeft, held: list[bytes], image_px: int, resize_px: int) -> Pixels:
+def _decode_for(is_left: IsLeft, held: list[bytes], image_px: int, resize_px: int, cut_px: int | None) -> Pixels:
     if is_left():
         raise ClientLeft(_LEFT)
-    return decode(held.pop(), image_px, resize_px)
+    return decode(held.pop(), image_px, resize_px, cut_px)
 
 
 async def answer(decoder: Decoder, asked: Asked, data: bytes, is_left: IsLeft = never) -> dict[str, Any]:
@@ -124,7 +130,7 @@ async def answer(decoder: Decoder, asked: Asked, data: bytes, is_left: IsLeft = 
     card, limit_ms = batcher.model.card, batcher.settings.deadline_ms
     started = time.perf_counter()
     try:
-        pixels = await decoder(data, card.image_px, card.resize_px, limit_ms / 1000, is_left)
+        pixels = await decoder(data, card.image_px, card.resize_px, card.cut_px, limit_ms / 1000, is_left)
     except TimeoutError:
         raise DeadlineExceeded(f"The image was not decoded within {limit_ms:g} ms; try again later.") from None
     decode_ms = 1000 * (time.perf_counter() - started)

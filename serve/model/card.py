@@ -30,7 +30,8 @@ class Card:
     precision: str  # what the network computes in: float32, int8, float16, ...
     labels: tuple[str, ...]  # K class names, in the order of the outputs
     image_px: int  # images are image_px high and image_px wide
-    resize_px: int  # of an image file, the short side becomes this before the middle is cut out; at least image_px
+    resize_px: int  # of an image file, the short side becomes this before the middle is cut out; at least cut_px
+    cut_px: int  # height and width of that middle, which is then made smaller to image_px; at least image_px
     mean: tuple[float, ...]  # 3 channel means of the training images in [0, 1]; already applied inside the graph
     std: tuple[float, ...]  # 3 channel deviations, likewise
     arch: str
@@ -79,6 +80,8 @@ class Card:
         if "image_px" in values:
             # Exporters wrote no resize_px while it was always image_px.
             values.setdefault("resize_px", values["image_px"])
+            # They write cut_px only where it is not image_px.
+            values.setdefault("cut_px", values["image_px"])
         if values.get("format") != FORMAT:
             raise ModelError(f"its card has format {values.get('format')!r}, but this server reads format {FORMAT}")
         for key, (is_valid, expected) in _FIELDS.items():
@@ -86,8 +89,9 @@ class Card:
                 raise ModelError(f"its card has no {key!r} (expected {expected})")
             if not is_valid(values[key]):
                 raise ModelError(f"its card has {key} = {values[key]!r:.80}, expected {expected}")
-        if values["resize_px"] < values["image_px"]:
-            raise ModelError(f"its card has resize_px = {values['resize_px']}, below image_px = {values['image_px']}")
+        for larger, smaller in (("cut_px", "image_px"), ("resize_px", "cut_px")):
+            if values[larger] < values[smaller]:
+                raise ModelError(f"its card has {larger} = {values[larger]}, below {smaller} = {values[smaller]}")
         known = {key: values[key] for key in _FIELDS}
         known |= {key: tuple(values[key]) for key in ("labels", "mean", "std")}
         return cls(**known)
@@ -158,6 +162,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "labels": (_is_labels, "a list of one or more class names"),
     "image_px": (_is_side, f"an integer in 1..{MAX_PX}"),
     "resize_px": (_is_side, f"an integer in 1..{MAX_PX}"),
+    "cut_px": (_is_side, f"an integer in 1..{MAX_PX}"),
     "mean": (_is_triple, "3 finite numbers"),
     "std": (_is_deviations, "3 positive numbers"),
     "arch": (_is_text, "a text"),

@@ -42,12 +42,18 @@ Image.init()  # imports the formats; otherwise the first request waits for that
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def decode(data: bytes, image_px: int, resize_px: int | None = None, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode(
+    data: bytes,
+    image_px: int,
+    resize_px: int | None = None,
+    cut_px: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Pixels:
     """A JPEG, PNG, WebP or HEIC file as (image_px, image_px, 3) uint8 RGB.
 
     Upright by its EXIF orientation, transparency laid over white, of an animation the first frame; the short side
-    becomes resize_px (None: image_px), the long one is cut around its middle, and of that square the middle image_px
-    are kept. What the file is named or sent as plays no part.
+    becomes resize_px (None: cut_px), the long one is cut around its middle, and of that square the middle cut_px (None:
+    image_px) are kept, and made smaller to image_px. What the file is named or sent as plays no part.
 
     Raises ImageError for bytes that are no such file, for a torn one, and, before any pixel is decoded, for more than
     max_pixels.
@@ -67,7 +73,8 @@ def decode(data: bytes, image_px: int, resize_px: int | None = None, max_pixels:
                     f"it has two sizes, {header.width} x {header.height} and {image.width} x {image.height}"
                 )
             upright = _upright(image, _as_rgb(image, _opaque(image, content)))
-            return _centre(_square(upright, resize_px or image_px), image_px)
+            cut_px = cut_px or image_px
+            return _smaller(_centre(_square(upright, resize_px or cut_px), cut_px), image_px)
     # The decoders of foreign bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as error:
         reason = str(error).split(" <")[0] or type(error).__name__  # without the address of a buffer
@@ -125,9 +132,16 @@ def _pixels_alone(content: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _centre(square: Pixels, image_px: int) -> Pixels:
-    start = round((len(square) - image_px) / 2)
-    return np.ascontiguousarray(square[start : start + image_px, start : start + image_px])
+def _centre(square: Pixels, cut_px: int) -> Pixels:
+    start = round((len(square) - cut_px) / 2)
+    return np.ascontiguousarray(square[start : start + cut_px, start : start + cut_px])
+
+
+def _smaller(pixels: Pixels, image_px: int) -> Pixels:
+    # The filter by which students that see less than their teacher are trained and evaluated.
+    if len(pixels) == image_px:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((image_px, image_px), Image.Resampling.BILINEAR))
 
 
 def _square(image: Image.Image, size_px: int) -> Pixels:

@@ -88,8 +88,10 @@ def _provenance(cards: list[Card], licence: str | None) -> list[str]:
 
 def program(card: Card) -> str:
     """Python that classifies photo.jpg as the server would, with numpy, Pillow and ONNX Runtime alone."""
-    size, cut = card.resize_px, round((card.resize_px - card.image_px) / 2)
-    middle = "" if size == card.image_px else f".crop(({cut}, {cut}, {cut + card.image_px}, {cut + card.image_px}))"
+    size, cut = card.resize_px, round((card.resize_px - card.cut_px) / 2)
+    middle = "" if size == card.cut_px else f".crop(({cut}, {cut}, {cut + card.cut_px}, {cut + card.cut_px}))"
+    if card.image_px != card.cut_px:
+        middle += f".resize(({card.image_px}, {card.image_px}), Image.Resampling.BILINEAR)"
     return f"""import json
 import numpy, onnxruntime
 from PIL import Image, ImageOps

@@ -17,16 +17,15 @@ _SECONDS = 1.0
 """About how long the files are called at one batch size. Large images take fewer calls, but never fewer than that."""
 
 
-def speedup(slow: Path, fast: Path, image_px: int, threads: int) -> float:
+def speedup(slow: Path, fast: Path, threads: int) -> float:
     """How many times as long a call with one image takes in `slow` as in `fast`: called in turns, the median ratio."""
-    calls = _bound({"slow": slow, "fast": fast}, 1, image_px, threads)
+    calls = _bound({"slow": slow, "fast": fast}, 1, threads)
     samples = latency.measure(calls, _CALLS)
     return latency.paired_ratio(samples["slow"], samples["fast"]).median
 
 
 def beside(
     files: Mapping[str, Path],
-    image_px: int,
     threads: int,
     batch_sizes: Sequence[int],
     clock: Callable[[], int] = time.perf_counter_ns,
@@ -39,7 +38,7 @@ def beside(
     """
     reference, records = next(iter(files)), {name: list[dict[str, Any]]() for name in files}
     for batch_size in batch_sizes:
-        calls = _bound(files, batch_size, image_px, threads)
+        calls = _bound(files, batch_size, threads)
         rounds = _rounds(calls, clock)
         samples = latency.measure(calls, rounds, rounds // 3, clock=clock)
         for name, values in samples.items():
@@ -61,6 +60,11 @@ def _rounds(calls: Mapping[str, Callable[[], object]], clock: Callable[[], int])
     return int(min(_CALLS, max(_FEWEST_CALLS, _SECONDS // max(round_s, 1e-9))))
 
 
-def _bound(files: Mapping[str, Path], batch_size: int, image_px: int, threads: int) -> dict[str, Callable[[], object]]:
-    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, image_px, image_px, 3), dtype=np.uint8)
-    return {name: partial(OnnxClassifier(path, threads, "cpu"), pixels) for name, path in files.items()}
+def _bound(files: Mapping[str, Path], batch_size: int, threads: int) -> dict[str, Callable[[], object]]:
+    """Calls of each file with noise of the size that it takes."""
+    calls: dict[str, Callable[[], object]] = {}
+    for name, path in files.items():
+        model = OnnxClassifier(path, threads, "cpu")
+        shape = batch_size, model.card.image_px, model.card.image_px, 3
+        calls[name] = partial(model, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    return calls

@@ -15,7 +15,6 @@ from pipeline.models.fold import folded
 from pipeline.system.errors import ParamsError
 from serve.model.card import Card
 from serve.model.classifier import OnnxClassifier
-from stages._train import make_header
 from tests import tiny
 from tests.golden import G, fill, logits, stages_s, stages_t
 
@@ -54,7 +53,7 @@ def spoiled(network: nn.Module, seed: int = 5) -> None:
 
 def onnx_computes(model: base.Classifier, path: Path) -> Card:
     """What the exported file says of itself, once it was seen to compute the same."""
-    header = make_header(model, tiny.card(), tiny.NORMALIZATION, "m", 0, {})
+    header = checkpoint.make_header(model, tiny.card(), tiny.NORMALIZATION, "m", 0, {})
     nn.init.normal_(model.fc.bias)  # one of zeros would not be stored
     servable = export.Servable(model, tiny.NORMALIZATION)
     export.write_onnx(servable, export.make_card("student", header, {}), path, 20)
@@ -66,7 +65,7 @@ def onnx_computes(model: base.Classifier, path: Path) -> Card:
 
 def stored(model: base.Classifier, path: Path) -> base.Classifier:
     """Saved and loaded again."""
-    checkpoint.save(model, make_header(model, tiny.card(), tiny.NORMALIZATION, "m", 0, {}), path)
+    checkpoint.save(model, checkpoint.make_header(model, tiny.card(), tiny.NORMALIZATION, "m", 0, {}), path)
     return checkpoint.load(path)[0]
 
 

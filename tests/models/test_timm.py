@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
@@ -275,25 +276,77 @@ def test_a_network_that_cannot_be_had_is_named_with_the_reason(arch: str, said: 
     [
         (
             "timm/vit_tiny_patch16_224",
-            r"cannot take images of 64 x 64 px \(Input height \(64\) doesn't match model \(224\)\)\. It is made for "
-            "224 px: set data.image_px to that",
+            r"cannot be made for images of 72 x 72 px \(of which its patches of 16 px leave 8 px unseen\)\. By itself "
+            "it is made for 224 px: give it images of that size",
         ),
-        ("timm/inception_v3", "cannot take images of 64 x 64 px .*Raise data.image_px"),
+        ("timm/inception_v3", "cannot take images of 72 x 72 px .*Raise data.image_px"),
     ],
 )
 def test_images_that_a_network_cannot_take_are_known_before_training_starts(arch: str, said: str, role: str) -> None:
     with pytest.raises(ParamsError, match=said):
-        rehearse(settings(**{role: {"arch": arch}}))
+        rehearse(settings(**{role: {"arch": arch}}, data={"image_px": 72}))
 
 
 def test_a_network_of_a_fixed_size_says_so_in_training_too() -> None:
-    with pytest.raises(ParamsError, match=r"set data\.image_px to that"):
+    with pytest.raises(ParamsError, match=r"It is made for 224 px: give it images of that size"):
         tiny.network("timm/vit_tiny_patch16_224").train()(tiny.batch().images)
 
 
 def test_a_network_of_a_fixed_size_works_at_that_size() -> None:
     sizes = base.shapes(tiny.network("timm/vit_tiny_patch16_224"), 224)
     assert sizes.stages == ((192, 14, 14),) * 4
+
+
+@pytest.mark.parametrize("arch", ["timm/vit_tiny_patch16_224", "timm/swin_tiny_patch4_window7_224"])
+def test_a_network_of_a_fixed_size_is_made_for_the_size_of_its_images_and_comes_back(arch: str, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    spec = base.spec_of(arch, tiny.CLASSES, 64)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert spec == {"arch": arch, "num_classes": tiny.CLASSES, "image_px": 64}
+    model = base.build(spec).eval()
+    checkpoint.save(model, header(model), tmp_path / "m")
+    loaded, found = checkpoint.load(tmp_path / "m")
+    assert found.model == spec
+    images = tiny.batch().images
+    torch.testing.assert_close(loaded(images), model(images))
+    with pytest.raises(ParamsError, match=r"cannot take images of 96 x 96 px .*It is made for 64 px"):
+        base.shapes(loaded, 96)
+
+
+@pytest.mark.parametrize(
+    ("arch", "px"),
+    [
+        ("timm/test_vit", 64),
+        ("timm/vit_tiny_patch16_224", 224),
+        ("timm/resnet18", 64),
+        ("timm/xcit_nano_12_p8_224", 64),
+        ("resnet8", 16),
+    ],
+)
+def test_the_spec_of_a_network_that_takes_its_images_anyway_holds_no_size(arch: str, px: int) -> None:
+    assert base.spec_of(arch, 4, px) == {"arch": arch, "num_classes": 4}
+
+
+def test_teacher_and_student_of_a_fixed_size_are_made_each_for_its_own() -> None:
+    arch, methods = "timm/vit_tiny_patch16_224", {"kd": {"kl_weight": 0.9}, "at": {}}
+    pair = {"teacher": {"arch": arch}, "distill": {"methods": methods}, "deploy": {"method": "kd"}}
+    rehearse(settings(**pair, student={"arch": arch, "image_px": 32}))
+    with pytest.raises(ParamsError, match=rf"student\.arch: {arch} cannot be made for images of 40 x 40 px"):
+        rehearse(settings(**pair, student={"arch": arch, "image_px": 40}))
+
+
+def test_pretrained_weights_are_fitted_to_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = base.spec_of("timm/vit_tiny_patch16_224", tiny.CLASSES, 64)
+    weights = timm.create_model("vit_tiny_patch16_224", num_classes=tiny.CLASSES)
+    save_file(weights.state_dict(), tmp_path / "weights.safetensors")
+    create = timm.create_model
+    overlay = {"file": str(tmp_path / "weights.safetensors"), "num_classes": tiny.CLASSES}
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **k, pretrained_cfg_overlay=overlay))
+    model = base.build_to_train(spec, True, "student")
+    assert isinstance(model, family.Timm)
+    assert model.net.pos_embed.shape == (1, 1 + 4 * 4, 192)
+    torch.testing.assert_close(model.net.patch_embed.proj.weight, weights.patch_embed.proj.weight)
+    assert base.shapes(model, 64).stages[-1] == (192, 4, 4)
 
 
 @contract.every_method

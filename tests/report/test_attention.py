@@ -24,7 +24,6 @@ from pipeline.system.errors import PupilError
 from pipeline.system.files import write_json
 from pipeline.training import engine
 from pipeline.training.resume import Resume
-from stages import _train
 from stages.energy_maps import energy_maps as stage
 from tests import tiny
 from tests.training.test_engine import AUGMENT, SETTINGS, assert_same, fit, weights
@@ -138,7 +137,7 @@ def decoded(png: str) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("arch", ["resnet8", "wrn_16_1", "mobilenet_v2_half", "timm/test_resnet"])
 def test_energy_maps_are_the_mean_squares_of_stages_from_black_to_white(arch: str) -> None:
     network, images = tiny.network(arch).eval(), tiny.batch(3).images
-    header = _train.make_header(network, tiny.card(), tiny.NORMALIZATION, None, 0, {})
+    header = checkpoint.make_header(network, tiny.card(), tiny.NORMALIZATION, None, 0, {})
     seen = energy_maps.look("one", network, header, images)
     with torch.no_grad():
         features = network.features(images)
@@ -182,7 +181,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, trained: tuple[Method, engin
     arches = {"teacher": "resnet14", **{f"students/{m}/3": "resnet8" for m in ("vanilla", "kd", "afd", "rkd")}}
     for name, arch in arches.items():
         network = tiny.network(arch)
-        header = _train.make_header(network, card, tiny.NORMALIZATION, None, 3, {})
+        header = checkpoint.make_header(network, card, tiny.NORMALIZATION, None, 3, {})
         checkpoint.save(network, header, folder / name / "model.safetensors")
         history = trained[1].history if "afd" in name else [{"epoch": 1}]
         write_json(folder / name / "history.json", {"epochs": history})

@@ -65,6 +65,11 @@ def load(text: str, tmp_path: Path) -> params.Params:
         ("deploy: {seed: bets}", r"deploy\.seed is 'bets': expected a whole number from 0 to 2147483647, or best\.$"),
         ("deploy: {seed: -1}", r"deploy\.seed is -1: expected a whole number from 0"),
         ("deploy: {seed: true}", r"deploy\.seed is True: expected a whole number from 0"),
+        (
+            "{data: {image_px: 64, storage_px: 96}, student: {image_px: 96}}",
+            r"student\.image_px is 96, but what is cut out of the stored images has data\.image_px 64, .*lower student",
+        ),
+        ("student: {image_px: 4}", r"student\.image_px is 4: .*greater than or equal to 8"),
         ("data: {image_px: 32, storage_px: 16}", r": data: storage_px 16 must not be less than image_px 32\.$"),
         ("data: [1]", "data is"),
         ("data: {", "not valid YAML"),

@@ -29,7 +29,7 @@ def replace_exports(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return written
 
 
-def measure(files: Mapping[str, Path], image_px: int = 0, threads: int = 1) -> dict[str, dict[str, Any]]:
+def measure(files: Mapping[str, Path], threads: int = 1) -> dict[str, dict[str, Any]]:
     """1 ms for a MB; of batches of 32 as much for each image."""
     ms = {name: path.stat().st_size / 1e6 for name, path in files.items()}
 

@@ -95,6 +95,7 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
         parity=read(Parity, sources.deploy / "parity.json", "export"),
         quantization=quantization,
         data=card,
+        student_px=settings.student.image_px or card.image_px,
         audit=read(Audit, sources.data / "audit.json", "prepare"),
         student_epochs=distill.train.epochs,
         select=distill.train.select,

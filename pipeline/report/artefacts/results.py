@@ -124,6 +124,8 @@ class Results(Record):
     parity: Parity
     quantization: Quantization
     data: DataCard
+    student_px: int
+    """Height and width of the images that the students see."""
     audit: Audit
     student_epochs: int
     select: str

@@ -113,6 +113,7 @@ def test_card_comes_back_typed(model: OnnxClassifier) -> None:
         labels=("class 0", "class 1", "class 2"),
         image_px=8,
         resize_px=8,
+        cut_px=8,
         mean=(0.5, 0.25, 0.125),
         std=(0.25, 0.5, 0.125),
         arch="tiny",
@@ -147,8 +148,10 @@ def test_a_card_from_before_resize_px_means_image_px() -> None:
 
 
 def test_files_are_not_scaled_below_what_the_model_takes() -> None:
-    with pytest.raises(ModelError, match="resize_px = 7, below image_px = 8"):
+    with pytest.raises(ModelError, match="resize_px = 7, below cut_px = 8"):
         Card.from_json(json.dumps(CARD | {"resize_px": 7}))
+    with pytest.raises(ModelError, match="cut_px = 7, below image_px = 8"):
+        Card.from_json(json.dumps(CARD | {"cut_px": 7}))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +167,7 @@ def test_files_are_not_scaled_below_what_the_model_takes() -> None:
         ("image_px", True),
         ("resize_px", "8"),
         ("resize_px", 4097),
+        ("cut_px", 0),
         ("arch", "\ud800"),
         ("image_px", 10**9),
         ("mean", [0.5, 0.5]),

@@ -90,12 +90,17 @@ PICTURES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-@pytest.mark.parametrize(("image_px", "resize_px"), [(16, None), (64, None), (16, 19)])
-def test_the_server_sees_what_evaluation_saw(name: str, image_px: int, resize_px: int | None) -> None:
+@pytest.mark.parametrize(
+    ("image_px", "resize_px", "cut_px"),
+    [(16, None, None), (64, None, None), (16, 19, None), (9, 19, 16), (8, None, 16)],
+)
+def test_the_server_sees_what_evaluation_saw(
+    name: str, image_px: int, resize_px: int | None, cut_px: int | None
+) -> None:
     data = PICTURES[name]()
-    pixels = decode(data, image_px, resize_px)
-    stored = pipeline_decode.square(pipeline_decode.rgb(io.BytesIO(data), name), resize_px or image_px)
-    split = Split(stored[None], np.zeros(1, np.int64), image_px)
+    pixels = decode(data, image_px, resize_px, cut_px)
+    stored = pipeline_decode.square(pipeline_decode.rgb(io.BytesIO(data), name), resize_px or cut_px or image_px)
+    split = Split(stored[None], np.zeros(1, np.int64), cut_px or image_px, image_px if cut_px else None)
     (expected,) = split.central_reader()(np.array([0]))
     assert pixels.dtype == np.uint8
     assert pixels.shape == (image_px, image_px, 3)

@@ -71,10 +71,12 @@ def run_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return asked
 
 
+@pytest.mark.parametrize("cut_px", [8, 11])
 def test_the_program_of_the_card_answers_as_the_server_does(
-    tmp_path: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cut_px: int, tmp_path: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "handed"
+    write(models[0], "student", data_licence="CC BY 4.0", cut_px=cut_px)
     assert package(*models, "--hub", folder) == 0
     assert {path.name for path in folder.iterdir()} == {
         "README.md",
@@ -92,7 +94,7 @@ def test_the_program_of_the_card_answers_as_the_server_does(
     capsys.readouterr()
     assert run_readme(folder, monkeypatch) == ALLOWED
     came = capsys.readouterr().out.splitlines()
-    pixels = decode((folder / "photo.jpg").read_bytes(), 8, 13)
+    pixels = decode((folder / "photo.jpg").read_bytes(), 8, 13, cut_px)
     (expected,) = OnnxClassifier(models[0], device="cpu")(pixels[None])
     best = (-expected).argsort()[:3]
     assert "\n".join(came) == "\n".join(f"{expected[k]:.3f} {LABELS[k]}" for k in best)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.serve.timing.test_latency import Clock
 
 FILES = {name: Path(f"{name}.onnx") for name in ("teacher", "student")}
 MS = {"teacher": 9.0, "student": 3.0}
+PX = {"teacher": 16, "student": 8}
 
 
 @pytest.fixture
@@ -21,11 +23,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     class Classifier:
         def __init__(self, path: Path, threads: int, device: str) -> None:
-            self._ms = MS[path.stem]
+            self._ms, self.card = MS[path.stem], SimpleNamespace(image_px=PX[path.stem])
             assert (threads, device) == (2, "cpu")
 
         def __call__(self, pixels: np.ndarray) -> None:
-            assert pixels.shape[1:] == (8, 8, 3)
+            assert pixels.shape[1:] == (self.card.image_px, self.card.image_px, 3)
             made.work(self._ms * len(pixels))()
 
     monkeypatch.setattr(versus, "OnnxClassifier", Classifier)
@@ -33,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_every_file_is_compared_with_the_first(clock: Callable[[], int]) -> None:
-    records = versus.beside(FILES, 8, 2, (1, 16), clock)
+    records = versus.beside(FILES, 2, (1, 16), clock)
     assert [(one["batch_size"], one["n"], one["p50_ms"]) for one in records["student"]] == [
         (1, 60, 3.0),
         (16, 10, 48.0),
@@ -45,4 +47,4 @@ def test_every_file_is_compared_with_the_first(clock: Callable[[], int]) -> None
 
 def test_real_files_have_a_ratio(tmp_path: Path) -> None:
     paths = [tiny_onnx.write(tmp_path / f"{seed}.onnx", seed=seed) for seed in (0, 1)]
-    assert versus.speedup(*paths, image_px=8, threads=1) > 0
+    assert versus.speedup(*paths, threads=1) > 0

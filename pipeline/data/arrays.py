@@ -57,8 +57,8 @@ class Split:
         if name not in card.counts:
             raise DataError(f"{folder} has no split '{name}'; its card lists {', '.join(card.counts)}.")
         num = card.counts[name]
-        images = _mapped(folder / name / "images.npy", (num, card.storage_px, card.storage_px, 3), np.uint8)
-        labels = _mapped(folder / name / "labels.npy", (num,), np.int64)
+        images = mapped(folder / name / "images.npy", (num, card.storage_px, card.storage_px, 3), np.uint8)
+        labels = mapped(folder / name / "labels.npy", (num,), np.int64)
         return cls(images, labels, card.image_px)
 
 
@@ -166,7 +166,7 @@ def header(kind: str, shape: tuple[int, ...]) -> bytes:
     return beginning.getvalue()
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: type[T]) -> NDArray[T]:
+def mapped(path: Path, shape: tuple[int, ...], dtype: type[T]) -> NDArray[T]:
     """A read-only map of a .npy file, checked against the card."""
     try:
         array: NDArray[T] = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -2,9 +2,9 @@
 
 Checks params.yaml whole, with every method, source and network it names, tries every method on a blank copy of its
 pair, and writes fingerprints that other stages depend on: of the machine (latency belongs to it), of the files behind
-data.path and data.unlabelled, of teacher.weights, and of the code of both network families, which a stage picks by name; and what a teacher
-cache has to keep for these methods. Students in the folder `students` beside its output that params.yaml does not list
-are moved out of the way.
+data.path and data.unlabelled, of teacher.weights, and of the code of both network families, which a stage picks by
+name; and what a teacher cache has to keep for these methods. Students in the folder `students` beside its output that
+params.yaml does not list are moved out of the way.
 """
 
 import json

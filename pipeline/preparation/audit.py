@@ -11,8 +11,8 @@
 
 Pixels are the same where the decoded images are, at full size and bit for bit, whatever the format of their files; a
 copy that was compressed anew is not found. Of images with the same pixels one is taken as the original, that of test
-before that of val before that of train before one without a label, and in a split the one that comes first. Every other one is a finding, and
-names the original (that of its split, if it is a duplicate) as its twin.
+before that of val before that of train before one without a label, and in a split the one that comes first. Every other
+one is a finding, and names the original (that of its split, if it is a duplicate) as its twin.
 """
 
 from collections.abc import Mapping

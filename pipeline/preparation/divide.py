@@ -88,7 +88,7 @@ def divide(source: Source, data: Data) -> dict[str, Part]:
 
     Images without labels come behind them.
     """
-    train, test = source.splits["train"], source.splits["test"]
+    train = source.splits["train"]
     if "val" in source.splits:
         val = source.splits["val"]
         chosen = {"train": Part(train, np.arange(len(train))), "val": Part(val, np.arange(len(val)))}

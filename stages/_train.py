@@ -8,8 +8,7 @@ from typing import Any, cast
 
 from pipeline.data import card as cards
 from pipeline.data import unlabelled
-from pipeline.data.arrays import Split
-from pipeline.data.feed import Feed
+from pipeline.data.feed import training_feeds
 from pipeline.devices import distributed
 from pipeline.devices.memory import keep_freed_memory
 from pipeline.distillation.base import Method
@@ -44,34 +43,19 @@ def train(
     is as in `Feed`. `normalization` is that of the images; None: the data card's.
     """
     keep_freed_memory()
-    card, others = cards.load(data), None
+    card = cards.load(data)
     if settings.unlabelled_share:
-        others, others_card = unlabelled.load(data, card)
-        facts = facts | {"unlabelled_sha256": others_card.sha256}
+        facts = facts | {"unlabelled_sha256": unlabelled.load(data, card)[1].sha256}
     identity = {**facts, "seed": seed, "data": card.sha256, "image_px": card.image_px}
     state, seen_by = Resume(resume, run_key(identity, "torch")), normalization or card.normalization
     with distributed.joined() as device:
-        train_feed, val_feed = (
-            Feed(Split.load(data, name, card), seen_by, device, num_views) for name in ("train", "val")
-        )
-        unlabelled_feed = None if others is None else Feed(others, seen_by, device, num_views)
+        feeds = training_feeds(data, card, seen_by, device, num_views, settings.unlabelled_share > 0)
         with (
             recorder(out, card.train_includes_val)
             if distributed.rank() == 0
             else nullcontext(_record_nothing) as record
         ):
-            result = engine.fit(
-                objective,
-                train_feed,
-                val_feed,
-                settings,
-                augment,
-                seed,
-                state,
-                record,
-                card.train_includes_val,
-                unlabelled_feed,
-            )
+            result = engine.fit(objective, *feeds, settings, augment, seed, state, record, card.train_includes_val)
         if distributed.rank() != 0:
             return
     model = cast(Classifier, objective.deployed())

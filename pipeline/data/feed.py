@@ -6,13 +6,15 @@ augmented and normalised as one tensor, without worker processes.
 
 from collections.abc import Iterator
 from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data import augment
+from pipeline.data import augment, unlabelled
 from pipeline.data.arrays import RowReader, Split, centre
+from pipeline.data.card import DataCard
 from pipeline.data.gathering import in_turn
 from pipeline.devices import distributed
 from pipeline.settings.data import Augment, Normalization
@@ -31,12 +33,19 @@ class Feed:
         normalization: applied to every image.
         device: where batches are wanted.
         num_views: K, of each training image: epochs e and e + K show the same one. None: every epoch has its own.
+        unlabelled: of the images that stand beside those of this split in training, if any.
     """
 
     def __init__(
-        self, split: Split, normalization: Normalization, device: torch.device, num_views: int | None = None
+        self,
+        split: Split,
+        normalization: Normalization,
+        device: torch.device,
+        num_views: int | None = None,
+        unlabelled: "Feed | None" = None,
     ) -> None:
         self.num_views = num_views
+        self.unlabelled = unlabelled
         self.normalization = normalization
         self.device = device
         self.labels = torch.from_numpy(np.array(split.labels)).to(device)
@@ -138,6 +147,15 @@ class Feed:
 
     def _augmented(self, settings: Augment, pixels: Tensor, views: augment.Views) -> Tensor:
         return self._normalized(augment.apply(settings, self.image_px, pixels, views))
+
+
+def training_feeds(
+    folder: Path, card: DataCard, normalization: Normalization, device: torch.device, num_views: int | None, more: bool
+) -> tuple[Feed, Feed]:
+    """Of train and val of a prepared data set; `more`: with its images without labels beside those of train."""
+    others = Feed(unlabelled.load(folder, card)[0], normalization, device, num_views) if more else None
+    train, val = (Split.load(folder, name, card) for name in ("train", "val"))
+    return Feed(train, normalization, device, num_views, others), Feed(val, normalization, device, num_views)
 
 
 def stays_on(device: torch.device, num_bytes: int) -> bool:

@@ -67,13 +67,11 @@ def fit(
     resume: Resume,
     on_epoch: Callable[[Record], None],
     val_is_seen: bool = False,
-    unlabelled: Feed | None = None,
 ) -> Result:
     """Train `objective` in place, alone or as one of several processes (see `distributed`), all of which call this.
 
     `on_epoch` is called with the record of every epoch, those of an earlier, interrupted part of the run first.
-    `val_is_seen` says that the images of `val` are among those of `train`, for the line that is printed. `unlabelled`
-    has the images that settings.unlabelled_share asks for.
+    `val_is_seen` says that the images of `val` are among those of `train`, for the line that is printed.
 
     Raises ParamsError for batches or a recipe that the objective cannot train on; TrainingError naming the loss term,
     epoch and step when a loss is no longer finite, or the epoch after which the network's answers are not, the state of
@@ -101,18 +99,7 @@ def fit(
             if settings.reset_momentum and epoch in schedule.drops and not progress.tally.steps:
                 optimizer.state.clear()
             whole = train_epoch(
-                objective,
-                optimizer,
-                schedule,
-                train,
-                settings,
-                augment,
-                seed,
-                epoch,
-                progress.tally,
-                stop,
-                fewest,
-                unlabelled,
+                objective, optimizer, schedule, train, settings, augment, seed, epoch, progress.tally, stop, fewest
             )
             if not whole:
                 training_state.save(resume, objective, optimizer, average, progress)
@@ -238,22 +225,21 @@ def train_epoch(
     tally: Tally,
     stop: interruption.StopRequest,
     fewest: int = 1,
-    unlabelled: Feed | None = None,
 ) -> bool:
     """One pass over the training set, or what is left of it; False when asked to stop, after a whole step.
 
-    `fewest` is as in `Feed.train_batches`; images of `unlabelled` stand behind the labelled ones of each batch.
+    `fewest` is as in `Feed.train_batches`. Images of `train.unlabelled` stand behind the labelled ones of each batch.
     """
     objective.train()
     started, earlier = time.perf_counter(), tally.seconds
     steps = schedule.steps_per_epoch
     size, first = settings.labelled_size, tally.steps
     batches = train.train_batches(augment, seed, epoch, size, settings.drop_last, first, fewest)
-    if unlabelled is not None:
+    if train.unlabelled is not None:
         ends = ends_beside(
             [0, *batch_ends(len(train), size, settings.drop_last, fewest)], size, settings.unlabelled_size
         )
-        batches = _beside(batches, unlabelled.unlabelled_batches(augment, seed, epoch, ends, first))
+        batches = _beside(batches, train.unlabelled.unlabelled_batches(augment, seed, epoch, ends, first))
     mix = Mixer(train, settings, augment, seed, epoch)
     # Asking an accelerator for a number makes it wait, so there the sums are only looked at when the epoch is over.
     check_every = 1 if train.device.type == "cpu" else steps

@@ -36,17 +36,9 @@ def others(num_views: int | None = None) -> Feed:
 
 
 def fit(method: Method, state: Path, settings: Train = HALF) -> engine.Result:
-    return engine.fit(
-        method,
-        tiny.feed(),
-        tiny.feed(32, seed=1),
-        settings,
-        AUGMENT,
-        0,
-        Resume(state, "k"),
-        lambda record: None,
-        unlabelled=others(),
-    )
+    train = Feed(tiny.split(), tiny.NORMALIZATION, tiny.CPU, unlabelled=others())
+    val, resume = tiny.feed(32, seed=1), Resume(state, "k")
+    return engine.fit(method, train, val, settings, AUGMENT, 0, resume, lambda record: None)
 
 
 def ends(settings: Train) -> list[int]:

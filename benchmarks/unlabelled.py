@@ -55,7 +55,7 @@ def main() -> None:
                 (0.0, round(arguments.epochs / (1 - arguments.share))),
                 (arguments.share, arguments.epochs),
             ):
-                settings = _settings(arguments.weights, work / "images", arguments.student, method, share, epochs)
+                settings = settings_of(arguments.weights, work / "images", arguments.student, method, share, epochs)
                 _table_run.prepare(settings, work / "data")
                 _table_run.train_teacher(settings, work / "data", work / "teacher")
                 out = work / f"{arguments.student}-{method}-{share:g}-{epochs}-{seed}"
@@ -99,7 +99,7 @@ def _save(pixels: Any, folder: Path, number: int) -> None:
     Image.fromarray(pixels).save(folder / f"{number:05}.png")
 
 
-def _settings(weights: Path, images: Path, student: str, method: str, share: float, epochs: int) -> dict[str, Any]:
+def settings_of(weights: Path, images: Path, student: str, method: str, share: float, epochs: int) -> dict[str, Any]:
     """A whole params.yaml: the short protocol on these images, with one method."""
     settings = presets.overlaid(Path("params.yaml"), [Path("presets/protocols/short.yaml")])
     settings["data"] |= {

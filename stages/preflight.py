@@ -63,14 +63,10 @@ def _source(data: Data, earlier: Path) -> dict[str, Any]:
     known: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
     config, folder = parameters.source_config(data), data.unlabelled
     found = _fingerprint("data.path", data.path, lambda: source.fingerprint(config, data), known)
-    # Absent without such a folder, so that what was prepared without one stays.
-    without = known.get("unlabelled", {})
-    return (
-        found
-        if folder is None
-        else found
-        | {"unlabelled": _fingerprint(unlabelled.KEY, folder, lambda: unlabelled.fingerprint(folder), without)}
-    )
+    if folder is not None:
+        earlier_one = known.get("unlabelled", {})
+        found["unlabelled"] = _fingerprint(unlabelled.KEY, folder, lambda: unlabelled.fingerprint(folder), earlier_one)
+    return found
 
 
 def _fingerprint(

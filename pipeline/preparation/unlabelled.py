@@ -26,10 +26,7 @@ def joined(source: Source, data: Data) -> Source:
     folder = _folder(data.unlabelled)
     walked = tree.open_walk(folder, KEY)
     files = tuple(name for name in walked.files if is_image(name))
-    if not files:
-        raise DataError(
-            f"{KEY} {folder} holds no image; expected files that end in {' '.join(sorted(SUFFIXES))}, at any depth."
-        )
+    _check(folder, len(files))
     images = ImageFiles(folder, files, np.full(len(files), NO_LABEL, np.int64))
     others = tuple(replace(group, why=f"{group.why} (in {KEY})") for group in left_out(walked, set(files)))
     return replace(
@@ -40,8 +37,11 @@ def joined(source: Source, data: Data) -> Source:
 
 
 def fingerprint(path: str) -> tuple[int, str]:
-    """Of the images in that folder, as `tree.fingerprint` makes it. Raises DataError where it is none."""
-    return tree.fingerprint(_folder(path), is_image)
+    """Of the images in that folder, as `tree.fingerprint` makes it. Raises DataError where there is none."""
+    folder = _folder(path)
+    files, digest = tree.fingerprint(folder, is_image)
+    _check(folder, files)
+    return files, digest
 
 
 def _folder(path: str) -> Path:
@@ -50,6 +50,13 @@ def _folder(path: str) -> Path:
         what = "is a file" if folder.is_file() else "does not exist"
         raise DataError(f"{KEY} {folder} {what} ({folder.absolute()}); expected a folder of images, at any depth.")
     return folder
+
+
+def _check(folder: Path, images: int) -> None:
+    if not images:
+        raise DataError(
+            f"{KEY} {folder} holds no image; expected files that end in {' '.join(sorted(SUFFIXES))}, at any depth."
+        )
 
 
 def _not_below(groups: tuple[LeftOut, ...], folder: Path, path: str | None) -> tuple[LeftOut, ...]:

@@ -157,6 +157,8 @@ def test_preflight_knows_the_folder_and_prepare_names_its_number(
     shutil.move(folder / "more", folder / "elsewhere")
     assert fingerprint() == second
     assert "data.unlabelled" in capsys.readouterr().out
-    toy.edit(folder, {"data.unlabelled": str(folder / "wrong")})
-    with pytest.raises(DataError, match=r"data\.unlabelled .* does not exist"):
-        preflight(params, out)
+    (folder / "empty").mkdir()
+    for wrong, said in (("wrong", "does not exist"), ("empty", "holds no image")):
+        toy.edit(folder, {"data.unlabelled": str(folder / wrong)})
+        with pytest.raises(DataError, match=rf"data\.unlabelled .* {said}"):
+            preflight(params, out)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.data import card as cards
-from pipeline.data.arrays import Split
-from pipeline.data.feed import Feed
+from pipeline.data import unlabelled
+from pipeline.data.feed import training_feeds
 from pipeline.devices import distributed
 from pipeline.devices.memory import keep_freed_memory
 from pipeline.distillation.base import Method
@@ -44,20 +44,18 @@ def train(
     """
     keep_freed_memory()
     card = cards.load(data)
+    if settings.unlabelled_share:
+        facts = facts | {"unlabelled_sha256": unlabelled.load(data, card)[1].sha256}
     identity = {**facts, "seed": seed, "data": card.sha256, "image_px": card.image_px}
     state, seen_by = Resume(resume, run_key(identity, "torch")), normalization or card.normalization
     with distributed.joined() as device:
-        train_feed, val_feed = (
-            Feed(Split.load(data, name, card, image_px), seen_by, device, num_views) for name in ("train", "val")
-        )
+        feeds = training_feeds(data, card, seen_by, device, num_views, settings.unlabelled_share > 0, image_px)
         with (
             recorder(out, card.train_includes_val)
             if distributed.rank() == 0
             else nullcontext(_record_nothing) as record
         ):
-            result = engine.fit(
-                objective, train_feed, val_feed, settings, augment, seed, state, record, card.train_includes_val
-            )
+            result = engine.fit(objective, *feeds, settings, augment, seed, state, record, card.train_includes_val)
         if distributed.rank() != 0:
             return
     model = cast(Classifier, objective.deployed())

@@ -2,17 +2,19 @@
 
 Checks params.yaml whole, with every method, source and network it names, tries every method on a blank copy of its
 pair, and writes fingerprints that other stages depend on: of the machine (latency belongs to it), of the files behind
-data.path, of teacher.weights, and of the code of both network families, which a stage picks by name; and what a teacher
-cache has to keep for these methods. Students in the folder `students` beside its output that params.yaml does not list
-are moved out of the way.
+data.path and data.unlabelled, of teacher.weights, and of the code of both network families, which a stage picks by
+name; and what a teacher cache has to keep for these methods. Students in the folder `students` beside its output that
+params.yaml does not list are moved out of the way.
 """
 
 import json
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.models.base import family
+from pipeline.preparation import unlabelled
 from pipeline.settings import params as parameters
 from pipeline.settings.data import Data
 from pipeline.sweep import readiness
@@ -58,18 +60,28 @@ def _source(data: Data, earlier: Path) -> dict[str, Any]:
     what was prepared before it runs prepare.
     """
     source = registry.find("pipeline.sources", data.source, "data.source")
+    known: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
+    config, folder = parameters.source_config(data), data.unlabelled
+    found = _fingerprint("data.path", data.path, lambda: source.fingerprint(config, data), known)
+    if folder is not None:
+        earlier_one = known.get("unlabelled", {})
+        found["unlabelled"] = _fingerprint(unlabelled.KEY, folder, lambda: unlabelled.fingerprint(folder), earlier_one)
+    return found
+
+
+def _fingerprint(
+    key: str, path: str | None, look: Callable[[], tuple[int, str] | None], known: dict[str, Any]
+) -> dict[str, Any]:
     try:
-        files, digest = source.fingerprint(parameters.source_config(data), data) or (None, None)
+        files, digest = look() or (None, None)
     except DataError:
-        known: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
-        if known.get("digest") is None or known["path"] != data.path or Path(str(data.path)).exists():
+        if known.get("digest") is None or known["path"] != path or Path(str(path)).exists():
             raise
         print(
-            f"note: data.path {data.path} is gone. What was prepared from it stays in use; to prepare it again, bring "
-            "it back."
+            f"note: {key} {path} is gone. What was prepared from it stays in use; to prepare it again, bring it back."
         )
-        return known
-    return {"path": data.path, "files": files, "digest": digest}
+        files, digest = known["files"], known["digest"]
+    return {"path": path, "files": files, "digest": digest}
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ class Split:
                 "(student.image_px)."
             )
         num = card.counts[name]
-        images = _mapped(folder / name / "images.npy", (num, card.storage_px, card.storage_px, 3), np.uint8)
-        labels = _mapped(folder / name / "labels.npy", (num,), np.int64)
+        images = mapped(folder / name / "images.npy", (num, card.storage_px, card.storage_px, 3), np.uint8)
+        labels = mapped(folder / name / "labels.npy", (num,), np.int64)
         return cls(images, labels, card.image_px, seen_px if seen_px != card.image_px else None)
 
 
@@ -200,7 +200,7 @@ def header(kind: str, shape: tuple[int, ...]) -> bytes:
     return beginning.getvalue()
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: type[T]) -> NDArray[T]:
+def mapped(path: Path, shape: tuple[int, ...], dtype: type[T]) -> NDArray[T]:
     """A read-only map of a .npy file, checked against the card."""
     try:
         array: NDArray[T] = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -6,19 +6,23 @@ augmented and normalised as one tensor, without worker processes.
 
 from collections.abc import Iterator
 from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data import augment
+from pipeline.data import augment, unlabelled
 from pipeline.data.arrays import RowReader, Split, centre
+from pipeline.data.card import DataCard
 from pipeline.data.gathering import in_turn
 from pipeline.devices import distributed
 from pipeline.settings.data import Augment, Normalization
 
 VIEWS_SEED = 0
 """Draws views that repeat: of every run alike, so that one cache serves students of all seeds."""
+_APART = 2**31
+"""Above every seed: images without labels come in an order that no training set has with any seed."""
 
 
 class Feed:
@@ -30,12 +34,19 @@ class Feed:
         normalization: applied to every image.
         device: where batches are wanted.
         num_views: K, of each training image: epochs e and e + K show the same one. None: every epoch has its own.
+        unlabelled: of the images that stand beside those of this split in training, if any.
     """
 
     def __init__(
-        self, split: Split, normalization: Normalization, device: torch.device, num_views: int | None = None
+        self,
+        split: Split,
+        normalization: Normalization,
+        device: torch.device,
+        num_views: int | None = None,
+        unlabelled: "Feed | None" = None,
     ) -> None:
         self.num_views = num_views
+        self.unlabelled = unlabelled
         self.normalization = normalization
         self.device = device
         self.labels = torch.from_numpy(np.array(split.labels)).to(device)
@@ -82,18 +93,43 @@ class Feed:
         From batch number `first` on: the later part of an epoch is the same without the earlier one. Where several
         processes train, each gets its part of every batch. `fewest` is as in `batch_ends`.
         """
-        generator = torch.Generator().manual_seed(_mix(seed, epoch))
-        on_host = torch.randperm(len(self), generator=generator)
-        order = on_host.to(self.device)
-        views = self.views(settings, seed, epoch, order)
         ends = [0, *batch_ends(len(self), batch_size, drop_last, fewest)]
-        parts = [distributed.own(start, end) for start, end in islice(pairwise(ends), first, None)]
+        for images, positions in self._passes(settings, seed, epoch * len(self), ends, first):
+            yield images, self.labels[positions], positions
+
+    def unlabelled_batches(
+        self, settings: Augment, seed: int, epoch: int, ends: list[int], first: int = 0
+    ) -> Iterator[Tensor]:
+        """Images (B, 3, cut_px, cut_px) of one epoch of another feed, which stand beside its batches.
+
+        They come in passes over this split that go on from one epoch to the next, so that every image is shown as often
+        as every other; a pass draws order and views by its number, as `train_batches` does by that of the epoch.
+        `ends`, which begins with 0, tells where the images of each batch end.
+        """
+        for images, _ in self._passes(settings, seed + _APART, epoch * ends[-1], ends, first):
+            yield images
+
+    def _passes(
+        self, settings: Augment, seed: int, start: int, ends: list[int], first: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, positions) of batches that end at `ends`, counted from image number `start` of all passes on."""
+        num, orders, drawn = len(self), [], []
+        # One at least, though it may show nothing.
+        for number in range(start // num, max(start // num + 1, -(-(start + ends[-1]) // num))):
+            generator = torch.Generator().manual_seed(_mix(seed, number))
+            begins = number * num
+            wanted = slice(max(0, start - begins), min(num, start + ends[-1] - begins))
+            orders.append(torch.randperm(num, generator=generator)[wanted])
+            drawn.append(self.views(settings, seed, number, orders[-1].to(self.device)))
+        on_host, views = torch.cat(orders), augment.Views(*map(torch.cat, zip(*drawn, strict=True)))
+        order = on_host.to(self.device)
+        parts = [distributed.own(begin, end) for begin, end in islice(pairwise(ends), first, None)]
         if self._resident is None and gathers_ahead(self.device):
             gathered = in_turn(self._read, [on_host[part] for part in parts], self.device)
         else:
             gathered = (self.pixels(order[part]) for part in parts)
         for part, pixels in zip(parts, gathered, strict=True):
-            yield self._augmented(settings, pixels, views.of(part)), self.labels[order[part]], order[part]
+            yield self._augmented(settings, pixels, views.of(part)), order[part]
 
     def view_batches(self, settings: Augment, view: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """Images of the whole split in order, from position `first` on, as view number `view` in [0, K) shows them."""
@@ -125,6 +161,24 @@ class Feed:
         return self._normalized(augment.apply(settings, self.cut_px, pixels, views))
 
 
+def training_feeds(
+    folder: Path,
+    card: DataCard,
+    normalization: Normalization,
+    device: torch.device,
+    num_views: int | None,
+    more: bool,
+    seen_px: int | None,
+) -> tuple[Feed, Feed]:
+    """Of train and val of a prepared data set; `more`: with its images without labels beside those of train.
+
+    `seen_px` is as in `Split.load`.
+    """
+    others = Feed(unlabelled.load(folder, card)[0], normalization, device, num_views) if more else None
+    train, val = (Split.load(folder, name, card, seen_px) for name in ("train", "val"))
+    return Feed(train, normalization, device, num_views, others), Feed(val, normalization, device, num_views)
+
+
 def stays_on(device: torch.device, num_bytes: int) -> bool:
     """Whether what is read again and again moves to the device once: an accelerator, for a quarter of what is free."""
     return device.type == "cuda" and num_bytes <= torch.cuda.mem_get_info(device)[0] // 4
@@ -144,14 +198,14 @@ def batch_ends(images: int, batch_size: int, drop_last: bool, fewest: int = 1) -
     return ends
 
 
+def ends_beside(ends: list[int], batch_size: int, unlabelled: int) -> list[int]:
+    """Where the images without labels end that stand beside each batch: `unlabelled` of them for every `batch_size`."""
+    return [end * unlabelled // batch_size for end in ends]
+
+
 def num_batches(images: int, batch_size: int, drop_last: bool, fewest: int = 1) -> int:
     """Steps of one epoch."""
     return len(batch_ends(images, batch_size, drop_last, fewest))
-
-
-def batch_sizes(images: int, batch_size: int, drop_last: bool, fewest: int = 1) -> set[int]:
-    """The sizes of batches that an epoch will have."""
-    return {end - start for start, end in pairwise([0, *batch_ends(images, batch_size, drop_last, fewest)])}
 
 
 def _mix(seed: int, epoch: int) -> int:

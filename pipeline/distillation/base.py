@@ -63,9 +63,9 @@ class Batch:
     images: Tensor
     """(B, 3, H, W) float, normalised for the student. Of the teacher's size, where the student sees smaller images."""
     labels: Tensor
-    """(B,) int64."""
+    """(L,) int64, of the first L images. The others have none; L is B where train.unlabelled_share is 0."""
     positions: Tensor
-    """(B,) int64, index of each image in the training set."""
+    """(L,) int64, index of each labelled image in the training set."""
     progress: float
     """Share of training that is done, in [0, 1)."""
     epoch: int
@@ -76,7 +76,7 @@ class Batch:
     """Share of each label that the cross-entropy spreads evenly over all classes, in [0, 1)."""
 
     def main_labels(self) -> Tensor:
-        """(B,) int64, of what each image shows most of."""
+        """(L,) int64, of what each labelled image shows most of."""
         if self.mixed is None:
             return self.labels
         return torch.where(self.mixed.share < 0.5, self.mixed.labels, self.labels)
@@ -115,7 +115,8 @@ class Method(nn.Module):
     smallest_batch: ClassVar[int] = 1
     """Fewest images at a time from which every term of the method learns, whatever the networks: see one_value."""
     takes_mixed: ClassVar[bool] = True
-    """False where terms of its own take an image for one of its labelled class: then it cannot train on mixtures."""
+    """False where terms of its own take an image for one of its labelled class: then it can train neither on mixtures
+    nor on images without labels."""
     compares_logits: ClassVar[bool] = False
     """The method's own terms compare predictions, so that teacher and data need the same classes at any kl_weight."""
     reads: tuple[str, ...] | None = None
@@ -216,6 +217,23 @@ class Method(nn.Module):
                 "distill.methods."
             )
 
+        if settings.unlabelled_share:
+            self._check_unlabelled()
+
+    def _check_unlabelled(self) -> None:
+        name = type(self).__module__.rpartition(".")[2]
+        if self.recall is not None:
+            raise ParamsError(
+                "a teacher cache keeps the answers to the training images, but distill.train.unlabelled_share asks "
+                "about others too. Set teach.cache to false, or distill.train.unlabelled_share to 0."
+            )
+        if not (self.needs_teacher and self.takes_mixed):
+            why = "reads the label of every image" if self.needs_teacher else "learns from labels alone"
+            raise ParamsError(
+                f"{name} {why}, but by distill.train.unlabelled_share a part of each batch has none. Set "
+                f"distill.train.unlabelled_share to 0, or remove {name} from distill.methods."
+            )
+
     def begin(self, labels: Tensor) -> None:
         """Called once before training with the labels (N,) of the training set, for methods that sample by class."""
 
@@ -286,7 +304,8 @@ class Method(nn.Module):
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """Of logits (B, K) with the labels, smoothed and shared as the batch says: the mean over the batch, a scalar."""
+    """Of logits (B, K) with the labels, smoothed and shared as the batch says: a mean over labelled images."""
+    logits = logits[: len(batch.labels)]
     if batch.mixed is None:
         return functional.cross_entropy(logits, batch.labels, label_smoothing=batch.label_smoothing)
     first, second = (

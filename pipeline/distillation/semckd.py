@@ -73,7 +73,7 @@ class Method(base.Method):
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "semantic"; the last is left out in eval mode on a batch of another size."""
         terms = super().terms(s, t, batch)
-        if self.training or len(batch.labels) * distributed.world() == self.config.batch_size:
+        if self.training or len(batch.images) * distributed.world() == self.config.batch_size:
             distance = self.calibration([tap.raw for tap in s.stages], [tap.raw for tap in t.stages])
             terms["semantic"] = self.config.semantic_weight * distance
         return terms

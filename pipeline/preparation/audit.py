@@ -3,15 +3,16 @@
     missing, empty, unreadable, truncated   the image cannot be used: data.on_bad
     wrong_extension                         a file is of another format than its name says; its pixels are used
     duplicate                               the same pixels twice within a split
-    leak                                    the same pixels in two splits: data.leaks
+    leak                                    the same pixels in two splits: data.leaks; images of data.unlabelled that
+                                            are in another split are always dropped
     conflict                                the same pixels under two labels, within a split or across
     tiny                                    the short side is below image_px, so that it is enlarged
     imbalance                               a class of train has less than a tenth of the images of the largest one
 
 Pixels are the same where the decoded images are, at full size and bit for bit, whatever the format of their files; a
 copy that was compressed anew is not found. Of images with the same pixels one is taken as the original, that of test
-before that of val before that of train, and in a split the one that comes first. Every other one is a finding, and
-names the original (that of its split, if it is a duplicate) as its twin.
+before that of val before that of train before one without a label, and in a split the one that comes first. Every other
+one is a finding, and names the original (that of its split, if it is a duplicate) as its twin.
 """
 
 from collections.abc import Mapping
@@ -22,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.data.unlabelled import UNLABELLED
 from pipeline.preparation import decode
-from pipeline.preparation.audit_twins import MOST_PROTECTED_FIRST, Place, same_pixels
+from pipeline.preparation.audit_twins import Place, same_pixels
 from pipeline.preparation.divide import NAMED_AT_MOST, Part, class_counts
 from pipeline.preparation.reading import FLAWS, Flaw
 from pipeline.preparation.source import Source
@@ -63,7 +65,7 @@ class SplitAudit(_Record):
     """Left out because their pixels stand in another split."""
     duplicates: int
     class_images: Spread | None
-    """Images of a class that are kept."""
+    """Images of a class that are kept; None without labels."""
     width_px: Spread | None
     """Of the images that can be used, as they are in the source; None where there are none."""
     height_px: Spread | None
@@ -114,7 +116,7 @@ class Audit(_Record):
     counts: dict[str, int]
     """Of each kind, also of those that were not found."""
     findings: tuple[Finding, ...]
-    """Of one kind after the other, train, val and test; of tiny ones the smallest alone."""
+    """Of one kind after the other, train, val, test and those without labels; of tiny ones the smallest alone."""
 
     def foremost(self, num: int) -> list[int]:
         """Numbers of some findings in their order: first those of images that cannot be used, then all kinds alike."""
@@ -160,10 +162,9 @@ def examine(
     usable = {name: (look["flaw"] == 0) | (look["flaw"] == len(FLAWS)) for name, look in looks.items()}
     twins = same_pixels(parts, {name: look["digest"] for name, look in looks.items()}, usable)
     keep = {name: usable[name].copy() for name in parts}
-    if data.leaks == "drop":
-        for twin in twins.found:
-            if twin.kind == "leak":
-                keep[twin.place.split][twin.place.position] = False
+    for twin in twins.found:
+        if twin.kind == "leak" and (data.leaks == "drop" or twin.place.split == UNLABELLED):
+            keep[twin.place.split][twin.place.position] = False
     small = _enlarged(looks, usable, data.image_px)
     found: list[tuple[Finding, Place | None]] = [
         (_finding(FLAWS[looks[place.split]["flaw"][place.position] - 1], place, reason, source, parts), place)
@@ -179,7 +180,7 @@ def examine(
         found.append((_finding("tiny", place, reason, source, parts), place))
     found += [(finding, None) for finding in _rare_classes(source, parts["train"].labels[keep["train"]])]
     # A stable sort: within a split the findings of a kind stay in their order.
-    found.sort(key=lambda it: (KINDS.index(it[0].kind), MOST_PROTECTED_FIRST[::-1].index(it[0].split)))
+    found.sort(key=lambda it: (KINDS.index(it[0].kind), list(parts).index(it[0].split)))
     counts: dict[str, int] = {kind: sum(finding.kind == kind for finding, _ in found) for kind in KINDS}
     audit = Audit(
         source=data.source,
@@ -196,7 +197,9 @@ def examine(
                 bad=int((~usable[name]).sum()),
                 dropped=int((usable[name] & ~keep[name]).sum()),
                 duplicates=sum(kind == "duplicate" and place.split == name for kind, place, _ in twins.found),
-                class_images=_spread(class_counts(part.labels[keep[name]], len(source.labels))),
+                class_images=(
+                    None if name == UNLABELLED else _spread(class_counts(part.labels[keep[name]], len(source.labels)))
+                ),
                 width_px=_spread(looks[name]["width"][usable[name]]),
                 height_px=_spread(looks[name]["height"][usable[name]]),
             )
@@ -220,6 +223,8 @@ def _named(place: Place, source: Source, parts: Mapping[str, Part]) -> tuple[str
     """What the source calls an image, and the name of its class."""
     part = parts[place.split]
     index = int(part.order[place.position])
+    if place.split == UNLABELLED:
+        return part.records.name(index), "no label"
     return part.records.name(index), source.labels[part.records.labels[index]]
 
 

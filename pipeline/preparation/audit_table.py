@@ -2,6 +2,7 @@
 
 from textwrap import wrap
 
+from pipeline.data.unlabelled import UNLABELLED
 from pipeline.preparation.audit import Audit, Spread
 from pipeline.system.columns import aligned
 
@@ -31,6 +32,9 @@ def text(audit: Audit) -> str:
         ],
         right=range(1, 6),
     )
+    if UNLABELLED in audit.splits:
+        copies = audit.splits[UNLABELLED].dropped
+        lines.append(f"Of the images without labels, {copies:,} are copies of labelled ones and are dropped.")
     home = audit.source_splits
     if home.leaks or home.repeats:
         lines.append(

@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.unlabelled import NO_LABEL, UNLABELLED
 from pipeline.preparation.divide import Part
 
-MOST_PROTECTED_FIRST = ("test", "val", "train")
+MOST_PROTECTED_FIRST = ("test", "val", "train", UNLABELLED)
 """Of copies in several splits the one in the first of these is the original."""
 
 
@@ -57,12 +58,12 @@ def same_pixels(
                 found.append(Twin("duplicate", place, first))
             if place.split != original.split:
                 found.append(Twin("leak", place, original))
-            if _label(parts, place) != _label(parts, original):
+            if NO_LABEL != _label(parts, place) != _label(parts, original):
                 found.append(Twin("conflict", place, original))
         # Val may be a piece of the source's train split: the same records.
-        at_home = [id(parts[place.split].records) for place in group]
+        at_home = [id(parts[place.split].records) for place in group if place.split != UNLABELLED]
         source_leaks += sum(home != at_home[0] for home in at_home)
-        source_repeats += len(group) - len(set(at_home))
+        source_repeats += len(at_home) - len(set(at_home))
     return Twins(sorted(found, key=lambda twin: twin.place), source_leaks, source_repeats)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.unlabelled import UNLABELLED
 from pipeline.preparation.source import Records, Source
 from pipeline.settings.data import Data
 from pipeline.system.errors import DataError
@@ -34,9 +35,10 @@ def check(labels: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> None
     a class without any image in train (a gap in the numbers).
 
     Args:
-        labels: (N,) class numbers by split.
+        labels: (N,) class numbers by split; those of images without labels are not looked at.
         names: of the K classes.
     """
+    labels = {split: numbers for split, numbers in labels.items() if split != UNLABELLED}
     problems = []
     for split, numbers in labels.items():
         if len(numbers) == 0:
@@ -82,8 +84,11 @@ def _class_problems(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str
 
 
 def divide(source: Source, data: Data) -> dict[str, Part]:
-    """Train, val and test as records of the source; val is the source's own, else held out from train."""
-    train, test = source.splits["train"], source.splits["test"]
+    """Train, val and test as records of the source; val is the source's own, else held out from train.
+
+    Images without labels come behind them.
+    """
+    train = source.splits["train"]
     if "val" in source.splits:
         val = source.splits["val"]
         chosen = {"train": Part(train, np.arange(len(train))), "val": Part(val, np.arange(len(val)))}
@@ -95,7 +100,8 @@ def divide(source: Source, data: Data) -> dict[str, Part]:
                 "class with two, or a source with a validation split of its own."
             )
         chosen = {"train": Part(train, kept), "val": Part(train, held_out)}
-    return {**chosen, "test": Part(test, np.arange(len(test)))}
+    rest = {name: source.splits[name] for name in ("test", UNLABELLED) if name in source.splits}
+    return chosen | {name: Part(records, np.arange(len(records))) for name, records in rest.items()}
 
 
 def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

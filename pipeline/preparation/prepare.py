@@ -2,6 +2,7 @@
 
     out/train/images.npy  uint8 (N, px, px, 3)     out/train/labels.npy  int64 (N,)     the same for val and test
     out/card.json         the DataCard
+    out/unlabelled/       images.npy of data.unlabelled, where that is given, and a card.json of its own
     out/audit.json        the Audit; where it refuses the images, it stands alone in out.audit.json
 
 The same source, settings and seed give the same bytes, whatever the number of processes and interruptions.
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline.data.arrays import write_labels
 from pipeline.data.card import DataCard
-from pipeline.preparation import audit_table
+from pipeline.data.unlabelled import UNLABELLED, UnlabelledCard
+from pipeline.preparation import audit_table, unlabelled
 from pipeline.preparation.audit import UNUSABLE, Examined, examine
 from pipeline.preparation.audit_thumbnails import with_thumbnails
 from pipeline.preparation.divide import Part, check, class_counts, divide, listed
@@ -51,7 +53,7 @@ def prepare(
     refuses; StoppedError where somebody asked to stop.
     """
     module = registry.find("pipeline.sources", data.source, "data.source")
-    source = module.open_source(params.source_config(data), data)
+    source = unlabelled.joined(module.open_source(params.source_config(data), data), data)
     for group in source.left_out:
         print(
             f"note: {len(group.names):,} {group.why}, and are left out: {listed(list(group.names))}.", file=sys.stderr
@@ -93,6 +95,7 @@ def write(
                 raise DataError(f"{problem} The whole audit is in {refused}.")
             card = _write_splits(source, parts, examined, images, data, scratch)
             files.write_json(scratch / "audit.json", audit.model_dump(mode="json"))
+            _write_unlabelled(examined, images, scratch)
             (scratch / "card.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
             images.clear()
     refused.unlink(missing_ok=True)
@@ -142,6 +145,12 @@ def _problem(source: Source, parts: Mapping[str, Part], examined: Examined, data
     except DataError as error:
         bad, dropped = (sum(getattr(it, what) for it in audit.splits.values()) for what in ("bad", "dropped"))
         return f"Without {bad} images that cannot be read and {dropped} that leak into another split: {error}"
+    if UNLABELLED in audit.splits and not audit.splits[UNLABELLED].kept:
+        it = audit.splits[UNLABELLED]
+        return (
+            f"No image of data.unlabelled is left: of {it.images}, {it.bad} cannot be read and {it.dropped} are copies "
+            "of images of train, val or test. Give a folder of other images, or set data.unlabelled to null."
+        )
     return None
 
 
@@ -152,13 +161,13 @@ def _write_splits(
     read = images.rows("train", usable["train"])
     for position in np.flatnonzero(usable["train"] & ~keep["train"]):
         counts = counts - histogram(read(np.array([position])))
-    labels = {name: part.labels[keep[name]] for name, part in parts.items()}
+    labels = {name: part.labels[keep[name]] for name, part in parts.items() if name != UNLABELLED}
     if data.train_includes_val:
         read = images.rows("val", usable["val"])
         for position in np.flatnonzero(keep["val"]):
             counts = counts + histogram(read(np.array([position])))
         labels["train"] = np.concatenate([labels["train"], labels["val"]])
-    for name in parts:
+    for name in labels:
         target = folder / name / "images.npy"
         target.parent.mkdir()
         write_labels(folder / name / "labels.npy", labels[name])
@@ -178,11 +187,22 @@ def _write_splits(
         normalization=data.normalization or _normalization(counts),
         sha256={
             f"{name}/{array}.npy": files.sha256(folder / name / f"{array}.npy")
-            for name in parts
+            for name in labels
             for array in ("images", "labels")
         },
         licence=source.licence,
     )
+
+
+def _write_unlabelled(examined: Examined, images: OnePass, folder: Path) -> None:
+    """Leave the images without labels, if there are any, and their card."""
+    target, card = folder / UNLABELLED / "images.npy", UnlabelledCard(count=0, sha256=None)
+    target.parent.mkdir()
+    if UNLABELLED in examined.keep:
+        keep = examined.keep[UNLABELLED]
+        images.hand_over(UNLABELLED, examined.usable[UNLABELLED], keep, target)
+        card = UnlabelledCard(count=int(keep.sum()), sha256=files.sha256(target))
+    (target.parent / "card.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _normalization(histogram: NDArray[np.int64]) -> Normalization:

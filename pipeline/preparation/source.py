@@ -62,7 +62,7 @@ class Source:
     labels: tuple[str, ...]
     """Class names; their order is the class numbers."""
     splits: Mapping[str, Records]
-    """"train" and "test", and "val" where the source has one of its own."""
+    """"train" and "test", and "val" where the source has one of its own; "unlabelled" is added, never its own."""
     licence: str | None
     """Licence of the images, where the source states it."""
     left_out: tuple[LeftOut, ...] = ()

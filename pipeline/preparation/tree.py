@@ -86,17 +86,20 @@ def walk(folder: Path) -> Tree:
     return Tree(*(tuple(sorted(names)) for names in (folders, files, clutter, circles, closed)))
 
 
-def open_walk(folder: Path) -> Tree:
-    """`walk`, for a source. Raises DataError where something may not be read, or would be read twice."""
+def open_walk(folder: Path, key: str = "data.path") -> Tree:
+    """`walk`, for a source; `key` of params.yaml names the folder.
+
+    Raises DataError where something may not be read, or would be read twice.
+    """
     tree = walk(folder)
     if tree.closed:
         raise DataError(
-            f"Not all of data.path {folder} may be read: {listed(list(tree.closed))}. Give permission to read it."
+            f"Not all of {key} {folder} may be read: {listed(list(tree.closed))}. Give permission to read it."
         )
     if tree.circles:
         links = [f"{printable(link)} -> {printable(str((folder / link).resolve()))}" for link in tree.circles]
         raise DataError(
-            f"In data.path {folder}, links lead to folders that are also read in another way: {listed(links)}. Their "
+            f"In {key} {folder}, links lead to folders that are also read in another way: {listed(links)}. Their "
             "images would count twice; remove the links."
         )
     return tree

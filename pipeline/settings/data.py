@@ -53,6 +53,9 @@ class Data(Section):
     """What happens to an image of train whose exact pixels are in val or test too, and to an image of val whose pixels
     are in test: `report` only reports it, `drop` leaves it out. The test split never changes, so that its figures can
     be compared."""
+    unlabelled: HomePath | None = None
+    """Folder with images without labels, at any depth, from which students learn by `distill.train.unlabelled_share`.
+    Copies of images of train, val and test are always left out. null: none."""
     seed: Seed = 0
     """Seed of the splits that are drawn because a source lacks them, and of the images that digit_pairs makes."""
     sources: dict[str, dict[str, Any]] = Field(default={})

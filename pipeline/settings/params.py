@@ -48,6 +48,26 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _images_without_labels_can_teach(self) -> "Params":
+        if self.teacher.train.unlabelled_share:
+            raise ValueError(
+                "teacher.train.unlabelled_share is above 0, but the teacher learns from labels alone; set it to 0. "
+                "Students learn from images without labels by distill.train.unlabelled_share"
+            )
+        share = self.distill.train.unlabelled_share
+        if share and self.data.unlabelled is None:
+            raise ValueError(
+                f"distill.train.unlabelled_share is {share:g}, but data.unlabelled is null; set it to the folder of "
+                "the images without labels, or the share to 0"
+            )
+        if share and self.teach.cache:
+            raise ValueError(
+                "teach.cache keeps what the teacher says of the training images, but by "
+                "distill.train.unlabelled_share it is asked about others too; set cache to false, or the share to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_epoch_is_chosen_on_images_seen_in_training(self) -> "Params":
         chosen = [
             f"{name}.train.select"

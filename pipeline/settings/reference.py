@@ -82,7 +82,9 @@ def _card(name: str, header: str, method: Any) -> list[str]:
     if method.smallest_batch > 1:
         needs.append(f"at least {method.smallest_batch} images in a batch")
     if not method.takes_mixed:
-        needs.append("images that are not mixed")
+        needs.append("images that have a label and are not mixed")
+    elif not method.needs_teacher:
+        needs.append("images that have a label")
     if method.compares_logits:
         needs.append("a teacher of the same classes")
     block = "\n\n".join(rest[start:end])

@@ -50,6 +50,10 @@ class Train(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average (EMA) of the weights, which is then validated and shipped. It averages
     over about the last 1 / (1 - ema_decay) steps. null: no average."""
+    unlabelled_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Only for students: share of every batch that are images of `data.unlabelled`. The teacher's terms are of all
+    images, cross-entropy is of the labelled ones. An epoch remains one pass over the labelled images, so that it has
+    more steps. 0 leaves the other images out."""
     drop_last: bool = False
     """Whether to leave out the last batch of an epoch if it is smaller than the others. false: it is trained on. Where
     it is too small for the network or the method to learn from, its images go with the batch before it."""
@@ -96,6 +100,36 @@ class Train(Section):
         if self.base_momentum is not None and self.base_momentum > self.momentum:
             raise ValueError(f"base_momentum is the lowest momentum and cannot be above momentum: {self.momentum}")
         return self
+
+    @model_validator(mode="after")
+    def _batches_hold_images_of_both_kinds(self) -> "Train":
+        if not self.unlabelled_share:
+            return self
+        said = f"unlabelled_share: {self.unlabelled_share:g} of a batch_size of {self.batch_size}"
+        if self.labelled_size < 1 or self.unlabelled_size < 1:
+            kind = "labelled" if self.labelled_size < 1 else "unlabelled"
+            raise ValueError(f"{said} leaves no {kind} image in a batch; raise batch_size, or change the share")
+        if self.unlabelled_size % self.processes:
+            raise ValueError(
+                f"{said} is {self.unlabelled_size} images, which cannot be divided equally among {self.processes} "
+                "processes"
+            )
+        if self.mixes:
+            raise ValueError(
+                "mixup_alpha and cutmix_alpha share labels between two images, which images without labels do not "
+                "have; set both to 0, or unlabelled_share to 0"
+            )
+        return self
+
+    @property
+    def unlabelled_size(self) -> int:
+        """Images without labels in a whole batch."""
+        return round(self.unlabelled_share * self.batch_size)
+
+    @property
+    def labelled_size(self) -> int:
+        """Images of the training set in a whole batch."""
+        return self.batch_size - self.unlabelled_size
 
     @property
     def mixes(self) -> bool:

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.data.feed import Feed, batch_sizes, num_batches
+from pipeline.data.feed import Feed, batch_ends, ends_beside, num_batches
 from pipeline.devices import distributed
 from pipeline.devices.precision import autocast
 from pipeline.devices.synced_norm import synced
@@ -83,7 +85,7 @@ def fit(
     if settings.compile:
         compile_for(objective, train.device)
     optimizer = make_optimizer(objective, settings)
-    schedule = Schedule(settings, num_batches(len(train), settings.batch_size, settings.drop_last, fewest))
+    schedule = Schedule(settings, num_batches(len(train), settings.labelled_size, settings.drop_last, fewest))
     average = Average(objective, settings.ema_decay)
     optimizer.register_step_post_hook(lambda *_: average.update())
     distributed.check_same("parameters, data or code", resume.key)
@@ -182,18 +184,22 @@ def fewest_images(objective: Method, smallest: int, settings: Train, processes: 
 
 
 def check_sizes(images: int, settings: Train, processes: int, fewest: int = 1) -> set[int]:
-    """The sizes of batches that an epoch of `images` images will have; `fewest` is as in `feed.batch_ends`.
+    """The sizes of batches that an epoch of `images` labelled images will have; `fewest` is as in `feed.batch_ends`.
 
     Raises ParamsError where it has none, or one that the processes cannot share.
     """
-    sizes = batch_sizes(images, settings.batch_size, settings.drop_last, fewest)
-    if not sizes:
+    ends = [0, *batch_ends(images, settings.labelled_size, settings.drop_last, fewest)]
+    if len(ends) == 1:
         raise ParamsError(
-            f"an epoch of {images} images has no batch of {settings.batch_size} with drop_last: true. Lower "
+            f"an epoch of {images} images has no batch of {settings.labelled_size} with drop_last: true. Lower "
             "train.batch_size."
         )
-    distributed.check_batches(sizes, processes)
-    return sizes
+    labelled, beside = (
+        [end - start for start, end in pairwise(of_kind)]
+        for of_kind in (ends, ends_beside(ends, settings.labelled_size, settings.unlabelled_size))
+    )
+    distributed.check_batches({*labelled, *beside}, processes)
+    return {sum(batch) for batch in zip(labelled, beside, strict=True)}
 
 
 def train_step(objective: Method, optimizer: torch.optim.Optimizer, batch: Batch, settings: Train) -> Output:
@@ -222,16 +228,22 @@ def train_epoch(
 ) -> bool:
     """One pass over the training set, or what is left of it; False when asked to stop, after a whole step.
 
-    `fewest` is as in `Feed.train_batches`.
+    `fewest` is as in `Feed.train_batches`. Images of `train.unlabelled` stand behind the labelled ones of each batch.
     """
     objective.train()
     started, earlier = time.perf_counter(), tally.seconds
     steps = schedule.steps_per_epoch
-    batches = train.train_batches(augment, seed, epoch, settings.batch_size, settings.drop_last, tally.steps, fewest)
+    size, first = settings.labelled_size, tally.steps
+    batches = train.train_batches(augment, seed, epoch, size, settings.drop_last, first, fewest)
+    if train.unlabelled is not None:
+        ends = ends_beside(
+            [0, *batch_ends(len(train), size, settings.drop_last, fewest)], size, settings.unlabelled_size
+        )
+        batches = _beside(batches, train.unlabelled.unlabelled_batches(augment, seed, epoch, ends, first))
     mix = Mixer(train, settings, augment, seed, epoch)
     # Asking an accelerator for a number makes it wait, so there the sums are only looked at when the epoch is over.
     check_every = 1 if train.device.type == "cpu" else steps
-    name, first = f"epoch {epoch + 1}/{settings.epochs}", tally.steps
+    name = f"epoch {epoch + 1}/{settings.epochs}"
     silent = None if distributed.rank() == 0 else True
     bar = tqdm(batches, name, steps, leave=False, disable=silent, mininterval=1, initial=first)
     for step, (images, labels, positions) in enumerate(bar, start=first):
@@ -241,7 +253,7 @@ def train_epoch(
             group.update(schedule.rates(epoch, step)._asdict())
         with _naming_what_to_lower(settings, epoch, step):
             logits, terms = train_step(objective, optimizer, batch, settings)
-        correct = (logits.argmax(1) == batch.main_labels()).sum()
+        correct = (logits[: len(labels)].argmax(1) == batch.main_labels()).sum()
         values, correct = distributed.totals(torch.stack(list(terms.values())), correct)
         tally.add(list(terms), values, correct, len(labels) * distributed.world())
         if tally.steps % check_every == 0:
@@ -252,6 +264,14 @@ def train_epoch(
             bar.close()
             return False
     return True
+
+
+def _beside(
+    batches: Iterator[tuple[Tensor, Tensor, Tensor]], unlabelled: Iterator[Tensor]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each batch with images behind its own that have neither label nor position."""
+    for (images, labels, positions), others in zip(batches, unlabelled, strict=True):
+        yield torch.cat([images, others]), labels, positions
 
 
 @contextmanager

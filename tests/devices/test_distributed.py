@@ -36,7 +36,7 @@ CANCELLING = {"pkt/term affinity": 2e-4, "dist/term intra": 2e-2}
 
 
 RECIPE = {"schedule": "cosine", "ema_decay": 0.7, "label_smoothing": 0.1, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
-"""All that docs/recipes.md adds to a training."""
+"""All that docs/recipes.md adds to a training of labelled images."""
 
 
 def trace(name: str, folder: Path, **recipe: object) -> dict[str, Tensor]:
@@ -58,8 +58,10 @@ def trace(name: str, folder: Path, **recipe: object) -> dict[str, Tensor]:
         patch.setattr(tiny, "IMAGE_PX", 32)  # of smaller maps the means are rounded too differently
         method = tiny.method(name)
         resume = Resume(folder / f"{'-'.join([name, *recipe])}.state", "key")
+        train = tiny.feed()
+        train.unlabelled = tiny.feed(40, seed=2) if settings.unlabelled_share else None
         result = engine.fit(
-            method, tiny.feed(), tiny.feed(33, seed=1), settings, AUGMENT, 0, resume, on_epoch=lambda record: None
+            method, train, tiny.feed(33, seed=1), settings, AUGMENT, 0, resume, on_epoch=lambda record: None
         )
     found = {key: torch.stack(values) for key, values in terms.items()}
     found |= {
@@ -88,6 +90,7 @@ def everything(folder: Path) -> dict[str, Tensor]:
     for name in METHODS:
         found |= trace(name, folder)
     found |= {f"recipe {key}": value for key, value in trace("norm", folder, **RECIPE).items()}
+    found |= {f"unlabelled {key}": value for key, value in trace("kd", folder, unlabelled_share=0.5).items()}
     return {key: value.contiguous() for key, value in found.items()}
 
 
@@ -113,6 +116,12 @@ def test_two_processes_follow_a_recipe_as_one_does(both: list[dict[str, Tensor]]
     for key, expected in trace("norm", tmp_path, **RECIPE).items():
         for came in both:
             torch.testing.assert_close(came[f"recipe {key}"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_two_processes_share_images_without_labels(both: list[dict[str, Tensor]], tmp_path: Path) -> None:
+    for key, expected in trace("kd", tmp_path, unlabelled_share=0.5).items():
+        for came in both:
+            torch.testing.assert_close(came[f"unlabelled {key}"], expected, rtol=1e-4, atol=1e-4)
 
 
 def batch_norms() -> dict[str, Tensor]:

@@ -70,7 +70,10 @@ def test_what_is_written_is_what_the_card_says(tmp_path: Path) -> None:
     assert written.class_counts == {"train": (30, 30), "val": (10, 10), "test": (1, 1)}
     assert (written.labels, written.licence, written.image_px) == (("a", "b"), "CC0", 8)
     arrays.verify(tmp_path / "out", written)
-    assert set(contents(tmp_path / "out")) == {"audit.json", "card.json", *written.sha256}
+    assert set(contents(tmp_path / "out")) == {
+        *("audit.json", "card.json", "unlabelled/card.json"),
+        *written.sha256,
+    }
     train = arrays.Split.load(tmp_path / "out", "train", written)
     scaled = np.asarray(train.images, dtype=np.float64).reshape(-1, 3) / 255
     np.testing.assert_allclose(written.normalization.mean, scaled.mean(axis=0), rtol=1e-12)

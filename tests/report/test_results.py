@@ -19,7 +19,19 @@ from pipeline.report.pictures import labels, plots
 from pipeline.system.errors import PupilError
 from stages.report import commit
 from tests import toy
-from tests.report_run import IMAGES, LABELS, Run, alone, analysis, evaluation, history, quantization, text_of, timing
+from tests.report_run import (
+    IMAGES,
+    LABELS,
+    Run,
+    alone,
+    analysis,
+    audit,
+    evaluation,
+    history,
+    quantization,
+    text_of,
+    timing,
+)
 
 
 @pytest.fixture
@@ -232,6 +244,16 @@ def test_what_the_audit_found_is_counted_and_what_it_did_not_is_named(run: Run) 
     nothing["source_splits"] = {"leaks": 0, "repeats": 0}
     run.edit("data/audit.json", **nothing)
     assert data_and_classes.found(run.results()) == "Every image was opened before anything trained. Found: nothing."
+
+
+def test_images_without_labels_have_a_row_and_their_copies_are_counted(run: Run) -> None:
+    splits = audit()["splits"]
+    run.edit("data/audit.json", splits=splits | {"unlabelled": splits["train"] | {"class_images": None}})
+    assert data_and_classes.splits(run.results())[-1][:6] == ("unlabelled", "100", formats.NONE, "101", "1", "3")
+    said = data_and_classes.found(run.results())
+    # All that are in two splits: none of them stays.
+    assert "3 images without labels are copies of labelled ones and were dropped." in said
+    assert "(data.leaks: report)" not in said
 
 
 def test_examples_say_what_both_networks_said(run: Run) -> None:

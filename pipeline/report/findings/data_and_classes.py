@@ -15,6 +15,10 @@ _KINDS = {"wrong_extension": "wrong extension", "leak": "in two splits", "confli
 """Where the kind's own name says too little."""
 
 
+_UNLABELLED = "unlabelled"
+"""What the audit calls images of data.unlabelled."""
+
+
 def splits(results: Results) -> list[tuple[str, ...]]:
     """A row of each split: what is in it, and what the audit saw on the way there."""
     rows = []
@@ -31,6 +35,13 @@ def splits(results: Results) -> list[tuple[str, ...]]:
                 _extent(it.height_px),
             ]
         rows.append(tuple(row))
+    if (it := results.audit.splits.get(_UNLABELLED)) is not None:
+        seen = (
+            *map(count, (it.images, it.bad, it.dropped, it.duplicates)),
+            _extent(it.width_px),
+            _extent(it.height_px),
+        )
+        rows.append((_UNLABELLED, count(it.kept), NONE, *seen))
     return rows
 
 
@@ -58,7 +69,10 @@ def found(results: Results) -> str:
         "drop": " Images that are in two splits were dropped from one (data.leaks: drop).",
         "report": " Images that are in two splits stay (data.leaks: report).",
     }
-    return looked + skips + (drops.get(audit.leaks, "") if audit.counts.get("leak") else "") + _in_source(audit)
+    without = audit.splits[_UNLABELLED].dropped if _UNLABELLED in audit.splits else 0
+    labelled = drops.get(audit.leaks, "") if audit.counts.get("leak", 0) > without else ""
+    copies = f" {count(without)} images without labels are copies of labelled ones and were dropped." if without else ""
+    return looked + skips + labelled + copies + _in_source(audit)
 
 
 def _in_source(audit: Audit) -> str:

@@ -14,11 +14,11 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import SCMError
 
-from pipeline.sweep import frontier as fronts
-from pipeline.sweep.budget import Budget
-from pipeline.sweep.experiments import Read, find
-from pipeline.sweep.frontier_plot import draw
-from pipeline.sweep.points import Places
+from pipeline.choosing import frontier as fronts
+from pipeline.choosing.budget import Budget
+from pipeline.choosing.experiments import Read, find
+from pipeline.choosing.frontier_plot import draw
+from pipeline.choosing.points import Places
 from pipeline.system.columns import aligned
 from pipeline.system.errors import PupilError
 from pipeline.system.files import replacing, write_json

@@ -2,7 +2,7 @@
 
     python -m stages.survey --budget-speedup 3 --budget-mb 0.2 --choose
 
-Rows and choices are made in pipeline/sweep, and exported files are called in serve/timing.
+Rows and choices are made in pipeline/choosing, and exported files are called in serve/timing.
 """
 
 import signal
@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.choosing import budget as budgets
+from pipeline.choosing import candidates as students
+from pipeline.choosing import survey as surveys
+from pipeline.choosing import survey_choice, survey_picture, survey_table
+from pipeline.choosing.budget import Budget
+from pipeline.choosing.survey_book import Book
 from pipeline.models.base import Classifier
 from pipeline.settings import params as parameters
 from pipeline.settings.params import Params
-from pipeline.sweep import budget as budgets
-from pipeline.sweep import candidates as students
-from pipeline.sweep import survey as surveys
-from pipeline.sweep import survey_choice, survey_picture, survey_table
-from pipeline.sweep.budget import Budget
-from pipeline.sweep.survey_book import Book
 from pipeline.system.errors import StoppedError
 from serve import machine
 from serve.errors import ServeError

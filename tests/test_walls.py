@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(pipeline.__path__, "pipeline.")]
 # A room knows rooms that stand lower in its house, and no others; rooms of one line do not know each other.
 PIPELINE = (
+    ("choosing",),
     ("sweep", "conversion"),
     ("deployment", "training", "report", "teaching"),
     ("evaluation",),

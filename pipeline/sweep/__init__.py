@@ -1,5 +1,4 @@
-"""Many trainings: what students would cost, the table of pairs x methods x seeds, and experiments side by side.
+"""Many trainings: the table of pairs x methods x seeds on one machine or many, and what cannot work, said before it.
 
-The stages table, survey, preflight and frontier enter. It knows training, teaching, deployment, report and what stands
-below.
+The stages table and preflight enter. It knows training, teaching, deployment, report and what stands below.
 """

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.choosing import candidates
 from pipeline.settings import params as parameters
-from pipeline.sweep import candidates
 from pipeline.system.errors import ParamsError, StoppedError
 from serve.timing import benchmark
 from stages import _run, _survey_files
 from stages.survey import survey
 from tests import tiny, toy
-from tests.sweep import surveyed
+from tests.choosing import surveyed
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.sweep.points import CARD, CHOSEN, LATENCY, QUANTIZATION, STAGES, WORKSPACE, Places, Student, measured
+from pipeline.choosing.points import CARD, CHOSEN, LATENCY, QUANTIZATION, STAGES, WORKSPACE, Places, Student, measured
 from pipeline.system.errors import PupilError
 
 _CHOSEN_MODEL = "chosen/model.safetensors"

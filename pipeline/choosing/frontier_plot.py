@@ -7,10 +7,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.choosing.budget import Budget
+from pipeline.choosing.frontier import AXES, Axis, allows, front, teachers
+from pipeline.choosing.points import Student
 from pipeline.report.pictures.labels import beside
-from pipeline.sweep.budget import Budget
-from pipeline.sweep.frontier import AXES, Axis, allows, front, teachers
-from pipeline.sweep.points import Student
 
 _INCHES, _DPI = (15, 4.4), 150
 _MARGINS = {"left": 0.045, "right": 0.9, "bottom": 0.12, "top": 0.97, "wspace": 0.45}

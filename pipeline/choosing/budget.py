@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.system.errors import ParamsError
 
 Row = dict[str, Any]
-"""As pipeline/sweep/surveyor.py describes it."""
+"""As pipeline/choosing/surveyor.py describes it."""
 
 
 @dataclass(frozen=True)

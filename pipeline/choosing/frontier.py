@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from pipeline.sweep.budget import Budget
-from pipeline.sweep.experiments import Found
-from pipeline.sweep.points import Student, Teacher
+from pipeline.choosing.budget import Budget
+from pipeline.choosing.experiments import Found
+from pipeline.choosing.points import Student, Teacher
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.choosing.candidates import Candidate
+from pipeline.choosing.survey_book import Book
+from pipeline.choosing.surveyor import Measure, Surveyor
 from pipeline.data import card as cards
 from pipeline.models import base, checkpoint
 from pipeline.models.base import Classifier
 from pipeline.settings.params import Params
-from pipeline.sweep.candidates import Candidate
 from pipeline.sweep.plan import digest
 from pipeline.sweep.rehearsal import CLASSES
-from pipeline.sweep.survey_book import Book
-from pipeline.sweep.surveyor import Measure, Surveyor
 from pipeline.system.errors import ParamsError
 
 

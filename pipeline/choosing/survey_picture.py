@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from pipeline.choosing.budget import Budget, Row, smaller
 from pipeline.report.pictures import labels
-from pipeline.sweep.budget import Budget, Row, smaller
 from pipeline.system.files import replacing
 
 _TEACHER, _FITS, _REFUSED, _OTHER = "#b3541e", "#1b7f4d", "#8a5fb0", "#7a7f87"

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
+from pipeline.choosing import candidates, survey_picture, survey_table
+from pipeline.choosing import survey as surveys
+from pipeline.choosing.budget import Budget
+from pipeline.choosing.candidates import ALL, listed
+from pipeline.choosing.survey_book import Book
 from pipeline.deployment import trial
 from pipeline.models import checkpoint, pruned
 from pipeline.models.base import Classifier, num_parameters
 from pipeline.models.checkpoint import Header
 from pipeline.settings.params import Params
 from pipeline.settings.reading import parse
-from pipeline.sweep import candidates, survey_picture, survey_table
-from pipeline.sweep import survey as surveys
-from pipeline.sweep.budget import Budget
-from pipeline.sweep.candidates import ALL, listed
-from pipeline.sweep.survey_book import Book
 from pipeline.system.errors import ParamsError, PupilError
 from tests import tiny
-from tests.sweep import surveyed
+from tests.choosing import surveyed
 
 KEY = {"teacher": "resnet14"}
 NO_BUDGET = Budget()

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.choosing.budget import Budget, Row, verdict
 from pipeline.models.base import check_pretrained
 from pipeline.settings import presets
 from pipeline.settings.networks import Student
-from pipeline.sweep.budget import Budget, Row, verdict
 from pipeline.system.errors import ParamsError
 
 

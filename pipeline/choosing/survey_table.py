@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.sweep.budget import Budget, Row
+from pipeline.choosing.budget import Budget, Row
 from pipeline.system.columns import aligned
 
 _HEAD = (

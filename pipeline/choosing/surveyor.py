@@ -16,16 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.choosing.budget import Row, in_words
+from pipeline.choosing.candidates import CUT, Candidate
+from pipeline.choosing.survey_book import Book
 from pipeline.deployment import trial
 from pipeline.models import cutting
 from pipeline.models.base import Classifier, count_macs, num_parameters
 from pipeline.models.fold import folded
 from pipeline.settings.networks import Pruned
 from pipeline.settings.params import Params
-from pipeline.sweep.budget import Row, in_words
-from pipeline.sweep.candidates import CUT, Candidate
 from pipeline.sweep.rehearsal import refusals, stand_in
-from pipeline.sweep.survey_book import Book
 from pipeline.system.errors import ParamsError
 
 Measure = Callable[[Mapping[str, Path]], dict[str, dict[str, Any]]]

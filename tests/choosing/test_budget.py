@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.choosing import survey_choice
+from pipeline.choosing.budget import Budget, Row, in_words, verdict
 from pipeline.settings import params as parameters
 from pipeline.settings.networks import Student
-from pipeline.sweep import survey_choice
-from pipeline.sweep.budget import Budget, Row, in_words, verdict
 from pipeline.system.errors import ParamsError
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.sweep.budget import Budget, Row
+from pipeline.choosing.budget import Budget, Row
 from pipeline.system.errors import PupilError
 from pipeline.system.files import write_json
 

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipeline.choosing import frontier
+from pipeline.choosing.budget import Budget
+from pipeline.choosing.experiments import Found, Read, find
+from pipeline.choosing.frontier import AXES
+from pipeline.choosing.frontier_plot import draw
+from pipeline.choosing.points import Places, Student, Teacher
 from pipeline.report.artefacts.measured import Ratio
-from pipeline.sweep import frontier
-from pipeline.sweep.budget import Budget
-from pipeline.sweep.experiments import Found, Read, find
-from pipeline.sweep.frontier import AXES
-from pipeline.sweep.frontier_plot import draw
-from pipeline.sweep.points import Places, Student, Teacher
 from pipeline.system.errors import ParamsError, PupilError
 from stages import frontier as stage
 from tests.report_run import Run

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import provenance
+from benchmarks import provenance, setting_a
 from pipeline.deployment import trial
 from pipeline.models import checkpoint
 from pipeline.models.base import count_macs, num_parameters, title
@@ -26,8 +26,6 @@ from stages import _table_run
 SHARE = 0.3246
 """Of the teacher's multiply-accumulates: ResNet-20 has 40.8 of 125.8 million, by torch's counter."""
 RESNET20: dict[str, Any] = {"arch": "resnet20", "pruned": None}
-KNOWN_STATISTICS = {"mean": [0.491373, 0.482353, 0.446667], "std": [0.247059, 0.243529, 0.261569]}
-"""With which the published weights of the teacher were trained."""
 
 
 def cut(**settings: Any) -> dict[str, Any]:
@@ -109,15 +107,7 @@ def _settings(
     layers = [Path("presets", f"{name}.yaml") for name in ("cifar100", "protocols/short")]
     settings = presets.overlaid(Path("params.yaml"), layers)
     settings["data"]["path"] = str(images.resolve())
-    settings["teacher"] |= {
-        "arch": "resnet56",
-        "weights": str(weights.resolve()),
-        "normalization": KNOWN_STATISTICS,
-    }
-    settings["student"] = student
-    settings["distill"]["train"] |= {"epochs": epochs, "lr": lr}
-    settings["distill"]["methods"] = {method: settings["distill"]["methods"][method]}
-    return settings | {"deploy": settings["deploy"] | {"method": method, "seed": 0}}
+    return setting_a.taught(settings, weights, student, method, epochs=epochs, lr=lr)
 
 
 def _measured(folder: Path) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks import provenance
-from benchmarks.pruned_students import KNOWN_STATISTICS
+from benchmarks import provenance, setting_a
 from pipeline.preparation.divide import hold_out
 from pipeline.settings import presets
 from pipeline.settings.data import Data
@@ -108,15 +107,7 @@ def settings_of(weights: Path, images: Path, student: str, method: str, share: f
         "unlabelled": str((images / "unlabelled").resolve()),
         "image_px": 32,
     }
-    settings["teacher"] |= {
-        "arch": "resnet56",
-        "weights": str(weights.resolve()),
-        "normalization": KNOWN_STATISTICS,
-    }
-    settings["student"] = {"arch": student}
-    settings["distill"]["train"] |= {"epochs": epochs, "unlabelled_share": share}
-    settings["distill"]["methods"] = {method: settings["distill"]["methods"][method]}
-    return settings | {"deploy": settings["deploy"] | {"method": method, "seed": 0}}
+    return setting_a.taught(settings, weights, {"arch": student}, method, epochs=epochs, unlabelled_share=share)
 
 
 def _scores(folder: Path) -> dict[str, float]:

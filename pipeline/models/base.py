@@ -164,6 +164,12 @@ def pool(maps: Tensor) -> Tensor:
     return maps.mean((2, 3), dtype=torch.float32 if maps.dtype is torch.bfloat16 else None)
 
 
+def conv_norm(channels_in: int, channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """A convolution without bias that keeps the map's size but for the stride, and the BN that reads it."""
+    conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels))
+
+
 def ends_before_halving(strides: Sequence[int]) -> tuple[int, ...]:
     """The index of each stage's last block: the one before a block that halves the map, and the last of all."""
     return (*(index - 1 for index, stride in enumerate(strides) if index > 0 and stride == 2), len(strides) - 1)

@@ -1,7 +1,7 @@
 """A trained network in one safetensors file: weights, and a JSON header that rebuilds the network around them.
 
 No pickle: loading a file runs no code of its author. The header holds no time, host or path, so the same training
-gives the same bytes. Weights without such a header come in through foreign_weights.py.
+gives the same bytes. Weights without such a header come in through pipeline/weights.
 """
 
 import hashlib

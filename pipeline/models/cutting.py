@@ -80,14 +80,15 @@ def cutter(
 
     `batches` as for `student_of`.
     """
+    if settings.cut == "channels" and settings.importance == "magnitude":
+        return lambda kept: pruned.cut(network, image_px, kept, settings.round_to)
     scored, shown = copy.deepcopy(network), list(batches)
     if settings.cut == "blocks":
         order = order_of(scored, shown) if shown else even_order(scored, image_px)
         return lambda kept: pruned.shorten(network, image_px, kept, order)
-    by_gradient = settings.importance == "taylor" and bool(shown)
-    if by_gradient:
+    if shown:
         add_gradients(scored, shown)
-    return lambda kept: pruned.cut(scored, image_px, kept, settings.round_to, by_gradient)
+    return lambda kept: pruned.cut(scored, image_px, kept, settings.round_to, by_gradient=bool(shown))
 
 
 def search(cut_to: Callable[[float], Classifier], fits: Callable[[Classifier], bool]) -> Classifier | None:

@@ -53,9 +53,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels_in: int, channels: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = expansion * channels_in
-        self.expand = _conv_norm(channels_in, inner, 1)
-        self.depthwise = _conv_norm(inner, inner, 3, stride, groups=inner)
-        self.project = _conv_norm(inner, channels, 1)
+        self.expand = base.conv_norm(channels_in, inner, 1)
+        self.depthwise = base.conv_norm(inner, inner, 3, stride, groups=inner)
+        self.project = base.conv_norm(inner, channels, 1)
         self.stride = stride
         self.keeps_shape = stride == 1 and channels_in == channels
 
@@ -76,7 +76,7 @@ class MobileNetV2(base.Classifier):
         super().__init__()
         self.spec = spec
         channels = int(_STEM * width)
-        self.stem = _conv_norm(3, channels, 3, 2)
+        self.stem = base.conv_norm(3, channels, 3, 2)
         blocks = []
         for expansion, full, depth, first in _SETTINGS:
             for stride in [first, *[1] * (depth - 1)]:
@@ -84,7 +84,7 @@ class MobileNetV2(base.Classifier):
                 channels = int(full * width)
         self.blocks = nn.ModuleList(blocks)
         self.measure_again()
-        self.head = _conv_norm(channels, _HEAD, 1)
+        self.head = base.conv_norm(channels, _HEAD, 1)
         self.fc = nn.Linear(_HEAD, spec["num_classes"])
         nn.init.normal_(self.fc.weight, 0.0, 0.01)
         nn.init.zeros_(self.fc.bias)
@@ -133,8 +133,3 @@ class MobileNetV2(base.Classifier):
 
     def _blocks(self) -> list[InvertedResidual]:
         return cast(list[InvertedResidual], list(self.blocks))
-
-
-def _conv_norm(channels_in: int, channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels))

@@ -53,9 +53,9 @@ class Unit(nn.Module):
         made = channels - channels_in if stride == 2 else channels
         inner = made // 4
         self.groups = 1 if channels_in == _STEM else _GROUPS
-        self.reduce = _conv_norm(channels_in, inner, 1, groups=self.groups)
-        self.depthwise = _conv_norm(inner, inner, 3, stride, groups=inner)
-        self.expand = _conv_norm(inner, made, 1, groups=_GROUPS)
+        self.reduce = base.conv_norm(channels_in, inner, 1, groups=self.groups)
+        self.depthwise = base.conv_norm(inner, inner, 3, stride, groups=inner)
+        self.expand = base.conv_norm(inner, made, 1, groups=_GROUPS)
 
     def forward(self, act: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C, H/stride, W/stride)."""
@@ -79,13 +79,13 @@ class UnitV2(nn.Module):
         half = channels // 2
         own = channels_in if stride == 2 else half
         self.left = (
-            nn.Sequential(_conv_norm(own, own, 3, 2, groups=own), _conv_norm(own, half, 1))
+            nn.Sequential(base.conv_norm(own, own, 3, 2, groups=own), base.conv_norm(own, half, 1))
             if stride == 2
             else nn.Identity()
         )
-        self.first = _conv_norm(own, half, 1)
-        self.depthwise = _conv_norm(half, half, 3, stride, groups=half)
-        self.last = _conv_norm(half, half, 1)
+        self.first = base.conv_norm(own, half, 1)
+        self.depthwise = base.conv_norm(half, half, 3, stride, groups=half)
+        self.last = base.conv_norm(half, half, 1)
 
     def forward(self, act: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C, H/stride, W/stride)."""
@@ -103,7 +103,7 @@ class ShuffleNet(base.Classifier):
     def __init__(self, spec: base.Spec, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.spec = spec
-        self.stem = _conv_norm(3, _STEM, 1)
+        self.stem = base.conv_norm(3, _STEM, 1)
         units, channels = [], _STEM
         for width, depth in zip(widths, _DEPTHS, strict=True):
             for stride in (2, *[1] * (depth - 1)):
@@ -140,7 +140,7 @@ class ShuffleNetV2(ShuffleNet):
 
     def __init__(self, spec: base.Spec, widths: tuple[int, ...]) -> None:
         super().__init__(spec, widths)
-        self.head = _conv_norm(widths[-1], _HEAD, 1)
+        self.head = base.conv_norm(widths[-1], _HEAD, 1)
         self.fc = nn.Linear(_HEAD, spec["num_classes"])
 
     @property
@@ -155,8 +155,3 @@ class ShuffleNetV2(ShuffleNet):
 
     def _pooled(self, last: Tensor) -> Tensor:
         return base.pool(functional.relu(self.head(last)))
-
-
-def _conv_norm(channels_in: int, channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels))

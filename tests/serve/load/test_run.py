@@ -249,11 +249,12 @@ def test_a_server_that_goes_away_fails_what_comes_after(student: Path) -> None:
 
 def test_a_generator_that_was_late_says_so(faulty: tuple[Faulty, str]) -> None:
     target = look_up(faulty[1], "student", None)
-    # Once a second the generator does something else for 0.4 s, as on a machine that has too much to do.
-    outcome = measure(target, 400, 4, Limits(1000.0, 30.0), observe=lambda progress: time.sleep(0.4))
+    # Once a second the generator does something else for 0.4 s, as on a machine that has too much to do. The bound lies
+    # far above what the server takes on a busy machine: only the generator's tenth of it is exceeded.
+    outcome = measure(target, 250, 4, Limits(3000.0, 30.0), observe=lambda progress: time.sleep(0.4))
     assert outcome.errors == {}
     assert outcome.invalid is not None
-    assert re.search(r"the generator was late itself, p99 \d+\.\d+ ms, where 100 ms are allowed", outcome.invalid)
+    assert re.search(r"the generator was late itself, p99 \d+\.\d+ ms, where 300 ms are allowed", outcome.invalid)
     assert outcome.verdict == "unknown"
     few = measure(target, 50, 2)
     assert few.invalid is not None

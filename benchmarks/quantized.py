@@ -27,7 +27,6 @@ from benchmarks.pair import CLASSES, IMAGE_PX, NORMALIZATION
 from pipeline.deployment import export, onnx_file, quantize
 from pipeline.deployment.gate import sqnr_db
 from pipeline.models.base import build
-from pipeline.settings.deployment import Quantize
 from pipeline.system.files import write_json
 from serve import machine
 from serve.timing import latency
@@ -107,7 +106,7 @@ def _models(arch: str) -> dict[str, onnx.ModelProto]:
         export.write_onnx(export.Servable(network, NORMALIZATION), {"image_px": IMAGE_PX}, path, opset=20)
         float32 = onnx_file.read(path)[0]
     drawn = np.random.default_rng(0).integers(0, 256, (CALIBRATION_IMAGES, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
-    int8 = quantize.Quantizer(float32, [drawn], Quantize()).model()
+    int8 = quantize.Quantizer(float32, [drawn]).model()
     return {"float32": float32, "int8_plain": _plain(float32, drawn), "int8": int8}
 
 

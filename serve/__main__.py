@@ -1,4 +1,4 @@
-"""python -m serve COMMAND ...: run, time, load and package exported models. Each file in commands/ is a command."""
+"""python -m serve COMMAND ...: run, time, choose, load and package exported models, by the files of commands/."""
 
 import argparse
 import errno
@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from serve.commands import benchmark, load, package, run
+from serve.commands import benchmark, choose, load, package, run
 from serve.errors import ServeError
 
-COMMANDS = {"run": run, "benchmark": benchmark, "load": load, "package": package}
+COMMANDS = {"run": run, "benchmark": benchmark, "choose": choose, "load": load, "package": package}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,6 +14,11 @@ SEED = 2**32 - 1
 def add_models(parser: argparse.ArgumentParser) -> None:
     """MODEL... and --threads, as `models` and `threads`."""
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="an exported .onnx file")
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """--threads, as `threads`."""
     parser.add_argument("--threads", type=whole(1, 1024), default=1, help="CPU threads of one call (default 1)")
 
 

@@ -20,9 +20,25 @@ def write_text(path: Path, text: str) -> None:
         return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Put a copy of a file in place of `target`, whole or not at all. Raises ServeError."""
+    try:
+        with _replacing(target) as aside:
+            shutil.copyfile(source, aside)
+    except OSError as error:
+        raise ServeError(f"{target} could not be written ({error.strerror}); it is as it was.") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to, which takes its place when the block ends without an error."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        aside.write_text(text, encoding="utf-8")
+        yield aside
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

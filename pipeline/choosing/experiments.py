@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.choosing.points import CARD, CHOSEN, LATENCY, QUANTIZATION, STAGES, WORKSPACE, Places, Student, measured
+from pipeline.choosing.points import (
+    CARD,
+    CHOSEN,
+    DEPLOYED,
+    LATENCY,
+    QUANTIZATION,
+    STAGES,
+    WORKSPACE,
+    Places,
+    Student,
+    measured,
+)
 from pipeline.system.errors import PupilError
 
 _CHOSEN_MODEL = "chosen/model.safetensors"
@@ -37,12 +48,12 @@ def find(shown: Sequence[Mapping[str, Any]], read: Read, places: Places) -> Foun
 
     Experiments that share one measurement, because nothing that it depends on differs, become one student.
     """
-    students: dict[tuple[str, str], Student] = {}
+    students: dict[tuple[str, ...], Student] = {}
     left_out = []
     for name, state, executor in _entries(shown):
         try:
             texts = _texts(state, executor, read, places)
-            key = texts[LATENCY], texts[QUANTIZATION]
+            key = texts[LATENCY], texts[QUANTIZATION], texts[DEPLOYED]
             if key in students:
                 students[key] = replace(students[key], names=(*students[key].names, name))
             else:

@@ -13,13 +13,20 @@ from pipeline.data.card import DataCard
 from pipeline.evaluation.choice import Choice
 from pipeline.evaluation.comparison import wilson
 from pipeline.report.artefacts.measured import TEACHER, Latency, Ratio
-from pipeline.report.artefacts.records import Quantization
+from pipeline.report.artefacts.records import Deployed, Quantization
 from pipeline.report.artefacts.shipped import shipped
 from pipeline.system.errors import PupilError
 
-LATENCY, QUANTIZATION = "deploy/latency.json", "deploy/quantization.json"
+LATENCY, QUANTIZATION, DEPLOYED = "deploy/latency.json", "deploy/quantization.json", "deploy/deployed.json"
 CHOSEN, TAUGHT, CARD = "chosen/student.json", "teacher/evaluation.json", "card.json"
-STAGES = {TAUGHT: "evaluate_teacher", CHOSEN: "choose", QUANTIZATION: "quantize", LATENCY: "benchmark", CARD: "prepare"}
+STAGES = {
+    TAUGHT: "evaluate_teacher",
+    CHOSEN: "choose",
+    QUANTIZATION: "quantize",
+    DEPLOYED: "ship",
+    LATENCY: "benchmark",
+    CARD: "prepare",
+}
 """What makes a student a point, by file, and the stage that writes it. `Places` says where the files are."""
 WORKSPACE = "workspace"
 
@@ -92,7 +99,7 @@ def measured(name: str, texts: Mapping[str, str]) -> Student:
         raise PupilError("was not timed with one image a call; add 1 to benchmark.batch_sizes.")
     if card.train_includes_val:
         raise PupilError("was trained on its validation images (data.train_includes_val).")
-    ships = shipped(latency, quantization)
+    ships = shipped(latency, quantization, Deployed.model_validate_json(texts[DEPLOYED]))
     on_val = next(it.val for it in quantization.students.values() if it.file == ships.file)
     if on_val is None:
         raise PupilError(f"{ships.file} has no validation score; run stage quantize.")

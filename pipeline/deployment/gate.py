@@ -188,4 +188,4 @@ def name_worst(nodes: list[dict[str, Any]]) -> str:
     """The nodes that do most damage, as a sentence's end."""
     noisy = [node for node in nodes if node["sqnr_db"] is not None][:_NAMED]
     named = ", ".join(f"{node['node']} ({node['of']}, {node['sqnr_db']:.1f} dB)" for node in noisy)
-    return f"most damaging nodes, by the SQNR with each alone in integers: {named}; quantize.exclude leaves nodes out"
+    return f"most damaging nodes, by the SQNR with each alone in integers: {named}"

@@ -10,7 +10,7 @@ file. Nagel et al., "A White Paper on Neural Network Quantization", arXiv:2106.0
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,27 +25,28 @@ from onnxruntime.transformers.float16 import convert_float_to_float16  # type: i
 from pipeline.data.arrays import Split
 from pipeline.deployment import integer_graph
 from pipeline.settings.deployment import Quantize
-from pipeline.system.errors import ParamsError
-from pipeline.system.registry import nearest
 
 _CALIBRATION_BATCH = 32
 _COMPUTES = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul")
 # Those that pass on bytes as well as floats: in float they would stand between two that do not.
 _PASSES_ON = ("AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "MaxPool", "Relu", "Reshape", "Squeeze")
-_METHODS = {
-    "minmax": quantization.CalibrationMethod.MinMax,
-    "entropy": quantization.CalibrationMethod.Entropy,
-    "percentile": quantization.CalibrationMethod.Percentile,
+WAYS: dict[str, tuple[quantization.CalibrationMethod, dict[str, Any]]] = {
+    "minmax": (quantization.CalibrationMethod.MinMax, {}),
+    "entropy": (quantization.CalibrationMethod.Entropy, {}),
+    "percentile": (quantization.CalibrationMethod.Percentile, {"percentile": 99.99}),
+    "percentile_99.9": (quantization.CalibrationMethod.Percentile, {"percentile": 99.9}),
+    "percentile_99.999": (quantization.CalibrationMethod.Percentile, {"percentile": 99.999}),
 }
+"""How ranges are read from the calibration images: quantize.method, and what `auto` tries, in this order."""
 
 
-def calibration(train: Split, settings: Quantize) -> Iterator[NDArray[np.uint8]]:
+def calibration(train: Split, settings: Quantize) -> list[NDArray[np.uint8]]:
     """Images of train to calibrate on, drawn by the settings' seed, a few at a time: uint8 (B, H, W, 3)."""
     generator = np.random.default_rng(settings.seed)
     positions = generator.choice(len(train), min(settings.images, len(train)), replace=False)
     read = train.central_reader()
-    for start in range(0, len(positions), _CALIBRATION_BATCH):
-        yield read(np.sort(positions[start : start + _CALIBRATION_BATCH]))
+    starts = range(0, len(positions), _CALIBRATION_BATCH)
+    return [read(np.sort(positions[start : start + _CALIBRATION_BATCH])) for start in starts]
 
 
 @cache
@@ -71,52 +72,53 @@ class Quantizer:
     Args:
         model: pixels uint8 (B, H, W, 3) in, float32 probabilities and logits out.
         batches: calibration images, uint8 (B, H, W, 3) each.
-        settings: how; `exclude` must name nodes of `model`.
+        way: how ranges are read from them, one of `WAYS`.
+        reduce_range: whether weights get 7 bits instead of 8; None: where this processor needs it.
         signed: for TensorRT: signed symmetric activations too, of the inputs of convolutions, products and sums alone.
 
     Attributes:
         nodes: those that are quantised, by name: their weight's name, or their operator.
-
-    Raises ParamsError where `exclude` names what is not there.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, batches: Iterable[NDArray[np.uint8]], settings: Quantize, signed: bool = False
+        self,
+        model: onnx.ModelProto,
+        batches: Iterable[NDArray[np.uint8]],
+        way: str = "minmax",
+        reduce_range: bool | None = None,
+        signed: bool = False,
     ) -> None:
         self._model = model if signed else integer_graph.rewritten(model)
-        self._settings, self._signed = settings, signed
+        self.way, self._signed = way, signed
+        self._reduce_range = overflows() if reduce_range is None else reduce_range
         self._operators = [*_COMPUTES, *([] if signed else _PASSES_ON)]
         nodes = list(self._model.graph.node)
-        for name in settings.exclude:
-            known = [node.name for node in model.graph.node]
-            if name not in known:
-                raise ParamsError(
-                    f"quantize.exclude names '{name}', but student.onnx has no such node{nearest(name, known)}. A "
-                    "viewer such as Netron shows the names of the nodes."
-                )
         # Eight bits of the normalised pixels would be fewer than eight bits of the pixels.
-        self._in_float = [*settings.exclude, *(node.name for node in integer_graph.normalisation(nodes))]
+        self._normalisation = [node.name for node in integer_graph.normalisation(nodes)]
         weights = {node.name: name for node in model.graph.node for name in node.input[1:2] if "weight" in name}
         self.nodes = {
             node.name: weights.get(node.name, node.op_type)
             for node in nodes
-            if node.op_type in _COMPUTES and node.name not in self._in_float
+            if node.op_type in _COMPUTES and node.name not in self._normalisation
         }
         self._ranges = self._calibrate(batches)
 
-    def model(self, only: str | None = None) -> onnx.ModelProto:
-        """The quantised network; with `only`, one in float32 but for that node and the activation behind it."""
+    def model(self, only: str | None = None, in_float32: Collection[str] = ()) -> onnx.ModelProto:
+        """The quantised network, but for the nodes `in_float32`.
+
+        With `only`, one in float32 but for that node and the activation behind it.
+        """
         copy = onnx.ModelProto()
         copy.CopyFrom(self._model)
         quantizer = quantization.QDQQuantizer(
             copy,
             per_channel=True,
-            reduce_range=overflows() if self._settings.reduce_range is None else self._settings.reduce_range,
+            reduce_range=self._reduce_range,
             weight_qType=quantization.QuantType.QInt8,
             activation_qType=quantization.QuantType.QInt8 if self._signed else quantization.QuantType.QUInt8,
             tensors_range=self._ranges,
             nodes_to_quantize=[] if only is None else self._with_activation(only),
-            nodes_to_exclude=self._in_float,
+            nodes_to_exclude=[*self._normalisation, *in_float32],
             op_types_to_quantize=self._operators,
             extra_options=self._options(),
         )
@@ -150,9 +152,8 @@ class Quantizer:
 
     def _calibrate(self, batches: Iterable[NDArray[np.uint8]]) -> Any:
         """The range of every tensor that is to be quantised."""
-        options: dict[str, Any] = {} if self._settings.method == "minmax" else {"symmetric": self._signed}
-        if self._settings.method == "percentile":
-            options["percentile"] = self._settings.percentile
+        method, of_method = WAYS[self.way]
+        options = of_method if self.way == "minmax" else {"symmetric": self._signed, **of_method}
         # Its histograms announce themselves on standard output.
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             path = Path(folder) / "model.onnx"
@@ -161,7 +162,7 @@ class Quantizer:
                 path,
                 self._operators,
                 augmented_model_path=str(Path(folder) / "augmented.onnx"),
-                calibrate_method=_METHODS[self._settings.method],
+                calibrate_method=method,
                 providers=["CPUExecutionProvider"],
                 extra_options=options,
             )
@@ -184,9 +185,17 @@ def half(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.remove(softmax)
     graph.output.remove(probabilities)
     made: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True)
+    _drop_repeated(made.graph)
     made.graph.node.append(softmax)
     made.graph.output.insert(0, probabilities)
     return made
+
+
+def _drop_repeated(graph: onnx.GraphProto) -> None:
+    """Leave one of equal nodes: the converter writes the same cast once for every reader, which is no valid graph."""
+    once = {node.SerializeToString(deterministic=True): node for node in graph.node}
+    del graph.node[:]
+    graph.node.extend(once.values())
 
 
 class OneBatch(quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -9,7 +9,6 @@ from pipeline.deployment.export import Servable, make_card, write_onnx
 from pipeline.models.base import Classifier
 from pipeline.models.checkpoint import Header
 from pipeline.settings.data import Normalization
-from pipeline.settings.deployment import Quantize
 
 _CALIBRATION_IMAGES = 16
 _PLAIN = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -43,6 +42,6 @@ def write_int8(float32: Path, path: Path) -> Path:
     model, card = onnx_file.read(float32)
     shape = (_CALIBRATION_IMAGES, card["image_px"], card["image_px"], 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    smaller = quantize.Quantizer(model, [pixels], Quantize()).model()
+    smaller = quantize.Quantizer(model, [pixels]).model()
     onnx_file.write(smaller, card | {"name": path.stem, "precision": "int8"}, path)
     return path

@@ -17,7 +17,8 @@ class Evaluate(Section):
 
 
 class Deploy(Section):
-    """Which student is exported, how exactly the ONNX file must agree with it, and what a smaller file may cost."""
+    """Which student is exported, how exactly the ONNX file must agree with it, what a smaller file may cost, and which
+    file ships."""
 
     method: str = "vanilla"
     """The method whose student is exported, one of `distill.methods`. `best` takes the student that has the highest
@@ -33,23 +34,25 @@ class Deploy(Section):
     """Percentage points of validation top-1 accuracy that a quantised or half-precision student may lose. If it loses
     more, it is refused (stage quantize). If the validation split is too small to tell, the agreement with float32 on
     images of train decides (docs/quantization.md)."""
+    batch_size: Positive = 1
+    """Number of images in the calls that decide which file ships: the fastest on this machine of those that were
+    accepted (stage ship)."""
+    prefer: Literal["speed", "size"] = "speed"
+    """`size` ships the smallest accepted file instead. With `speed`, the smaller of two equally fast files ships."""
 
 
 class Quantize(Section):
     """How the exported student is converted to 8-bit integers and to half precision (stage quantize)."""
 
-    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    method: Literal["auto", "minmax", "entropy", "percentile", "percentile_99.9", "percentile_99.999"] = "auto"
     """How the range of every tensor is found from the calibration images: from its smallest and largest value
-    (`minmax`), by the least KL divergence (`entropy`), or so that it holds a share of the values (`percentile`)."""
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
-    """For `method: percentile`: the share of values, in percent, that lie within the range."""
+    (`minmax`), by the least KL divergence (`entropy`), or so that it holds 99.99 percent of the values (`percentile`),
+    or 99.9 or 99.999. `auto` tries all of them and takes the one whose answers agree with float32 most often on the
+    validation split. If it is refused, `auto` leaves the most damaging nodes in float32, as few as needed."""
     images: Annotated[int, Field(ge=1)] = 512
     """Number of calibration images, drawn from the train split. If it has fewer, all of them are used."""
     seed: Seed = 0
     """Seed by which the calibration images are drawn."""
-    exclude: Distinct[str] = ()
-    """Names of the nodes of student.onnx that stay in float32. If a student is refused, the message names the nodes
-    that do most damage."""
     reduce_range: bool | None = None
     """Whether weights are quantised to 7 bits, for x86 processors without VNNI, whose sums of 8-bit products overflow.
     null: if the processor that quantises is one of them. Set it to true if another one will serve the student."""

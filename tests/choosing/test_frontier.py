@@ -25,6 +25,7 @@ from tests.report_run import Run
 
 MS, SPEEDUP, MB = AXES
 LATENCY, QUANTIZATION = "artifacts/deploy/latency.json", "artifacts/deploy/quantization.json"
+DEPLOYED = "artifacts/deploy/deployed.json"
 CHOSEN, TAUGHT, CARD = "artifacts/chosen/student.json", "artifacts/teacher/evaluation.json", "data/prepared/card.json"
 
 
@@ -32,7 +33,8 @@ CHOSEN, TAUGHT, CARD = "artifacts/chosen/student.json", "artifacts/teacher/evalu
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a finished run left, by path; the student ships in int8, timed at batches of 1 and 32."""
     root = Run(tmp_path_factory.mktemp("run")).root
-    found = {path: json.loads((root / path.removeprefix("artifacts/")).read_text()) for path in (LATENCY, QUANTIZATION)}
+    of_run = LATENCY, QUANTIZATION, DEPLOYED
+    found = {path: json.loads((root / path.removeprefix("artifacts/")).read_text()) for path in of_run}
     found[CHOSEN] = {"method": "kd", "seed": 1, "val_top1": 64.0, "of_methods": 1, "of_seeds": 1}
     found[TAUGHT] = {"arch": "resnet20", "val": {"top1": 66.5}, "test": {"top1": 77.77}}
     card = json.loads((root / "data/card.json").read_text())
@@ -53,7 +55,14 @@ class Recorded:
         own[LATENCY]["load_average"] = [float(len(self.left))]
         self.left[rev] = own | changes
         outs = dict.fromkeys(
-            ("artifacts/teacher/model.safetensors", "artifacts/chosen/model.safetensors", LATENCY, QUANTIZATION), "aa"
+            (
+                "artifacts/teacher/model.safetensors",
+                "artifacts/chosen/model.safetensors",
+                LATENCY,
+                QUANTIZATION,
+                DEPLOYED,
+            ),
+            "aa",
         )
         outs |= dict.fromkeys(
             (f"artifacts/deploy/{name}" for name in ("student.onnx", "teacher.onnx", "quantized")), "bb"
@@ -140,6 +149,7 @@ def broken(state: dict[str, Any]) -> None:
 
 def only_trained(state: dict[str, Any]) -> None:
     del state["data"]["outs"][LATENCY]
+    del state["data"]["outs"][DEPLOYED]
     state["data"]["outs"][QUANTIZATION]["hash"] = None
     state["data"]["metrics"][CHOSEN] = {"error": {"type": "FileNotFoundError"}}
 
@@ -156,7 +166,11 @@ def exported_anew(state: dict[str, Any]) -> None:
     ("change", "said"),
     [
         (broken, r"DVC cannot read it \(no such commit\)"),
-        (only_trained, rf"has no {CHOSEN}, {QUANTIZATION}, {LATENCY}; stages to run: choose, quantize, benchmark"),
+        (
+            only_trained,
+            rf"has no {CHOSEN}, {QUANTIZATION}, {DEPLOYED}, {LATENCY}; "
+            "stages to run: choose, quantize, ship, benchmark",
+        ),
         (trained_anew, r"its latency is of an earlier artifacts/students/kd/1/model.safetensors; run the stages up to"),
         (exported_anew, r"its latency is of an earlier artifacts/deploy/student.onnx"),
     ],
@@ -177,7 +191,7 @@ def test_files_that_do_not_suit_are_named(recorded: Recorded, files: dict[str, A
         "old": {LATENCY: {"batches": []}},
         "batches": {LATENCY: latency | {"batches": latency["batches"][:1]}},
         "seen": {CARD: card | {"train_includes_val": True}},
-        "untimed": {QUANTIZATION: files[QUANTIZATION] | {"deployed": "quantized/other.onnx"}},
+        "untimed": {DEPLOYED: files[DEPLOYED] | {"file": "quantized/other.onnx"}},
     }.items():
         recorded.add(name, **changes)
     students, left_out = recorded.find()
@@ -189,7 +203,7 @@ def test_files_that_do_not_suit_are_named(recorded: Recorded, files: dict[str, A
             "old: its Latency is not of this version (machine: Field required).",
             "batches: was not timed with one image a call; add 1 to benchmark.batch_sizes.",
             "seen: was trained on its validation images (data.train_includes_val).",
-            "untimed: latency.json has no times of quantized/other.onnx, which is deployed; it has those of",
+            "untimed: quantization.json has no test scores of quantized/other.onnx, which is deployed",
         ),
         strict=True,
     ):

@@ -26,6 +26,7 @@ from tests.report_run import (
     alone,
     analysis,
     audit,
+    deployed,
     evaluation,
     history,
     quantization,
@@ -59,17 +60,19 @@ def test_the_answer_is_about_the_file_that_ships(run: Run) -> None:
     assert text.index("7.5 % the size") < text.index("## Methods")
 
 
-def test_the_answer_is_about_float32_where_int8_was_refused(run: Run) -> None:
-    run.write("deploy/quantization.json", quantization(int8_accepted=False))
+@pytest.mark.parametrize("int8_accepted", [True, False])
+def test_the_answer_is_about_float32_where_that_ships(int8_accepted: bool, run: Run) -> None:
+    run.write("deploy/quantization.json", quantization(int8_accepted))
+    run.write("deploy/deployed.json", deployed("student.onnx"))
     results = run.results()
     assert (results.shipped.file, results.shipped.number_format) == ("student.onnx", "fp32")
     assert "(resnet8 by sakd, fp32)" in sentence(results)
     assert "answers 2.50 times as fast [2.40, 2.60]" in sentence(results)
 
 
-def test_on_a_gpu_the_answer_is_about_half_precision_where_that_was_accepted(run: Run) -> None:
+def test_on_a_gpu_the_answer_is_about_half_precision_where_that_ships(run: Run) -> None:
     run.edit("deploy/latency.json", device="cuda")
-    assert run.results().shipped.file == "student.onnx", "fp16 was refused"
+    run.write("deploy/deployed.json", deployed("quantized/student.fp16.onnx"))
     record = quantization(int8_accepted=True)
     record["students"]["fp16"] = record["students"]["int8"] | {"file": "quantized/student.fp16.onnx"}
     run.write("deploy/quantization.json", record)
@@ -408,6 +411,7 @@ def test_the_same_run_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
         ("chosen.json", "choose"),
         ("deploy/parity.json", "export"),
         ("deploy/quantization.json", "quantize"),
+        ("deploy/deployed.json", "ship"),
         ("deploy/latency.json", "benchmark"),
         ("students/sakd/0/analysis.json", "evaluate@sakd-0"),
         ("comparison.json", "compare"),
@@ -460,8 +464,9 @@ def test_numbers_as_a_person_writes_them() -> None:
 @pytest.mark.parametrize("accepted", [True, False])
 def test_the_verdict_on_each_student_file_is_shown_with_its_reason(accepted: bool, run: Run) -> None:
     run.write("deploy/quantization.json", quantization(accepted))
+    run.write("deploy/deployed.json", deployed("quantized/student.int8.onnx" if accepted else "student.onnx"))
     int8 = f"quantized/student.int8{'' if accepted else '.refused'}.onnx"
-    verdicts = ("accepted", "deployed on CPUs") if accepted else ("deployed on CPUs", "refused")
+    verdicts = ("accepted", "ships") if accepted else ("ships", "refused")
     text = markdown.render(run.results())
     assert f"| student.onnx | {verdicts[0]} | 64.00 | 63.00 | 98.50 | \u2013 | 90.0 kB |" in text
     assert f"| {int8} | {verdicts[1]} | 63.75 | 62.75 | 98.50 | 31.3 | 90.0 kB |" in text

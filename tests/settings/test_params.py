@@ -30,7 +30,7 @@ def load(text: str, tmp_path: Path) -> params.Params:
         ("distill: {seeds: [0, 1, 0]}", r"distill\.seeds is \[0, 1, 0\]: .*0 is there more than once, .* must differ"),
         ("benchmark: {batch_sizes: [8, 8]}", r"benchmark\.batch_sizes is \[8, 8\]: .*8 is there more than once"),
         ("benchmark: {thread_counts: [1, 1]}", r"benchmark\.thread_counts is \[1, 1\]"),
-        ("quantize: {exclude: [a, b, b, a]}", r"quantize\.exclude is .*a, b is there more than once"),
+        ("benchmark: {thread_counts: [1, 2, 2, 1]}", r"benchmark\.thread_counts is .*1, 2 is there more than once"),
         ("distill: {methods: {}}", r"distill\.methods is \{\}"),
         ("teacher: {normalization: {mean: [0, 0], std: [1, 1, 1]}}", r"teacher\.normalization\.mean"),
         ("teacher: {normalization: {mean: [0, 0, 0], std: [1, 0, 1]}}", "every std must be above 0"),

@@ -16,7 +16,17 @@ from pipeline.report.artefacts.audited import Audit
 from pipeline.report.artefacts.examples import examples
 from pipeline.report.artefacts.measured import Latency
 from pipeline.report.artefacts.published import published
-from pipeline.report.artefacts.records import Chosen, Evaluation, History, Parity, Quantization, Scores, Spread, read
+from pipeline.report.artefacts.records import (
+    Chosen,
+    Deployed,
+    Evaluation,
+    History,
+    Parity,
+    Quantization,
+    Scores,
+    Spread,
+    read,
+)
 from pipeline.report.artefacts.results import BASELINE, TIE_POINTS, Commit, Gain, Network, Point, Results
 from pipeline.report.artefacts.shipped import shipped
 from pipeline.settings import params as parameters
@@ -86,7 +96,7 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
         teacher_evaluation=teacher_run[0],
         deployed=_student(sources, ships.method, ships.seed)[0],
         chosen=ships,
-        shipped=shipped(latency, quantization),
+        shipped=shipped(latency, quantization, read(Deployed, sources.deploy / "deployed.json", "ship")),
         comparison=comparison,
         analysis=analysis,
         examples=examples(analysis, test, card.labels, shipped_from / "logits.npy", sources.teacher / "logits.npy"),

@@ -156,16 +156,23 @@ class StudentFile(Record):
     test: Smaller | None
     against_teacher: Difference | None
     """None likewise."""
-    size_bytes: int
+    size_bytes: int | None
+    """None where the file could not be made."""
 
 
 class Quantization(Record):
     """quantization.json."""
 
-    deployed: str
-    """The file that CPUs are to run."""
     students: Annotated[dict[str, StudentFile], Field(min_length=1)]
     """float32 first."""
+
+
+class Deployed(Record):
+    """deployed.json."""
+
+    file: str
+    """Below artifacts/deploy."""
+    reason: str
 
 
 def read(model: type[R], path: Path, stage: str) -> R:

@@ -59,10 +59,12 @@ class Network(Record):
 
 
 class Shipped(Record):
-    """The file that the measured device is to run."""
+    """The file that ships on the measured device."""
 
     file: str
     """Below artifacts/deploy."""
+    reason: str
+    """Why this one: what follows "because"."""
     number_format: str
     """fp32, int8 or fp16."""
     candidate: str

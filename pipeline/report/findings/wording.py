@@ -145,12 +145,12 @@ def student_files(results: Results) -> list[tuple[str, ...]]:
         rows.append(
             (
                 it.file,
-                "deployed on CPUs" if it.file == results.quantization.deployed else verdict,
+                "ships" if it.file == results.shipped.file else verdict,
                 NONE if on_val is None else percent(on_val.top1),
                 NONE if test is None else percent(test.top1),
                 NONE if on_val is None else percent(on_val.float32_agreement),
                 NONE if on_val is None or on_val.sqnr_db is None else f"{on_val.sqnr_db:.1f}",
-                size(it.size_bytes),
+                NONE if it.size_bytes is None else size(it.size_bytes),
             )
         )
     return rows
@@ -168,7 +168,7 @@ def gate(results: Results) -> str:
         "Validation top-1 decides what is accepted, by the images whose answer turned wrong or right. Where these are "
         f"{unsure} that no more than deploy.max_drop is lost, agreement with float32 on images of train decides, each "
         "changed answer at what it costs by float32's probabilities. Agreement and SQNR (of logits) in the table are "
-        "on validation."
+        f"on validation. {results.shipped.file} ships, because {results.shipped.reason}."
     )
 
 

@@ -146,6 +146,8 @@ def record(scenario: str, seconds: float, found: Mapping[str, Any]) -> Record:
     official         whether the run was as long as MLPerf asks for
     queries          how many were answered, with so many `samples` (images) in all
     samples_per_s    images: of Server those completed, of the others as fast as they went
+    late             of Server: queries that took longer than its bound; too many of them for a p99 within it, with
+                     confidence 0.99, and LoadGen says INVALID, be the p99 of these queries within it or not
     p50_ms ...       of queries, from the moment each was due; None where `queries` carry no such percentile
     p90_bound_ms ... LoadGen's early-stopping estimates; None where it gives none
     """
@@ -178,6 +180,7 @@ def record(scenario: str, seconds: float, found: Mapping[str, Any]) -> Record:
         "queries": queries,
         "samples": queries * found.get("effective_samples_per_query", 1),
         "samples_per_s": samples_per_s,
+        "late": found.get("result_overlatency_query_count") if scenario == "Server" else None,
         "p50_ms": percentile(50, 1),
         "p90_ms": percentile(90, minimum_samples(90)),
         "p99_ms": percentile(99, minimum_samples(99)),

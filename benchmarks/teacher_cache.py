@@ -109,7 +109,7 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
         for block in range(1, arguments.blocks):
             views.append(make())
             recalled.recall = Recall(folder, load(folder, facts), recalled.reads or ())
-            samples.append(latency.measure(steps, arguments.rounds, 0, block, time.process_time_ns))
+            samples.append(latency.measure(steps, arguments.rounds, 1, block, time.process_time_ns))
         row_bytes = {what: layout.row_bytes for what, layout in load(folder, facts).layouts.items()}
     joined = {kind: np.concatenate([sample[kind] for sample in samples]) for kind in steps}
     return _judged(teacher, student, name, joined, float(np.median(views)) / arguments.images, row_bytes)

@@ -36,7 +36,7 @@ def render(results: Results) -> str:
         _table(["", "time ratio [95 % interval]", *_batches(results)], t.ratios(results), words=2),
         "Milliseconds per call:",
         _table(t.CALLS, chain(*t.calls(results))),
-        f"{f.NONE}: too few samples for that percentile.",
+        escape(t.calls_note(results)),
         *_alone(results),
         "## Parity of the export",
         "The ONNX file against the trained network, on real test images, both in float32.",

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--samples",
         type=shared.whole(1, 1_000_000),
         default=700,
-        help="rounds to measure; a p99 needs 662 (default 700)",
+        help="calls to time at batch 1; a p99 needs 662 (default 700)",
     )
     parser.add_argument(
         "--warmup", type=shared.whole(1, 1_000_000), default=20, help="calls before each measurement (default 20)"
@@ -112,6 +112,7 @@ def main(arguments: argparse.Namespace) -> None:
     tables = [
         benchmark_tables.side_by_side(batches),
         benchmark_tables.ratios(batches),
+        benchmark_tables.pauses(batches),
         benchmark_tables.one_by_one(records),
     ]
     print("\n\n".join(filter(None, tables)))

@@ -16,7 +16,8 @@ from typing import Any
 
 from serve.errors import ServeError
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
+"""Where `serve` lies; not `serve` itself, whose rooms would hide modules of Python such as http."""
 
 
 def call(function: Callable[..., Any], **arguments: object) -> Any:

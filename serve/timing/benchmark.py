@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from serve import machine
-from serve.timing import apart, energy, latency, loadgen, progress, scenarios
+from serve.timing import apart, energy, latency, loadgen, pause, progress, scenarios
 from serve.timing.candidates import Candidate
 from serve.timing.cold_start import cold_start
 
 Samples = dict[tuple[str, int], latency.Samples]
-"""(candidate, batch size) -> (rounds,) nanoseconds."""
+"""(candidate, batch size) -> (rounds, kept calls of each) nanoseconds."""
 
-_FEWEST_ROUNDS = 70
+_FEWEST_SAMPLES = 70
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Plan:
     """What is measured. Empty, 0 and None leave a part out."""
 
     batch_sizes: tuple[int, ...]
-    samples: int  # rounds at batch 1; larger batches take fewer
+    samples: int  # timed calls at batch 1; larger batches take fewer
     warmup: int
     seed: int
     thread_counts: tuple[int, ...] = ()
@@ -61,20 +61,23 @@ def busy() -> str | None:
 def side_by_side(
     candidates: Sequence[Candidate], pairs: Sequence[tuple[str, str]], plan: Plan
 ) -> tuple[list[dict[str, Any]], Samples]:
-    """All candidates in turn, at each batch size: a record of each, and the raw samples. Of `pairs`, a / b."""
+    """All candidates in turn, at each batch size: a record of each, and the raw samples. Of `pairs`, a / b.
+
+    At the smallest batch size also what a call takes after a pause: who calls rarely sends few images.
+    """
     calls = {candidate.name: candidate.open() for candidate in candidates}
     batches, raw = [], {}
     for batch_size in plan.batch_sizes:
-        rounds = max(min(_FEWEST_ROUNDS, plan.samples), plan.samples // batch_size)
+        number = max(min(_FEWEST_SAMPLES, plan.samples), plan.samples // batch_size)
         bound = {c.name: partial(calls[c.name], c.pixels(batch_size, plan.seed)) for c in candidates}
-        told = progress.rounds(f"timing {', '.join(calls)} in turn, batch {batch_size}", rounds)
-        samples = latency.measure(bound, rounds, plan.warmup, plan.seed, on_round=told)
+        told = progress.rounds(f"timing {', '.join(calls)} in turn, batch {batch_size}")
+        samples = latency.measure(bound, number, plan.warmup, plan.seed, on_round=told)
         raw.update({(name, batch_size): values for name, values in samples.items()})
         timings = {name: latency.summary(values) for name, values in samples.items()}
         batches.append(
             {
                 "batch_size": batch_size,
-                "rounds": rounds,
+                "rounds": len(next(iter(samples.values()))),
                 "candidates": {
                     name: {
                         **timing.to_dict(),
@@ -86,6 +89,9 @@ def side_by_side(
                 "ratios": {
                     f"{a} / {b}": latency.paired_ratio(samples[a], samples[b], plan.seed).to_dict() for a, b in pairs
                 },
+                "after_pause": pause.first_calls(bound, number, plan.seed)
+                if batch_size == min(plan.batch_sizes)
+                else None,
             }
         )
     return batches, raw
@@ -136,7 +142,7 @@ def _by_threads(candidate: Candidate, plan: Plan) -> list[dict[str, Any]]:
     for batch_size in plan.batch_sizes if counts else ():
         pixels = candidate.pixels(batch_size, plan.seed)
         bound = {count: partial(call, pixels) for count, call in calls.items()}
-        samples = latency.measure(bound, min(_FEWEST_ROUNDS, plan.samples), plan.warmup, plan.seed)
+        samples = latency.measure(bound, min(_FEWEST_SAMPLES, plan.samples), plan.warmup, plan.seed)
         for count, values in samples.items():
             timing = latency.summary(values)
             found.append(
@@ -214,10 +220,11 @@ def sample_rows(raw: Samples) -> list[list[object]]:
     """
     rows: list[list[object]] = [["candidate", "batch_size", "round", "ms", "percent"]]
     for (name, batch_size), samples in raw.items():
-        order = np.argsort(samples, kind="stable")
-        percents = 100 * np.arange(1, len(samples) + 1) / len(samples)
-        for round_, percent in zip(order.tolist(), percents.tolist(), strict=True):
-            rows.append([name, batch_size, round_, round(int(samples[round_]) / 1e6, 6), round(percent, 3)])
+        taken, kept = samples.ravel(), samples.shape[1]
+        order = np.argsort(taken, kind="stable")
+        percents = 100 * np.arange(1, len(taken) + 1) / len(taken)
+        for position, percent in zip(order.tolist(), percents.tolist(), strict=True):
+            rows.append([name, batch_size, position // kept, round(int(taken[position]) / 1e6, 6), round(percent, 3)])
     return rows
 
 

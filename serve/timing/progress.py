@@ -12,11 +12,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def rounds(what: str, number: int, clock: Callable[[], float] = time.monotonic) -> Callable[[int], None]:
-    """To be told how many of `number` rounds are done; says so every ten seconds, with the time that is left."""
+def rounds(what: str, clock: Callable[[], float] = time.monotonic) -> Callable[[int, int], None]:
+    """To be told how many rounds are done, and of how many; says so every ten seconds, with the time that is left."""
     started = said = clock()
 
-    def told(done: int) -> None:
+    def told(done: int, number: int) -> None:
         nonlocal said
         now = clock()
         if now - said >= _EVERY_S and done < number:

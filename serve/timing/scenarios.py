@@ -4,6 +4,7 @@
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from serve.timing.loadgen import OFFICIAL_SECONDS, PERCENT, SAMPLES_PER_QUERY, B
 _OFFICIAL_OFFLINE_SAMPLES = 24_576
 _PROBES = 6
 _PROBE_SECONDS = 5.0
+_OF_PROBES = ("valid", "reasons", "queries", "late", "p50_ms", "p99_ms")
 _LONGEST_SECONDS = 60.0
 """What a run may take where so many queries are needed, unless it was given more."""
 
@@ -77,7 +79,8 @@ def search(bench: Bench, p99_ms: float, one_ns: int) -> Record:
     """The highest VALID rate of the Server scenario, by bisection between 0 and one call after the other.
 
     The record is that of the best run, with `rate_per_s` and all `probes`; valid is False where no rate was VALID. A
-    probe is short; a rate that held is then run for the whole time, a tenth slower each time that fails.
+    probe is short; a rate that held is then run for the whole time, a tenth slower each time that fails. `probes` keep
+    LoadGen's reasons, and where no rate was VALID, the record has those of the last one.
     """
     probes: list[Record] = []
     best: Record | None = None
@@ -92,15 +95,16 @@ def search(bench: Bench, p99_ms: float, one_ns: int) -> Record:
                 server_target_latency_ns=round(1e6 * p99_ms),
                 server_target_latency_percentile=PERCENT["Server"] / 100,
             )
-        probes.append({"rate_per_s": rate, **{key: came[key] for key in ("valid", "p50_ms", "p99_ms")}})
+        probes.append({"rate_per_s": rate, **{key: came[key] for key in _OF_PROBES}})
         return {**came, "rate_per_s": rate}
 
     low, high = 0.0, 1e9 / one_ns
     short = min(bench.seconds, _PROBE_SECONDS)
+    longest = max(short, _LONGEST_SECONDS)
     # No rate helps where one call alone, at its fastest, takes longer than the bound.
     for _ in range(_PROBES if one_ns < 1e6 * p99_ms else 0):
         rate = (low + high) / 2
-        if minimum_samples(PERCENT["Server"]) / rate > max(short, _LONGEST_SECONDS):
+        if minimum_samples(PERCENT["Server"]) / rate > longest:
             break
         came = probe(rate, short)
         if came["valid"]:
@@ -111,10 +115,25 @@ def search(bench: Bench, p99_ms: float, one_ns: int) -> Record:
         rates = (best["rate_per_s"] * 0.9**attempt for attempt in range(4))
         best = next((run for run in (probe(rate, bench.seconds) for rate in rates) if run["valid"]), None)
     if best is None:
-        reason = f"no rate was found whose p99 is at most {p99_ms} ms; one call takes at least {one_ns / 1e6:.3f} ms"
-        best = record("Server", bench.seconds, {"result_validity": "INVALID", "result_invalid_reason": reason})
-        best["rate_per_s"] = None
+        best = record("Server", bench.seconds, {"result_validity": "INVALID"})
+        best |= {"rate_per_s": None, "reasons": _why_none(probes, p99_ms, one_ns, longest)}
     return {**best, "p99_limit_ms": p99_ms, "probes": probes}
+
+
+def _why_none(probes: Sequence[Record], p99_ms: float, one_ns: int, longest: float) -> list[str]:
+    """Why no rate was VALID: what kept the search from trying one, or what LoadGen said of the last one."""
+    if one_ns >= 1e6 * p99_ms:
+        return [f"no rate has a p99 of at most {p99_ms} ms: one call takes at least {one_ns / 1e6:.3f} ms"]
+    if not probes:
+        num = minimum_samples(PERCENT["Server"])
+        return [f"no rate was tried: at half of the fastest, {num} queries take more than {longest:g} s"]
+    last = probes[-1]
+    late, p99 = (f"{last[key]}" if last[key] is not None else "?" for key in ("late", "p99_ms"))
+    return [
+        f"no rate was VALID. The last, {last['rate_per_s']:.3g} queries/s, had a p99 of {p99} ms, and {late} of "
+        f"{last['queries']} queries took longer than {p99_ms} ms. LoadGen says of it:",
+        *last["reasons"],
+    ]
 
 
 def _fastest_ns(call: Call, library: Pixels, batch_size: int, warmup: int) -> int:

@@ -23,6 +23,18 @@ def ratios(batches: Sequence[Mapping[str, Any]]) -> str:
     return _aligned(rows) if len(rows) > 1 else ""
 
 
+def pauses(batches: Sequence[Mapping[str, Any]]) -> str:
+    """The first call after a pause, by candidate; empty where it was not measured."""
+    rows = [["after a pause", "pause ms", "batch", "p50 ms", "n"]]
+    for batch in batches:
+        if (paused := batch["after_pause"]) is None:
+            continue
+        for name, p50_ms in paused["p50_ms"].items():
+            numbers = [str(batch["batch_size"]), milliseconds(p50_ms), str(paused["n"])]
+            rows.append([name, f"{paused['pause_ms']:g}", *numbers])
+    return _aligned(rows) if len(rows) > 1 else ""
+
+
 def one_by_one(records: Sequence[Mapping[str, Any]]) -> str:
     """Threads, first calls, memory and LoadGen's scenarios, as far as they were measured."""
     return "\n\n".join(filter(None, [_starts(records), _threads(records), _loadgen(records)]))

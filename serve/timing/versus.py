@@ -14,14 +14,13 @@ from serve.timing import latency
 _CALLS = 60
 _FEWEST_CALLS = 10
 _SECONDS = 1.0
-"""About how long the files are called at one batch size. Large images take fewer calls, but never fewer than that."""
+"""About how long the timed calls of all files take at one batch size. Large images take fewer calls, but never fewer
+than that."""
 
 
 def speedup(slow: Path, fast: Path, threads: int) -> float:
-    """How many times as long a call with one image takes in `slow` as in `fast`: called in turns, the median ratio."""
-    calls = _bound({"slow": slow, "fast": fast}, 1, threads)
-    samples = latency.measure(calls, _CALLS)
-    return latency.paired_ratio(samples["slow"], samples["fast"]).median
+    """How many times as long a call with one image takes in `slow` as in `fast`."""
+    return float(at({"slow": slow, "fast": fast}, threads, 1)["fast"]["times_as_fast"]["median"])
 
 
 def beside(
@@ -30,34 +29,39 @@ def beside(
     batch_sizes: Sequence[int],
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, list[dict[str, Any]]]:
-    """All files in turns, at each batch size: of each file a record by batch size, as plain JSON data.
+    """All files in turns, at each batch size: of each file its records of `at`."""
+    records = [at(files, threads, batch_size, clock) for batch_size in batch_sizes]
+    return {name: [record[name] for record in records] for name in files}
 
-    batch_size, n     images in a call, and calls
+
+def at(
+    files: Mapping[str, Path], threads: int, batch_size: int, clock: Callable[[], int] = time.perf_counter_ns
+) -> dict[str, dict[str, Any]]:
+    """All files in turns at one batch size, by the clock of the benchmark: of each a record, as plain JSON data.
+
+    batch_size, n     images in a call, and timed calls
     p50_ms            of a call
-    times_as_fast     how many times as long the first of the files takes, {median, low, high}
+    times_as_fast     how many times as long the first of the files takes, {median, low, high}: paired by rounds, 95 %
     """
-    reference, records = next(iter(files)), {name: list[dict[str, Any]]() for name in files}
-    for batch_size in batch_sizes:
-        calls = _bound(files, batch_size, threads)
-        rounds = _rounds(calls, clock)
-        samples = latency.measure(calls, rounds, rounds // 3, clock=clock)
-        for name, values in samples.items():
-            records[name].append(
-                {
-                    "batch_size": batch_size,
-                    "n": rounds,
-                    "p50_ms": latency.summary(values).p50_ms,
-                    "times_as_fast": latency.paired_ratio(samples[reference], values).to_dict(),
-                }
-            )
-    return records
+    calls = _bound(files, batch_size, threads)
+    samples = _samples(calls, clock)
+    taken = latency.measure(calls, samples, samples // 3, clock=clock)
+    reference = taken[next(iter(files))]
+    return {
+        name: {
+            "batch_size": batch_size,
+            "n": values.size,
+            "p50_ms": latency.summary(values).p50_ms,
+            "times_as_fast": latency.paired_ratio(reference, values).to_dict(),
+        }
+        for name, values in taken.items()
+    }
 
 
-def _rounds(calls: Mapping[str, Callable[[], object]], clock: Callable[[], int]) -> int:
-    """How often to call all of them, going by the second of two calls of each."""
-    taken = latency.measure(calls, 1, 1, clock=clock)
-    round_s = sum(int(values[0]) for values in taken.values()) / 1e9
-    return int(min(_CALLS, max(_FEWEST_CALLS, _SECONDS // max(round_s, 1e-9))))
+def _samples(calls: Mapping[str, Callable[[], object]], clock: Callable[[], int]) -> int:
+    """How many calls of each to time, going by the second of two calls."""
+    turn_s = sum(latency.warm_up(calls, 2, clock).values()) / 1e9
+    return int(min(_CALLS, max(_FEWEST_CALLS, _SECONDS // max(turn_s, 1e-9))))
 
 
 def _bound(files: Mapping[str, Path], batch_size: int, threads: int) -> dict[str, Callable[[], object]]:

@@ -30,6 +30,7 @@ from tests.report_run import (
     evaluation,
     history,
     quantization,
+    scenario,
     text_of,
     timing,
 )
@@ -52,7 +53,7 @@ def test_the_answer_is_about_the_file_that_ships(run: Run) -> None:
     )
     assert verdict.details(results) == (
         "90.0 kB against 1.20 MB; 0.250 against 1.00 ms a call at batch 1 (p50); 62.75 against 66.00 % of 2,000 test "
-        "images. Brackets are 95 % intervals."
+        "images. The first call after a pause of 10 ms takes 0.500 against 2.00 ms (p50). Brackets are 95 % intervals."
     )
     assert results.shipped.file == "quantized/student.int8.onnx"
     text = markdown.render(results)
@@ -79,6 +80,8 @@ def test_on_a_gpu_the_answer_is_about_half_precision_where_that_ships(run: Run) 
     latency = json.loads((run.root / "deploy/latency.json").read_text(encoding="utf-8"))
     for it in latency["batches"]:
         it["candidates"]["student_fp16_onnx"] = timing(0.5, 700)
+        if it["after_pause"] is not None:
+            it["after_pause"]["p50_ms"]["student_fp16_onnx"] = 0.75
         it["ratios"]["teacher_onnx / student_fp16_onnx"] = {"median": 2.0, "low": 1.9, "high": 2.1}
     run.write("deploy/latency.json", latency)
     assert run.results().shipped.candidate == "student_fp16_onnx"
@@ -359,8 +362,9 @@ def test_latency_tells_the_smaller_model_from_the_other_runtime(run: Run) -> Non
     ratios = "2.50 \\[2.40, 2.60\\] | 2.50 \\[2.40, 2.60\\]"
     assert f"| smaller model | teacher / student, both in ONNX Runtime | {ratios} |" in text
     assert "| other runtime | PyTorch / ONNX Runtime, teacher | 3.00 \\[2.90, 3.10\\]" in text
-    assert "| student, ONNX Runtime | 1 | 0.400 | 0.600 | 0.800 | 700 |" in text
-    assert "| teacher, PyTorch | 32 | 96.0 | 144 | \u2013 | 70 |" in text
+    assert "| student, ONNX Runtime | 1 | 0.400 | 0.600 | 0.800 | 700 | 0.800 |" in text
+    assert "| teacher, PyTorch | 32 | 96.0 | 144 | \u2013 | 70 | \u2013 |" in text
+    assert "After a pause: the first call after 10 ms, 70 times." in text
 
 
 def test_what_was_measured_of_one_candidate_alone(run: Run) -> None:
@@ -376,6 +380,27 @@ def test_what_was_measured_of_one_candidate_alone(run: Run) -> None:
     assert "0.5 s a run; MLPerf asks for 600 s, so these are no MLPerf results" in html
     assert "Server, p99 within 10 ms" in html
     assert "Energy: not counted by this machine." in html
+
+
+def test_an_invalid_run_of_loadgen_says_why(run: Run) -> None:
+    server = scenario("Server", p99_limit_ms=10.0, valid=False, reasons=["no rate was VALID.", "Run it longer."])
+    run.edit("deploy/latency.json", candidates=[alone("student_onnx", 63.0) | {"loadgen": [server]}])
+    for text in (markdown.render(run.results()), text_of(page.render(run.results()))):
+        assert "student, ONNX Runtime, Server, is INVALID: no rate was VALID. Run it longer." in text
+
+
+def test_a_latency_file_without_pauses_is_reported_as_before(run: Run) -> None:
+    latency = json.loads((run.root / "deploy/latency.json").read_text(encoding="utf-8"))
+    for it in latency["batches"]:
+        del it["after_pause"]
+    run.write("deploy/latency.json", latency)
+    text = markdown.render(run.results())
+    assert "pause of" not in text
+    assert "the first call after" not in text
+    latency["batches"][1]["after_pause"] = {"pause_ms": 10, "n": 70, "p50_ms": {"student_onnx": 1.0}}
+    run.write("deploy/latency.json", latency)
+    with pytest.raises(PupilError, match="after_pause needs all candidates that were timed"):
+        run.results()
 
 
 def test_what_was_not_measured_has_no_table(run: Run) -> None:

@@ -128,7 +128,7 @@ def test_benchmark_prints_tables_and_writes_json(
     out = tmp_path / "new" / "latency.json"
     argv = ["benchmark", student, teacher, "--batch-sizes", 1, 4, "--samples", 70, "--seed", 3, "--json", out]
     assert main([str(argument) for argument in argv]) == 0
-    latencies, ratios = map(table, capsys.readouterr().out.split("\n\n"))
+    latencies, ratios, pauses = map(table, capsys.readouterr().out.split("\n\n"))
     assert latencies[0] == ["candidate", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "n"]
     assert [row[:2] for row in latencies[1:]] == [
         ["student", "1"],
@@ -144,7 +144,7 @@ def test_benchmark_prints_tables_and_writes_json(
     assert report["machine"]["cores"] >= 1
     measured = [(batch, name, batch["candidates"][name]) for batch in report["batches"] for name in batch["candidates"]]
     for (batch, name, timing), printed in zip(measured, latencies[1:], strict=True):
-        assert timing["n"] == batch["rounds"] == 70
+        assert (timing["n"], batch["rounds"]) == (70, 35)
         assert timing["min_ms"] <= timing["p50_ms"] <= timing["p90_ms"] <= timing["max_ms"]
         assert timing["p99_ms"] is None  # 70 samples carry no p99
         assert printed == [
@@ -159,6 +159,11 @@ def test_benchmark_prints_tables_and_writes_json(
         assert timing["images_per_s"] == pytest.approx(1000 * batch["batch_size"] / timing["mean_ms"])
     assert [list(batch["ratios"]) for batch in report["batches"]] == [["teacher / student"]] * 2
     assert ratios[1][0] == "teacher / student"
+    # At the smallest batch size alone.
+    first, second = (batch["after_pause"] for batch in report["batches"])
+    assert second is None
+    assert (first["pause_ms"], first["n"]) == (10, 70)
+    assert pauses[1:] == [[name, "10", "1", f"{first['p50_ms'][name]:.3f}", "70"] for name in ("student", "teacher")]
     for record, path in zip(report["candidates"], (student, teacher), strict=True):
         assert record["size_bytes"] == path.stat().st_size
         assert (record["threads"], record["cold_start"], record["loadgen"]) == ([], None, None)
@@ -171,7 +176,7 @@ def test_benchmark_measures_threads_starts_and_scenarios_on_demand(
     asked = ["--thread-counts", 1, 4096, "--cold-starts", 2, "--loadgen", 0.02]
     argv = ["benchmark", student, "--batch-sizes", 2, "--samples", 2, "--warmup", 1, *asked, "--json", out]
     assert main([str(argument) for argument in argv]) == 0
-    _, starts, threads, scenarios = map(table, capsys.readouterr().out.split("\n\n"))
+    _, _, starts, threads, scenarios = map(table, capsys.readouterr().out.split("\n\n"))
     (record,) = json.loads(out.read_text())["candidates"]
     assert [entry["threads"] for entry in record["threads"]] == [1], "no machine has 4096 cores"
     assert threads[1][:3] == ["student", "1", "2"]
@@ -217,7 +222,7 @@ def test_benchmark_keeps_its_table_when_json_cannot_be_written(
     argv = ["benchmark", student, "--batch-sizes", 1, "--samples", 2, "--json", student / "latency.json"]
     assert main([str(argument) for argument in argv]) == 1
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 2
+    assert [len(table(part)) for part in out.split("\n\n")] == [2, 2]
     assert "could not be written" in err
 
 

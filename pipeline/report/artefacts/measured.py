@@ -38,12 +38,22 @@ class Ratio(Record):
     high: Annotated[float, Field(gt=0)]
 
 
+class AfterPause(Record):
+    """The first call after a pause, of all candidates in turns."""
+
+    pause_ms: float
+    n: int
+    p50_ms: dict[str, float]
+
+
 class Batch(Record):
     """All candidates at one batch size."""
 
     batch_size: int
     candidates: dict[str, Timing]
     ratios: dict[str, Ratio]
+    after_pause: AfterPause | None = None
+    """At the smallest batch size; None in files of earlier versions, too."""
 
     @model_validator(mode="after")
     def _holds_the_answer(self) -> "Batch":
@@ -52,6 +62,8 @@ class Batch(Record):
                 raise ValueError(f"the ratio '{TEACHER} / {name}' is needed")
         if not {"student_onnx", TEACHER} <= self.candidates.keys():
             raise ValueError(f"student_onnx and {TEACHER} are needed")
+        if self.after_pause is not None and not self.candidates.keys() <= self.after_pause.p50_ms.keys():
+            raise ValueError("after_pause needs all candidates that were timed")
         return self
 
     def teacher_over(self, candidate: str) -> Ratio:
@@ -81,6 +93,8 @@ class Scenario(Record):
 
     scenario: str
     valid: bool
+    reasons: tuple[str, ...] = ()
+    """Why it is not valid."""
     official: bool
     """As long as MLPerf asks for."""
     seconds: float

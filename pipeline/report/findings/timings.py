@@ -6,7 +6,7 @@ from pipeline.report.findings.formats import NONE, count, milliseconds, ratio, s
 
 STARTS = ("file", "import ms", "open ms", "first call ms", "peak of memory", "J per image")
 """Titles of `starts`, behind the candidate."""
-CALLS = ("", "batch", "p50", "p90", "p99", "n")
+CALLS = ("", "batch", "p50", "p90", "p99", "n", "after a pause, p50")
 """Titles of `calls`."""
 SCENARIOS = ("scenario", "verdict", "images", "p50 ms", "p99 ms", "p90 bound", "p99 bound", "images/s")
 """Titles of `scenarios`, likewise."""
@@ -48,7 +48,7 @@ def ratios(results: Results) -> list[tuple[str, ...]]:
 
 
 def calls(results: Results) -> list[list[tuple[str, ...]]]:
-    """By batch size, rows of candidate, batch size, p50, p90 and p99 in ms, number of calls."""
+    """By batch size, rows of candidate, batch size, p50, p90 and p99 in ms, number of calls, p50 after a pause."""
     return [
         [
             (
@@ -56,11 +56,22 @@ def calls(results: Results) -> list[list[tuple[str, ...]]]:
                 str(batch.batch_size),
                 *map(milliseconds, (timing.p50_ms, timing.p90_ms, timing.p99_ms)),
                 count(timing.n),
+                milliseconds(None if batch.after_pause is None else batch.after_pause.p50_ms[name]),
             )
             for name, timing in batch.candidates.items()
         ]
         for batch in results.latency.batches
     ]
+
+
+def calls_note(results: Results) -> str:
+    """How the rows of `calls` came about."""
+    paused = [batch.after_pause for batch in results.latency.batches if batch.after_pause is not None]
+    pause = f" After a pause: the first call after {paused[0].pause_ms:g} ms, {paused[0].n} times." if paused else ""
+    return (
+        "One call after the other: candidates take turns in blocks of calls, and the first of a block, whose caches "
+        f"others have emptied, are left out.{pause} {NONE}: not measured, or too few samples for that percentile."
+    )
 
 
 def starts(results: Results) -> list[tuple[str, ...]]:
@@ -115,11 +126,18 @@ def scenarios_note(results: Results) -> str:
     """How the rows of `scenarios` came about."""
     runs = [run for it in results.latency.candidates for run in it.loadgen or ()]
     lengths = ", ".join(f"{seconds:g}" for seconds in sorted({run.seconds for run in runs}))
+    invalid = "".join(
+        f" {candidate(it.name)}, {run.scenario}, is INVALID: {' '.join(run.reasons)}"
+        for it in results.latency.candidates
+        for run in it.loadgen or ()
+        if run.reasons
+    )
     short = "" if all(run.official for run in runs) else "; MLPerf asks for 600 s, so these are no MLPerf results"
     return (
         f"MLPerf Inference's own load generator, {lengths} s a run{short}. Latency counts from when a query was due; "
         "bounds are LoadGen's early-stopping estimates. "
         "One query after the other, without batching but in Offline; the verdict is LoadGen's."
+        f"{invalid}"
     )
 
 

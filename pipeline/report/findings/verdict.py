@@ -2,7 +2,7 @@
 
 import math
 
-from pipeline.report.artefacts.measured import TEACHER, Ratio
+from pipeline.report.artefacts.measured import TEACHER, Batch, Ratio
 from pipeline.report.artefacts.records import Difference
 from pipeline.report.artefacts.results import BASELINE, Results
 from pipeline.report.findings.formats import bounds, count, interval, milliseconds, percent, probability, share, size
@@ -35,8 +35,17 @@ def details(results: Results) -> str:
         f"{size(ships.size_bytes)} against {size(ships.teacher_size_bytes)}; {milliseconds(student)} against "
         f"{milliseconds(teacher)} ms a call at batch {batch.batch_size} (p50); {percent(ships.top1)} against "
         f"{percent(results.teacher_evaluation.test.top1)} % of {count(results.deployed.images)} test images{doubt}. "
-        f"{_choice(results)}Brackets are 95 % intervals."
+        f"{_pause(batch, ships.candidate)}{_choice(results)}Brackets are 95 % intervals."
     )
+
+
+def _pause(batch: Batch, ships: str) -> str:
+    """What a user of a rarely called server waits for; empty where it was not measured."""
+    it = batch.after_pause
+    if it is None:
+        return ""
+    student, teacher = (milliseconds(it.p50_ms[name]) for name in (ships, TEACHER))
+    return f"The first call after a pause of {it.pause_ms:g} ms takes {student} against {teacher} ms (p50). "
 
 
 def _choice(results: Results) -> str:

@@ -1,5 +1,6 @@
 """serve.timing.candidates, serve.timing.apart and serve.timing.cold_start: what is measured, and in which process."""
 
+import http.cookiejar
 import os
 import resource
 import signal
@@ -83,6 +84,8 @@ def test_a_call_apart_answers_from_another_process() -> None:
     assert apart.call(os.getpid) != os.getpid()
     assert apart.call(os.path.join, a="x") == "x"
     assert apart.resolve(apart.reference(tiny_onnx.write)) is tiny_onnx.write
+    # serve/http must not take the place of Python's own.
+    assert apart.call(http.cookiejar.http2time, text="Thu, 01 Jan 1970 00:01:00 GMT") == 60
 
 
 def test_a_failure_apart_is_told_by_its_last_line() -> None:

@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from serve.timing import progress
+from serve.timing import pause, progress
 from serve.timing.latency import Summary, measure, minimum_samples, paired_ratio, quantiles, summary, tolerated
 
 MS = 1_000_000
@@ -40,28 +40,111 @@ def milliseconds(*values: float) -> np.ndarray:
     return np.array([round(value * MS) for value in values], dtype=np.int64)
 
 
+class Machine(Clock):
+    """One whose caches hold a single network: the first calls of another take longer, until it has run for 3 ms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slowness = 1.0
+        self._owner = ""
+        self._warm_at_ns = 0
+        self.calls: list[str] = []
+
+    def network(self, name: str, warm_ms: float, cold_ms: float) -> Callable[[], None]:
+        def call() -> None:
+            self.calls.append(name)
+            if self._owner != name:
+                self._owner, self._warm_at_ns = name, self.now_ns + 3 * MS
+            took_ms = cold_ms if self.now_ns < self._warm_at_ns else warm_ms
+            self.now_ns += round(took_ms * self.slowness * MS)
+
+        return call
+
+    def sleep(self, seconds: float) -> None:
+        """Somebody else has the caches."""
+        self.calls.append("sleep")
+        self.now_ns += round(seconds * 1e9)
+        self._owner = ""
+
+
 def test_each_candidate_gets_its_own_samples_in_the_order_of_rounds() -> None:
     clock = Clock()
-    samples = measure({"a": clock.work(1, 2, 3), "b": clock.work(10, 20)}, rounds=6, warmup=0, clock=clock)
-    np.testing.assert_array_equal(samples["a"], milliseconds(1, 2, 3, 1, 2, 3))
-    np.testing.assert_array_equal(samples["b"], milliseconds(10, 20, 10, 20, 10, 20))
+    # Calls of 20 ms and more are warm at once: nothing is left out. One that slow allows one call a block.
+    samples = measure({"a": clock.work(100, 20, 30), "b": clock.work(20, 200)}, 6, warmup=1, clock=clock)
+    np.testing.assert_array_equal(samples["a"], milliseconds(20, 30, 100, 20, 30, 100)[:, None])
+    np.testing.assert_array_equal(samples["b"], milliseconds(200, 20, 200, 20, 200, 20)[:, None])
 
 
 def test_warmup_calls_everyone_and_is_not_timed() -> None:
     clock = Clock()
     # The first two calls are slow, as first calls are.
-    samples = measure({"a": clock.work(500, 500, 1, 1)}, rounds=2, warmup=2, clock=clock)
-    np.testing.assert_array_equal(samples["a"], milliseconds(1, 1))
-    calls: list[str] = []
-    measure({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=1, warmup=5)
-    assert sorted(calls[:10]) == ["a"] * 5 + ["b"] * 5
-    assert len(calls) == 12
+    samples = measure({"a": clock.work(500, 500, 100, 100, 100, 100)}, 2, warmup=4, clock=clock)
+    np.testing.assert_array_equal(samples["a"], milliseconds(100, 100)[:, None])
+    machine = Machine()
+    measure({name: machine.network(name, 20, 20) for name in "ab"}, 1, warmup=5, clock=machine)
+    assert sorted(machine.calls[:10]) == ["a"] * 5 + ["b"] * 5
+    assert len(machine.calls) == 12
+
+
+def test_a_block_is_warm_where_single_calls_would_not_be() -> None:
+    machine = Machine()
+    networks = {"small": machine.network("small", 0.25, 1), "large": machine.network("large", 5, 6)}
+    samples = measure(networks, 700, clock=machine)
+    assert {name: set(taken.ravel() // 1000) for name, taken in samples.items()} == {"small": {250}, "large": {5000}}
+    ratio = paired_ratio(samples["large"], samples["small"])
+    assert (ratio.median, ratio.low, ratio.high) == (20, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("call_ms", "asked", "rounds", "kept", "left_out"),
+    [
+        (0.05, 700, 35, 20, 200),
+        (0.05, 70_000, 35, 2000, 200),
+        (8, 700, 59, 12, 1),
+        (11, 700, 78, 9, 0),
+        (500, 70, 70, 1, 0),
+        (0.001, 2, 2, 1, 1000),
+        (1, 36, 36, 1, 10),
+    ],
+)
+def test_blocks_fit_the_calls(call_ms: float, asked: int, rounds: int, kept: int, left_out: int) -> None:
+    machine = Machine()
+    (samples,) = measure({"a": machine.network("a", call_ms, call_ms)}, asked, 4, clock=machine).values()
+    assert samples.shape == (rounds, kept)
+    assert samples.size >= asked
+    assert len(machine.calls) == 4 + rounds * (left_out + kept)
+
+
+def test_drift_cancels() -> None:
+    machine = Machine()
+    networks = {name: machine.network(name, ms, ms) for name, ms in (("a", 6), ("b", 2))}
+
+    def slower(done: int, rounds: int) -> None:
+        machine.slowness = 1 + 4 * done / rounds
+
+    samples = measure(networks, 350, clock=machine, on_round=slower)
+    assert samples["b"].max() > 4.5 * samples["b"].min()
+    ratio = paired_ratio(samples["a"], samples["b"])
+    assert ratio.low == pytest.approx(3)
+    assert ratio.high == pytest.approx(3)
+
+
+def test_the_first_call_after_a_pause_is_cold() -> None:
+    machine = Machine()
+    networks = {"small": machine.network("small", 0.25, 1), "large": machine.network("large", 5, 6)}
+    found = pause.first_calls(networks, 700, clock=machine, sleep=machine.sleep)
+    assert found == {"pause_ms": 10, "n": 70, "p50_ms": {"small": 1.0, "large": 6.0}}
+    # Every call has its pause, and the two take turns in an order that is drawn.
+    assert machine.calls[::2] == ["sleep"] * 140
+    turns = list(zip(machine.calls[1::4], machine.calls[3::4], strict=True))
+    assert set(turns) == {("small", "large"), ("large", "small")}
+    assert pause.first_calls(networks, 3, clock=machine, sleep=machine.sleep)["n"] == 3
 
 
 def order_of_calls(seed: int, rounds: int = 600) -> list[tuple[str, ...]]:
-    calls: list[str] = []
-    measure({name: lambda name=name: calls.append(name) for name in "abc"}, rounds, warmup=0, seed=seed)
-    return [tuple(calls[start : start + 3]) for start in range(0, len(calls), 3)]
+    machine = Machine()
+    measure({name: machine.network(name, 100, 100) for name in "abc"}, rounds, warmup=1, seed=seed, clock=machine)
+    return [tuple(machine.calls[start : start + 3]) for start in range(3, len(machine.calls), 3)]
 
 
 def test_rounds_are_interleaved_at_random_and_repeat_with_the_seed() -> None:
@@ -75,14 +158,14 @@ def test_rounds_are_interleaved_at_random_and_repeat_with_the_seed() -> None:
     assert rounds != order_of_calls(seed=1)
 
 
-@pytest.mark.parametrize(("candidates", "rounds"), [({}, 1), ({"a": int}, 0)])
-def test_nothing_to_measure(candidates: dict[str, Callable[[], object]], rounds: int) -> None:
+@pytest.mark.parametrize(("candidates", "samples", "warmup"), [({}, 1, 1), ({"a": int}, 0, 1), ({"a": int}, 1, 0)])
+def test_nothing_to_measure(candidates: dict[str, Callable[[], object]], samples: int, warmup: int) -> None:
     with pytest.raises(ValueError, match="nothing to measure"):
-        measure(candidates, rounds)
+        measure(candidates, samples, warmup)
 
 
 def test_real_clock_sees_real_time() -> None:
-    samples = measure({"sum": lambda: sum(range(20_000)), "nothing": lambda: None}, rounds=30)
+    samples = measure({"sum": lambda: sum(range(20_000)), "nothing": lambda: None}, 30)
     assert summary(samples["sum"]).p50_ms > 10 * summary(samples["nothing"]).p50_ms > 0
 
 
@@ -164,6 +247,16 @@ def test_ratio_pairs_rounds() -> None:
     assert (ratio.median, ratio.low, ratio.high) == (3, 3, 3)
 
 
+def test_ratio_is_of_the_medians_of_blocks() -> None:
+    # An interrupt hits one call of a block of three; rounds are 2, 4 and 6 to 1.
+    a = milliseconds(2, 50, 2, 4, 4, 4, 6, 6, 6).reshape(3, 3)
+    b = milliseconds(1, 1, 1, 1, 90, 1, 1, 1, 1).reshape(3, 3)
+    assert paired_ratio(a, b).median == 4
+    assert summary(a).n == 9
+    assert summary(a).p50_ms == 4
+    assert quantiles(a) == quantiles(a.ravel())
+
+
 def test_ratio_interval_is_seeded_and_holds_the_truth() -> None:
     covered = 0
     for seed in range(100):
@@ -179,7 +272,7 @@ def test_ratio_interval_is_seeded_and_holds_the_truth() -> None:
 
 @pytest.mark.parametrize(("a", "b"), [((1, 2), (1,)), ((), ()), ((1, 2), (1, 0))])
 def test_ratio_needs_pairs(a: tuple[float, ...], b: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="rounds must pair up"):
+    with pytest.raises(ValueError, match="must pair up"):
         paired_ratio(milliseconds(*a), milliseconds(*b))
 
 
@@ -193,7 +286,7 @@ def test_results_are_plain_json() -> None:
 
 def test_a_long_measurement_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     now = iter([0.0, 4.0, 10.0, 12.0, 21.0])
-    told = progress.rounds("timing a, batch 1", 4, clock=lambda: next(now))
-    measure({"a": lambda: None}, rounds=4, warmup=0, on_round=told)
+    told = progress.rounds("timing a, batch 1", clock=lambda: next(now))
+    measure({"a": lambda: None}, 4, on_round=told)
     # Not more often than every ten seconds, and not behind the last round.
     assert capsys.readouterr().err == "timing a, batch 1: 2 of 4 rounds, 10 s left\n"

@@ -63,6 +63,8 @@ def test_all_scenarios_run_and_loadgen_judges_them(tmp_path: Path) -> None:
     assert (offline["p50_ms"], offline["p99_bound_ms"]) == (None, None)
     assert server["rate_per_s"] == max(probe["rate_per_s"] for probe in server["probes"] if probe["valid"])
     assert server["p99_ms"] <= server["p99_limit_ms"] == 1000
+    assert all(probe["valid"] == (probe["reasons"] == []) for probe in server["probes"])
+    assert server["late"] <= latency.tolerated(server["queries"], 99)
     assert min(r["samples_per_s"] for r in (single, multi, server, offline)) > 0
 
 
@@ -80,7 +82,7 @@ def test_percentiles_are_of_the_latencies_that_were(tmp_path: Path) -> None:
 def test_no_rate_meets_a_bound_below_one_call(tmp_path: Path) -> None:
     server = run(tmp_path, asleep.open_slow, server_p99_ms=0.2)[2]
     assert (server["valid"], server["rate_per_s"], server["probes"]) == (False, None, [])
-    said = re.search(r"no rate .* p99 is at most 0\.2 ms; one call takes at least ([\d.]+) ms", server["reasons"][0])
+    said = re.search(r"no rate .* p99 of at most 0\.2 ms: one call takes at least ([\d.]+) ms", server["reasons"][0])
     assert said is not None
     assert float(said[1]) >= 0.3
 
@@ -105,7 +107,11 @@ class Judge:
         assert fields["server_target_latency_percentile"] == 0.99
         rate = fields["server_target_qps"]
         self.asked.append((rate, seconds))
-        return {"valid": rate <= self._limits[seconds], "p50_ms": 1.0, "p99_ms": 2.0, "samples_per_s": rate}
+        valid = rate <= self._limits[seconds]
+        times = {"p50_ms": 1.0, "p99_ms": 7.5, "queries": 662, "late": 1 if valid else 4}
+        # What LoadGen said of a p99 within the bound, where 4 of 662 queries were late and 1 may be.
+        reasons = [] if valid else [f"* Run unsuccessful. {rate:g} queries/s for {seconds:g} s."]
+        return {"valid": valid, "reasons": reasons, "samples_per_s": rate, **times}
 
 
 def test_queries_of_many_images_that_would_take_minutes_are_not_run() -> None:
@@ -135,13 +141,28 @@ def test_a_long_run_has_the_last_word() -> None:
     assert found["rate_per_s"] == pytest.approx(1218.75 * 0.81)
     hopeless = scenarios.search(Judge(600.0, {5.0: 1234.0, 600.0: 0.0}), 10.0, 500_000)  # type: ignore[arg-type]
     assert (hopeless["valid"], hopeless["rate_per_s"], len(hopeless["probes"])) == (False, None, 10)
+    # The last word is that of the slowest of the long runs.
+    assert hopeless["reasons"][1] == f"* Run unsuccessful. {1218.75 * 0.9**3:g} queries/s for 600 s."
 
 
 def test_rates_that_would_take_minutes_to_count_are_not_tried() -> None:
     # 9 ms a call, and no rate holds: 55, 28, 14 a second take 12, 24, 48 s for 662 queries; the next would take 95.
     judge = Judge(0.5, {0.5: 0.0})
-    assert scenarios.search(judge, 10.0, 9_000_000)["valid"] is False  # type: ignore[arg-type]
+    found = scenarios.search(judge, 10.0, 9_000_000)  # type: ignore[arg-type]
+    assert found["valid"] is False
     assert len(judge.asked) == 3
+    # Not the bound, which the p99 kept, but what LoadGen said.
+    assert found["reasons"] == [
+        "no rate was VALID. The last, 13.9 queries/s, had a p99 of 7.5 ms, and 4 of 662 queries took longer than "
+        "10.0 ms. LoadGen says of it:",
+        "* Run unsuccessful. 13.8889 queries/s for 0.5 s.",
+    ]
+    assert [probe["reasons"] for probe in found["probes"]] == [
+        [f"* Run unsuccessful. {rate:g} queries/s for 0.5 s."] for rate, _ in judge.asked
+    ]
+    slow = scenarios.search(judge, 200.0, 100_000_000)  # type: ignore[arg-type]
+    assert slow["reasons"] == ["no rate was tried: at half of the fastest, 662 queries take more than 60 s"]
+    assert slow["probes"] == []
 
 
 def log(**values: object) -> str:
@@ -173,12 +194,19 @@ def test_a_log_by_hand() -> None:
         "queries": 700,
         "samples": 700,
         "samples_per_s": 395.5,
+        "late": None,
         "p50_ms": 2.0,
         "p90_ms": 4.0,
         "p99_ms": 8.0,
         "p90_bound_ms": 4.25,
         "p99_bound_ms": 9.0,
     }
+
+
+def test_queries_that_were_late_are_counted_where_there_is_a_bound() -> None:
+    text = log(result_validity="INVALID", result_query_count=662, result_overlatency_query_count=4)
+    assert record("Server", 1, entries(text))["late"] == 4
+    assert record("Offline", 1, entries(text))["late"] is None
 
 
 def test_too_few_queries_carry_no_p99_and_the_reasons_are_given() -> None:

@@ -43,6 +43,7 @@ def test_every_file_is_compared_with_the_first(clock: Callable[[], int]) -> None
     same = {"median": 3.0, "low": 3.0, "high": 3.0}
     assert [one["times_as_fast"] for one in records["student"]] == [same, same]
     assert {one["times_as_fast"]["median"] for one in records["teacher"]} == {1.0}
+    assert versus.at(FILES, 2, 16, clock) == {name: several[1] for name, several in records.items()}
 
 
 def test_real_files_have_a_ratio(tmp_path: Path) -> None:

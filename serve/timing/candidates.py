@@ -78,9 +78,12 @@ class Bound:
 
 def open_onnx(path: Path, threads: int, device: str) -> Call:
     """An exported file in ONNX Runtime. Raises ServeError for "cuda" where it cannot be used."""
-    if device == "cpu":
-        return OnnxClassifier(path, threads, "cpu")
-    return Bound(OnnxClassifier(path, threads, "cuda"), device)
+    return as_called(OnnxClassifier(path, threads, device), device)
+
+
+def as_called(classifier: OnnxClassifier, device: str) -> Call:
+    """What is timed of a classifier on a device."""
+    return classifier if device == "cpu" else Bound(classifier, device)
 
 
 def best_device(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""How many times as fast as one exported file others are, called in turns on the CPU."""
+"""How many times as fast as one exported file others are, called in turns."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 
 from serve.model.classifier import OnnxClassifier
 from serve.timing import latency
+from serve.timing.candidates import as_called
 
 _CALLS = 60
 _FEWEST_CALLS = 10
@@ -35,7 +36,11 @@ def beside(
 
 
 def at(
-    files: Mapping[str, Path], threads: int, batch_size: int, clock: Callable[[], int] = time.perf_counter_ns
+    files: Mapping[str, Path],
+    threads: int,
+    batch_size: int,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    device: str = "cpu",
 ) -> dict[str, dict[str, Any]]:
     """All files in turns at one batch size, by the clock of the benchmark: of each a record, as plain JSON data.
 
@@ -43,7 +48,7 @@ def at(
     p50_ms            of a call
     times_as_fast     how many times as long the first of the files takes, {median, low, high}: paired by rounds, 95 %
     """
-    calls = _bound(files, batch_size, threads)
+    calls = _bound(files, batch_size, threads, device)
     samples = _samples(calls, clock)
     taken = latency.measure(calls, samples, samples // 3, clock=clock)
     reference = taken[next(iter(files))]
@@ -64,11 +69,12 @@ def _samples(calls: Mapping[str, Callable[[], object]], clock: Callable[[], int]
     return int(min(_CALLS, max(_FEWEST_CALLS, _SECONDS // max(turn_s, 1e-9))))
 
 
-def _bound(files: Mapping[str, Path], batch_size: int, threads: int) -> dict[str, Callable[[], object]]:
+def _bound(files: Mapping[str, Path], batch_size: int, threads: int, device: str) -> dict[str, Callable[[], object]]:
     """Calls of each file with noise of the size that it takes."""
     calls: dict[str, Callable[[], object]] = {}
     for name, path in files.items():
-        model = OnnxClassifier(path, threads, "cpu")
+        model = OnnxClassifier(path, threads, device)
         shape = batch_size, model.card.image_px, model.card.image_px, 3
-        calls[name] = partial(model, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+        pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        calls[name] = partial(as_called(model, device), pixels)
     return calls

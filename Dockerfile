@@ -22,4 +22,4 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=2)"]
 # SIGTERM, which docker stop sends, begins a drain of up to 30 seconds, and docker waits for 10: docker stop -t 35.
 ENTRYPOINT ["python", "-m", "serve", "run", "--host", "0.0.0.0"]
-CMD ["/models/student.onnx"]
+CMD ["/models/deployed.onnx"]

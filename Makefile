@@ -49,7 +49,7 @@ table: .venv/installed
 	python -m stages.table --pairs $(PAIRS) --methods $(METHODS) --seeds $(SEEDS) --protocol $(PROTOCOL)
 
 serve: .venv/installed
-	python -m serve run artifacts/deploy/student.onnx artifacts/deploy/teacher.onnx --samples data/prepared/test
+	python -m serve run artifacts/deploy/deployed.onnx artifacts/deploy/teacher.onnx --samples data/prepared/test
 
 docs: .venv/installed
 	python -m stages.reference

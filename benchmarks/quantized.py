@@ -8,10 +8,8 @@ Shares of operators come from ONNX Runtime's profiler, in a run of its own, sinc
 """
 
 import argparse
-import json
 import logging
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from pipeline.models.base import build
 from pipeline.system.files import write_json
 from serve import machine
 from serve.timing import latency
+from serve.timing.profiled import shares
 
 CALIBRATION_IMAGES = 64
 CONTRASTS = (("float32", "int8"), ("float32", "int8_plain"), ("int8_plain", "int8"))
@@ -85,7 +84,9 @@ def _network(arch: str, sizes: list[int], samples: int, threads: int) -> dict[st
                 "batch_size": size,
                 "candidates": {name: latency.summary(values).to_dict() for name, values in timed.items()},
                 "ratios": {f"{a} / {b}": latency.paired_ratio(timed[a], timed[b]).to_dict() for a, b in CONTRASTS},
-                "shares": {name: _shares(model, pixels[:size], threads) for name, model in models.items()},
+                "shares": {
+                    name: shares(model.SerializeToString(), pixels[:size], threads) for name, model in models.items()
+                },
             }
         )
     return {
@@ -129,26 +130,10 @@ def _plain(float32: onnx.ModelProto, drawn: np.ndarray[Any, Any]) -> onnx.ModelP
         return onnx.load(made)
 
 
-def _session(model: onnx.ModelProto, threads: int, profile: Path | None = None) -> onnxruntime.InferenceSession:
+def _session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _shares(model: onnx.ModelProto, pixels: np.ndarray[Any, Any], threads: int, calls: int = 50) -> dict[str, float]:
-    """Operator -> its share of the time that all kernels took, the largest first."""
-    with tempfile.TemporaryDirectory() as folder:
-        session = _session(model, threads, Path(folder) / "profile")
-        for _ in range(calls):
-            session.run(["probabilities"], {"pixels": pixels})
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    took: Counter[str] = Counter()
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            took[event["args"]["op_name"]] += event["dur"]
-    return {name: duration / took.total() for name, duration in took.most_common()}
 
 
 if __name__ == "__main__":

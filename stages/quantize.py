@@ -55,7 +55,7 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
             print(f"student.{name}: {verdict.reason}")
             file = folder / f"student.{name}{'' if verdict.accepted else '.refused'}.onnx"
             if judged.network is not None:
-                own = {"name": f"student_{name}", "precision": name, "metrics": _measured(scores["test"])}
+                own = {"precision": name, "metrics": _measured(scores["test"])}
                 onnx_file.write(judged.network, card | own, file)
             students[name] = {
                 "file": f"{out.name}/{file.name}",

@@ -1,6 +1,6 @@
 """The demo page in headless Chromium: for its tests, and for its picture in the docs:
 
-python -m tests.demo_page artifacts/deploy/student.onnx artifacts/deploy/teacher.onnx --samples data/prepared/test
+python -m tests.demo_page artifacts/deploy/deployed.onnx artifacts/deploy/teacher.onnx --samples data/prepared/test
 
 writes docs/demo.png. Chromium is the system's (Debian: apt install chromium); none is downloaded.
 """

@@ -5,6 +5,7 @@ logits = ((mean over H and W of pixels) / 255 - mean) / std @ weight + bias; pro
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -86,10 +87,12 @@ def build(image_px: int = 8, num_classes: int = 3, seed: int = 0) -> onnx.ModelP
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def write(path: Path, name: str = "student", image_px: int = 8, num_classes: int = 3, seed: int = 0) -> Path:
-    """Write a sound model, named after `name`, and give its path back."""
+def write(
+    path: Path, name: str = "student", image_px: int = 8, num_classes: int = 3, seed: int = 0, **changes: Any
+) -> Path:
+    """Write a sound model, named after `name`, with `changes` of its card, and give its path back."""
     labels = tuple(f"class {index}" for index in range(num_classes))
-    onnx_file.write(build(image_px, num_classes, seed), card(name, labels, image_px), path)
+    onnx_file.write(build(image_px, num_classes, seed), card(name, labels, image_px) | changes, path)
     return path
 
 

@@ -43,5 +43,5 @@ def write_int8(float32: Path, path: Path) -> Path:
     shape = (_CALIBRATION_IMAGES, card["image_px"], card["image_px"], 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     smaller = quantize.Quantizer(model, [pixels]).model()
-    onnx_file.write(smaller, card | {"name": path.stem, "precision": "int8"}, path)
+    onnx_file.write(smaller, card | {"precision": "int8"}, path)
     return path

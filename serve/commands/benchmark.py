@@ -79,7 +79,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Print tables; with --json, also write what they show, machine and versions there."""
     paths, threads, seed = arguments.models, arguments.threads, arguments.seed
     cards = [OnnxClassifier(path, device="cpu").card for path in paths]
-    names = [card.name for card in cards]
+    names = [card.full_name for card in cards]
     if len(set(names)) < len(names):
         names = [f"{name}#{position}" for position, name in enumerate(names, 1)]
     device = best_device(paths[0]) if arguments.device == "auto" else arguments.device

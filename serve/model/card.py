@@ -45,6 +45,11 @@ class Card:
     data_licence: str | None
     graph_sha256: str  # of the file up to where its card begins
 
+    @property
+    def full_name(self) -> str:
+        """The name, and behind it the precision where it is not float32: two forms of one model have one name."""
+        return self.name if self.precision == "float32" else f"{self.name}_{self.precision}"
+
     @classmethod
     def of_file(cls, content: bytes) -> "Card":
         """The card at the end of a file's bytes, once the bytes before it are those that it was written for.

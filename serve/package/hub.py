@@ -38,7 +38,7 @@ def write(folder: Path, models: Mapping[Path, Card], licence: str | None, latenc
     text = readme(models, licence, None if latency is None else _read(latency))
     with files.new_folder(folder) as aside:
         for path, card in models.items():
-            shutil.copyfile(path, aside / f"{card.name}.onnx")
+            shutil.copyfile(path, aside / f"{card.full_name}.onnx")
         labels_json = json.dumps(labels, ensure_ascii=False, indent=0)
         (aside / "labels.json").write_text(f"{labels_json}\n", encoding="utf-8")
         (aside / "README.md").write_text(text, encoding="utf-8")
@@ -82,7 +82,7 @@ def _provenance(cards: list[Card], licence: str | None) -> list[str]:
         f"- Fingerprint of the training data (SHA-256): `{first.data_sha256}`",
         f"- Fingerprint of the parameters of its training: `{first.params_sha256}`"
         + ("" if first.seed is None else f", seed {first.seed}"),
-        *(f"- `{card.name}.onnx`: SHA-256 of the network `{card.graph_sha256}`" for card in cards),
+        *(f"- `{card.full_name}.onnx`: SHA-256 of the network `{card.graph_sha256}`" for card in cards),
     ]
 
 
@@ -99,7 +99,7 @@ from PIL import Image, ImageOps
 with open("labels.json", encoding="utf-8") as file: labels = json.load(file)
 image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 pixels = numpy.asarray(ImageOps.fit(image, ({size}, {size}), Image.Resampling.BICUBIC){middle})
-scores = onnxruntime.InferenceSession("{card.name}.onnx").run(["probabilities"], {{"pixels": pixels[None]}})[0][0]
+scores = onnxruntime.InferenceSession("{card.full_name}.onnx").run(["probabilities"], {{"pixels": pixels[None]}})[0][0]
 for k in (-scores).argsort()[:3]: print(f"{{scores[k]:.3f}} {{labels[k]}}")
 """
 
@@ -109,7 +109,7 @@ def _front_matter(cards: list[Card], licence: str | None) -> str:
     tags = ["onnx", "onnxruntime", *(["knowledge-distillation"] if cards[0].method is not None else [])]
     index = [
         {
-            "name": card.name,
+            "name": card.full_name,
             "results": [
                 {
                     "task": {"type": "image-classification"},
@@ -146,7 +146,7 @@ def _table(models: Mapping[Path, Card], times: Mapping[Path, Mapping[int, float]
         top1 = card.metrics.get("top1")
         rows.append(
             [
-                f"{card.name}.onnx",
+                f"{card.full_name}.onnx",
                 card.precision,
                 f"{path.stat().st_size / 1e6:.2f}",
                 f"{card.num_parameters:,}",
@@ -172,13 +172,13 @@ def _read(path: Path) -> dict[str, Any]:
 def _times(path: Path, card: Card, latency: Mapping[str, Any]) -> dict[int, float]:
     """Batch size -> p50 in ms. Stage benchmark times student.onnx as student_onnx, `serve benchmark` as student."""
     sizes = {record["name"]: record["size_bytes"] for record in latency["candidates"]}
-    name = next((name for name in (f"{card.name}_onnx", card.name) if name in sizes), None)
+    name = next((name for name in (f"{card.full_name}_onnx", card.full_name) if name in sizes), None)
     if name is None:
-        raise ServeError(f"--latency holds no times of {card.name}, only of {', '.join(sizes)}; time {path} too.")
+        raise ServeError(f"--latency holds no times of {card.full_name}, only of {', '.join(sizes)}; time {path} too.")
     if sizes[name] != path.stat().st_size:
         raise ServeError(
-            f"--latency timed a {card.name} of {sizes[name]:,} bytes, but {path} has {path.stat().st_size:,}: it is "
-            "another file. Time it again."
+            f"--latency timed a {card.full_name} of {sizes[name]:,} bytes, but {path} has {path.stat().st_size:,}: it "
+            "is another file. Time it again."
         )
     return {batch["batch_size"]: batch["candidates"][name]["p50_ms"] for batch in latency["batches"]}
 

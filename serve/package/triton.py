@@ -43,21 +43,25 @@ class Serving:
 def write(folder: Path, models: Mapping[Path, Card], serving: Serving) -> None:
     """Write a repository with these models. It is complete the moment it is there.
 
-    Raises ModelError for a label that Triton cannot read, ServeError for a folder that holds something.
+    Raises ModelError for a label that Triton cannot read, ServeError for a folder that holds something, or for two
+    models of one name.
     """
+    names = [card.name for card in models.values()]
+    if len(set(names)) < len(names):
+        raise ServeError(f"Triton finds models by their names, but these are {', '.join(names)}; package one of each.")
     with files.new_folder(folder) as aside:
         for path, card in models.items():
             _write_model(aside / card.name, path, card, serving)
 
 
 def read_cards(paths: Sequence[Path]) -> dict[Path, Card]:
-    """The cards of models that can be served side by side. Raises ModelError, or ServeError for two of one name."""
+    """The cards of models. Raises ModelError, or ServeError for two that differ in neither name nor precision."""
     cards: dict[Path, Card] = {}
     for path in paths:
         card = OnnxClassifier(path, device="cpu").card
-        if any(card.name == other.name for other in cards.values()):
+        if any(card.full_name == other.full_name for other in cards.values()):
             raise ServeError(
-                f"{path} has the same name as a model before it, {card.name!r}; package one of them at a time."
+                f"{path} has the same name as a model before it, {card.full_name!r}; package one of them at a time."
             )
         cards[path] = card
     return cards

@@ -12,9 +12,10 @@ import onnxruntime  # type: ignore[import-untyped]
 
 from serve.model import devices
 from serve.model.classifier import Floats, OnnxClassifier, Pixels
+from serve.model.devices import Device
 
 Call = Callable[[Pixels], object]
-Make = Callable[[Path, int, str], Call]
+Make = Callable[[Path, int, Device], Call]
 """(file, threads, device "cpu" or "cuda") -> what answers; a function of a module, so that a new process finds it."""
 
 _FORMATS = {"cpu": "int8", "cuda": "fp16"}
@@ -30,7 +31,7 @@ class Candidate:
     images: Pixels  # (M, H, W, 3) to draw batches from
     make: Make
     threads: int = 1
-    device: str = "cpu"
+    device: Device = "cpu"
 
     def open(self) -> Call:
         """Load it in this process."""
@@ -76,7 +77,7 @@ class Bound:
         return value, binding
 
 
-def open_onnx(path: Path, threads: int, device: str) -> Call:
+def open_onnx(path: Path, threads: int, device: Device) -> Call:
     """An exported file in ONNX Runtime. Raises ServeError for "cuda" where it cannot be used."""
     return as_called(OnnxClassifier(path, threads, device), device)
 
@@ -86,7 +87,7 @@ def as_called(classifier: OnnxClassifier, device: str) -> Call:
     return classifier if device == "cpu" else Bound(classifier, device)
 
 
-def best_device(path: Path) -> str:
+def best_device(path: Path) -> Device:
     """The GPU ("cuda") if ONNX Runtime really runs the file there, else "cpu": a session knows, a list does not."""
     return "cuda" if OnnxClassifier(path).provider == devices.CUDA else "cpu"
 

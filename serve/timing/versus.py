@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from serve.model.classifier import OnnxClassifier
+from serve.model.classifier import OnnxClassifier, Pixels
+from serve.model.devices import Device
 from serve.timing import latency
 from serve.timing.candidates import as_called
 
@@ -40,7 +41,7 @@ def at(
     threads: int,
     batch_size: int,
     clock: Callable[[], int] = time.perf_counter_ns,
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> dict[str, dict[str, Any]]:
     """All files in turns at one batch size, by the clock of the benchmark: of each a record, as plain JSON data.
 
@@ -69,12 +70,15 @@ def _samples(calls: Mapping[str, Callable[[], object]], clock: Callable[[], int]
     return int(min(_CALLS, max(_FEWEST_CALLS, _SECONDS // max(turn_s, 1e-9))))
 
 
-def _bound(files: Mapping[str, Path], batch_size: int, threads: int, device: str) -> dict[str, Callable[[], object]]:
+def _bound(files: Mapping[str, Path], batch_size: int, threads: int, device: Device) -> dict[str, Callable[[], object]]:
     """Calls of each file with noise of the size that it takes."""
     calls: dict[str, Callable[[], object]] = {}
     for name, path in files.items():
         model = OnnxClassifier(path, threads, device)
-        shape = batch_size, model.card.image_px, model.card.image_px, 3
-        pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        calls[name] = partial(as_called(model, device), pixels)
+        calls[name] = partial(as_called(model, device), noise(batch_size, model.card.image_px))
     return calls
+
+
+def noise(batch_size: int, image_px: int) -> Pixels:
+    """Pixels (B, image_px, image_px, 3) to call a network with."""
+    return np.random.default_rng(0).integers(0, 256, (batch_size, image_px, image_px, 3), dtype=np.uint8)

@@ -332,7 +332,7 @@ def test_an_accepted_student_is_deployed(model: onnx.ModelProto, tmp_path: Path)
         True,
     )
     card = OnnxClassifier(path, device="cpu").card
-    assert (card.name, card.precision) == ("student_int8", "int8")
+    assert (card.name, card.precision) == ("student", "int8")
     assert card.metrics["top1"] == int8["test"]["top1"]
     against = int8["against_teacher"]
     assert against["difference"] == pytest.approx(int8["test"]["top1"] - 50)

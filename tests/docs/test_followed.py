@@ -37,7 +37,7 @@ ELSEWHERE = {
 OTHER_PAGES = {"docs/serving.md": ("docs/test_serving.py", "pages.follow(LINES")}
 """Pages that another test follows."""
 SHORTER = {
-    "benchmark artifacts/deploy/student.onnx artifacts/deploy/teacher.onnx": "benchmark tiny/1.onnx tiny/2.onnx",
+    "benchmark artifacts/deploy/deployed.onnx artifacts/deploy/teacher.onnx": "benchmark tiny/1.onnx tiny/2.onnx",
     "--loadgen 5": "--loadgen 0.02",
     "--cold-starts 3": "--cold-starts 1",
 }

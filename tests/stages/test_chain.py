@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages, _ = toy.repro(folder)
     students = {f"{stage}@{method}-0" for stage in ("distill", "evaluate") for method in METHODS}
     others = {"prepare", "train_teacher", "teach", "cut_student", "evaluate_teacher", "compare", "energy_maps"}
-    others |= {"choose", "export", "quantize", "benchmark"}
+    others |= {"choose", "export", "quantize", "ship", "benchmark"}
     assert stages - REPORT == others | students
     return folder
 
@@ -62,7 +62,7 @@ def test_every_artefact_is_there(finished: Path) -> None:
             assert len((folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()) > 1, name
         assert np.load(folder / "logits.npy").shape == (100, 100)
         assert list((folder / "plots").rglob("*.tsv"))
-    for name in ("student.onnx", "teacher.onnx", "parity.json", "quantization.json", "latency.json"):
+    for name in ("student.onnx", "teacher.onnx", "deployed.onnx", "parity.json", "quantization.json", "latency.json"):
         assert (finished / "artifacts/deploy" / name).is_file(), name
     for name in ("latency.csv", "throughput.csv"):
         assert len((finished / "artifacts/deploy/plots" / name).read_text().splitlines()) > 4, name
@@ -130,8 +130,12 @@ def test_each_student_in_fewer_bits_stands_under_a_name_that_says_the_verdict(fi
         verdict = "" if student["accepted"] else ".refused"
         assert student["file"] == f"quantized/student.{name}{verdict}.onnx"
         classifier = OnnxClassifier(finished / "artifacts/deploy" / student["file"])
-        assert (classifier.card.name, classifier.card.precision) == (f"student_{name}", name)
+        assert (classifier.card.name, classifier.card.precision) == ("student", name)
         np.testing.assert_allclose(classifier(images).sum(1), 1, rtol=1e-5)
+    deployed = json.loads((finished / "artifacts/deploy/deployed.json").read_text(encoding="utf-8"))
+    assert deployed["file"] in [it["file"] for it in record["students"].values() if it["accepted"]]
+    deploy = finished / "artifacts/deploy"
+    assert (deploy / "deployed.onnx").read_bytes() == (deploy / deployed["file"]).read_bytes()
     files = [path.name for path in (finished / "artifacts/deploy/quantized").iterdir()]
     assert sorted(files) == sorted(Path(record["students"][name]["file"]).name for name in ("int8", "fp16"))
 
@@ -157,6 +161,8 @@ def test_a_second_run_does_nothing_and_changes_no_byte(project: Path) -> None:
         ("deploy.max_probability_error", 2e-4, {"export"}),
         ("deploy.max_drop", 1.0, {"quantize"}),
         ("quantize.images", 64, {"quantize"}),
+        ("deploy.batch_size", 2, {"ship"}),
+        ("deploy.prefer", "size", {"ship"}),
         ("benchmark.samples", 71, {"benchmark"}),
         ("evaluate.seed", 1, {"evaluate_teacher", "evaluate@vanilla-0", "evaluate@kd-0", "compare", "quantize"}),
         # choose, compare and energy_maps read which methods there are.
@@ -202,7 +208,7 @@ def test_a_setting_of_one_method_reruns_that_method_alone_and_is_undone_without_
 
 
 def test_the_best_student_ships_by_itself_and_another_one_runs_what_lies_behind_it(project: Path) -> None:
-    behind = {"export", "quantize", "benchmark"}
+    behind = {"export", "quantize", "ship", "benchmark"}
     assert after(project, {"deploy.method": "vanilla"}) == {"choose", "energy_maps"} | behind
     # Either vanilla is the best one too, or DVC remembers what it made of the other.
     assert after(project, {"deploy.method": "best", "deploy.seed": "best"}) == {"choose", "energy_maps"}
@@ -239,12 +245,21 @@ def test_another_teacher_needs_other_students_of_the_same_data(project: Path) ->
 def test_a_student_cut_from_its_teacher_is_trained_deployed_and_served(project: Path) -> None:
     cut = {"arch": "pruned", "pretrained": False, "pruned": {"share_of_macs": 0.5, "round_to": 4}}
     stages = after(project, {"student": cut})
-    assert {"cut_student", "distill@kd-0", "evaluate@kd-0", "choose", "export", "quantize", "benchmark"} <= stages
+    assert {
+        "cut_student",
+        "distill@kd-0",
+        "evaluate@kd-0",
+        "choose",
+        "export",
+        "quantize",
+        "ship",
+        "benchmark",
+    } <= stages
     assert not {"prepare", "train_teacher", "teach"} & stages
     record = json.loads((project / "artifacts/deploy/quantization.json").read_text(encoding="utf-8"))
     images = np.load(project / "data/prepared/test/images.npy")[:3]
     teacher = OnnxClassifier(project / "artifacts/deploy/teacher.onnx")
-    for file in ("student.onnx", record["students"]["int8"]["file"]):
+    for file in ("student.onnx", "deployed.onnx", record["students"]["int8"]["file"]):
         student = OnnxClassifier(project / "artifacts/deploy" / file)
         assert student.card.arch == "resnet14 pruned"
         assert student.card.macs <= teacher.card.macs / 2

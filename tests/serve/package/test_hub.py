@@ -36,7 +36,7 @@ def models(tmp_path: Path) -> list[Path]:
     smaller = {"precision": "int8", "metrics": {"top1": 48.25, "top5": 99.5}}
     return [
         write(tmp_path / "student.onnx", "student", data_licence="CC BY 4.0"),
-        write(tmp_path / "student.int8.onnx", "student_int8", **smaller),
+        write(tmp_path / "student.int8.onnx", "student", **smaller),
     ]
 
 

@@ -107,10 +107,12 @@ def test_nothing_is_left_behind_by_what_cannot_be_written(
     (full / "mine").touch()
     twin = tmp_path / "twin.onnx"
     twin.write_bytes(models[0].read_bytes())
+    int8 = tiny_onnx.write(tmp_path / "int8.onnx", precision="int8")
     target = tmp_path / "repository"
     for argv, complaint in (
         ([models[0], broken, "--triton", target], "broken.onnx is not a usable Pupil model"),
         ([models[0], twin, "--triton", target], "twin.onnx has the same name as a model before it, 'student'"),
+        ([models[0], int8, "--triton", target], "but these are student, student; package one of each"),
         ([models[0], "--triton", full], "full exists already and is not an empty folder"),
         ([models[0], "--triton", full / "mine" / "below"], "could not be written"),
         ([models[0]], "Nothing to write"),
@@ -123,7 +125,7 @@ def test_nothing_is_left_behind_by_what_cannot_be_written(
         assert error.count("\n") == 1
         assert not target.exists()
     assert {path.name for path in tmp_path.iterdir()} == {
-        *(path.name for path in (*models, broken, full, twin)),
+        *(path.name for path in (*models, broken, full, twin, int8)),
     }
 
 

@@ -29,7 +29,7 @@ PIPELINE = (
 SERVE = (("commands",), ("http", "load", "package"), ("timing",), ("model",))
 HTTP_AND_PACKAGE_KNOW = {"model"}
 # ONNX Runtime is what quantises, and what says how well; nothing else of the library needs it.
-QUANTISES = {"pipeline.deployment.quantize", "pipeline.deployment.gate"}
+QUANTISES = {f"pipeline.deployment.{name}" for name in ("quantize", "gate", "judge", "search")}
 
 
 PROGRAM = """

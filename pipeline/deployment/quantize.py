@@ -75,6 +75,7 @@ class Quantizer:
         signed: for TensorRT: signed symmetric activations too, of the inputs of convolutions, products and sums alone.
 
     Attributes:
+        float32: what is quantised: `model`, rewritten for integers.
         nodes: those that are quantised, by name: their weight's name, or their operator.
 
     Raises ParamsError where `exclude` names what is not there.
@@ -83,10 +84,10 @@ class Quantizer:
     def __init__(
         self, model: onnx.ModelProto, batches: Iterable[NDArray[np.uint8]], settings: Quantize, signed: bool = False
     ) -> None:
-        self._model = model if signed else integer_graph.rewritten(model)
+        self.float32 = model if signed else integer_graph.rewritten(model)
         self._settings, self._signed = settings, signed
         self._operators = [*_COMPUTES, *([] if signed else _PASSES_ON)]
-        nodes = list(self._model.graph.node)
+        nodes = list(self.float32.graph.node)
         for name in settings.exclude:
             known = [node.name for node in model.graph.node]
             if name not in known:
@@ -107,7 +108,7 @@ class Quantizer:
     def model(self, only: str | None = None) -> onnx.ModelProto:
         """The quantised network; with `only`, one in float32 but for that node and the activation behind it."""
         copy = onnx.ModelProto()
-        copy.CopyFrom(self._model)
+        copy.CopyFrom(self.float32)
         quantizer = quantization.QDQQuantizer(
             copy,
             per_channel=True,
@@ -127,7 +128,7 @@ class Quantizer:
         return made
 
     def _with_activation(self, name: str) -> list[str]:
-        nodes = self._model.graph.node
+        nodes = self.float32.graph.node
         outputs = {output for node in nodes if node.name == name for output in node.output}
         behind = [node.name for node in nodes if node.op_type in ("Relu", "Clip") and node.input[0] in outputs]
         return [name, *behind]
@@ -145,7 +146,7 @@ class Quantizer:
         return {
             # Logits as they come out of the sums, in 32 bits.
             "OpTypesToExcludeOutputQuantization": ["Gemm"],
-            "TensorQuantOverrides": {integer_graph.PIXELS: whole} if integer_graph.takes_pixels(self._model) else {},
+            "TensorQuantOverrides": {integer_graph.PIXELS: whole} if integer_graph.takes_pixels(self.float32) else {},
         }
 
     def _calibrate(self, batches: Iterable[NDArray[np.uint8]]) -> Any:
@@ -156,7 +157,7 @@ class Quantizer:
         # Its histograms announce themselves on standard output.
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             path = Path(folder) / "model.onnx"
-            onnx.save(self._model, path)
+            onnx.save(self.float32, path)
             calibrator = quantization.create_calibrator(
                 path,
                 self._operators,

@@ -20,10 +20,13 @@ from pipeline.system.scratch import replacing_folder
 from stages import _run
 
 
-def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, record: Path) -> None:
+def quantize(
+    params: Path, student: Path, teacher: Path, data: Path, out: Path, record: Path, distilled: Path | None = None
+) -> None:
     """Write the students into the folder `out`, with .refused in the name of each that is, and why to `record`.
 
-    `teacher` is its logits.npy, to say how far each student lies from it on the test split.
+    `teacher` is its logits.npy, to say how far each student lies from it on the test split. `distilled` is the folder
+    of stage distill_int8.
     """
     everything = parameters.load(params)
     settings, max_drop = everything.quantize, everything.deploy.max_drop
@@ -51,6 +54,7 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
         quantizers["int8_signed"] = quantizing.Quantizer(model, batches, settings, signed=True)
     made: dict[str, onnx.ModelProto] = {name: quantizer.model() for name, quantizer in quantizers.items()}
     made["fp16"] = quantizing.half(model)
+    made["int8"], how = quantizing.distilled_or(made["int8"], distilled)
     students: dict[str, Any] = {
         "float32": {
             "file": student.name,
@@ -73,10 +77,11 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
             print(f"student.{name}: {reason}")
             results = scored(logits if verdict.drop_points is not None else None)
             file = folder / f"student.{name}{'' if verdict.accepted else '.refused'}.onnx"
-            own = {"name": f"student_{name}", "precision": name, "metrics": _measured(results["test"])}
+            own = {"name": f"student_{name}", "precision": name, "metrics": gate.measured(results["test"])}
             onnx_file.write(smaller, card | own, file)
             students[name] = {
                 "file": f"{out.name}/{file.name}",
+                **({"how": how} if name == "int8" else {}),
                 "accepted": verdict.accepted,
                 "reason": reason,
                 "drop_points": verdict.drop_points,
@@ -89,11 +94,6 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     print(f"deployed on CPUs: {deployed}")
     judged = {"max_drop": max_drop, "val_seen_in_training": seen, "deployed": deployed, "students": students}
     write_json(record, judged)
-
-
-def _measured(scores: dict[str, float | None] | None) -> dict[str, float]:
-    """Scores that are numbers, as a card holds them."""
-    return {name: value for name, value in (scores or {}).items() if value is not None}
 
 
 if __name__ == "__main__":

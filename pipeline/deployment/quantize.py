@@ -23,11 +23,12 @@ from onnxruntime import quantization
 from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
 
 from pipeline.data.arrays import Split
-from pipeline.deployment import integer_graph
+from pipeline.deployment import integer_graph, onnx_file
 from pipeline.settings.deployment import Quantize
 from pipeline.system.errors import ParamsError
 from pipeline.system.registry import nearest
 
+INT8 = "student.int8.onnx"
 _CALIBRATION_BATCH = 32
 _COMPUTES = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul")
 # Those that pass on bytes as well as floats: in float they would stand between two that do not.
@@ -188,6 +189,13 @@ def half(model: onnx.ModelProto) -> onnx.ModelProto:
     made.graph.node.append(softmax)
     made.graph.output.insert(0, probabilities)
     return made
+
+
+def distilled_or(model: onnx.ModelProto, folder: Path | None) -> tuple[onnx.ModelProto, str]:
+    """The int8 student that stage distill_int8 left in its folder, or `model` where it left none; and how it came."""
+    if folder is None or not (folder / INT8).exists():
+        return model, "post-training"
+    return onnx_file.read(folder / INT8)[0], "distilled"
 
 
 class OneBatch(quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -25,7 +25,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16  # type: i
 from pipeline.data.arrays import Split
 from pipeline.deployment import integer_graph, onnx_file
 from pipeline.settings.deployment import Quantize
-from pipeline.system.errors import ParamsError
+from pipeline.system.errors import ParamsError, PupilError
 from pipeline.system.registry import nearest
 
 INT8 = "student.int8.onnx"
@@ -79,7 +79,7 @@ class Quantizer:
         float32: what is quantised: `model`, rewritten for integers.
         nodes: those that are quantised, by name: their weight's name, or their operator.
 
-    Raises ParamsError where `exclude` names what is not there.
+    Raises ParamsError where `exclude` names what is not there, and PupilError where a tensor is not finite.
     """
 
     def __init__(
@@ -167,10 +167,26 @@ class Quantizer:
                 providers=["CPUExecutionProvider"],
                 extra_options=options,
             )
-            for batch in batches:
-                # Batch by batch: the histograms hold every tensor of all that is handed over at once.
-                calibrator.collect_data(OneBatch(batch))
-            return calibrator.compute_data()
+            try:
+                for batch in batches:
+                    # Batch by batch: the histograms hold every tensor of all that is handed over at once.
+                    calibrator.collect_data(OneBatch(batch))
+                ranges = calibrator.compute_data()
+            except ValueError as error:  # what numpy says of a histogram without ends
+                if "not finite" not in str(error):
+                    raise
+                raise _not_finite("a tensor") from error
+        for name, found in ranges.items():
+            if not np.isfinite(found.range_value).all():
+                raise _not_finite(f"tensor {name}")
+        return ranges
+
+
+def _not_finite(what: str) -> PupilError:
+    return PupilError(
+        f"{what} of student.onnx is not finite for some calibration images, so that no range of bytes holds it. The "
+        "student's own answers are broken there: look at its scores, and train it with a lower distill.train.lr."
+    )
 
 
 def half(model: onnx.ModelProto) -> onnx.ModelProto:

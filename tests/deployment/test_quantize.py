@@ -177,6 +177,17 @@ def test_an_unknown_node_is_named(model: onnx.ModelProto) -> None:
         quantizer(model, exclude=(f"{name}x",))
 
 
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_a_network_that_is_not_finite_is_refused(model: onnx.ModelProto, method: str) -> None:
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    bias = next(t for t in broken.graph.initializer if t.name.endswith("conv1.bias"))
+    values = np.full(bias.dims, np.nan, np.float32)
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    with pytest.raises(PupilError, match=r"of student.onnx is not finite for some calibration images"):
+        quantizer(broken, method=method)
+
+
 def test_half_precision_agrees_and_its_probabilities_sum_to_one(model: onnx.ModelProto, tmp_path: Path) -> None:
     path = tmp_path / "student.fp16.onnx"
     card = export.make_card("student_fp16", header("resnet8"), {}) | SIZES | {"precision": "fp16"}

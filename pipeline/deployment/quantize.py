@@ -10,6 +10,7 @@ file. Nagel et al., "A White Paper on Neural Network Quantization", arXiv:2106.0
 import contextlib
 import io
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -156,7 +157,13 @@ class Quantizer:
         if self._settings.method == "percentile":
             options["percentile"] = self._settings.percentile
         # Its histograms announce themselves on standard output.
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            # Said below, with the tensor's name.
+            warnings.filterwarnings("ignore", message="All-NaN", category=RuntimeWarning)
             path = Path(folder) / "model.onnx"
             onnx.save(self.float32, path)
             calibrator = quantization.create_calibrator(

@@ -86,7 +86,7 @@ class Quantize(Section):
     images: Annotated[int, Field(ge=1)] = 512
     """Number of calibration images, drawn from the train split. If it has fewer, all of them are used."""
     seed: Seed = 0
-    """Seed by which the calibration images are drawn."""
+    """Seed by which the calibration images are drawn, and for `train` the order and the views of the images."""
     exclude: Distinct[str] = ()
     """Names of the nodes of student.onnx that stay in float32. If a student is refused, the message names the nodes
     that do most damage."""

@@ -74,10 +74,10 @@ class Range(nn.Module):
 
     def now(self, slower: float = 1.0) -> tuple[Tensor, Tensor]:
         """The scale, above 0, and the zero point, a whole number in [0, 255]; gradients arrive times `slower`."""
-        scale = _slowed(self.step, slower).abs()
+        scale = slowed(self.step, slower).abs()
         if self.low is None:
             return scale, torch.zeros_like(scale)
-        z = (-_BYTE * _slowed(self.low, slower) / scale).clamp(0, _BYTE)
+        z = (-_BYTE * slowed(self.low, slower) / scale).clamp(0, _BYTE)
         return scale, z + (z.round() - z).detach()
 
     def forward(self, value: Value) -> Scaled:
@@ -89,7 +89,7 @@ class Range(nn.Module):
         return Scaled(steps(t, z), scale)
 
 
-def _slowed(parameter: Tensor, factor: float) -> Tensor:
+def slowed(parameter: Tensor, factor: float) -> Tensor:
     """The same number, whose gradient is multiplied on its way back."""
     if not torch.is_grad_enabled():
         return parameter

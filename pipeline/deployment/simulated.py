@@ -20,9 +20,18 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from pipeline.deployment.fake_quantisation import Range, Scaled, bias_in_steps, least_step, plain, weight_in_steps
+from pipeline.deployment.fake_quantisation import (
+    Range,
+    Scaled,
+    bias_in_steps,
+    least_step,
+    plain,
+    slowed,
+    weight_in_steps,
+)
 from pipeline.deployment.operators import OPERATORS
 
+_WHITE = 255
 _LIMITS = (64, 127)
 """Largest weight in seven bits, and in eight."""
 _SUFFIX = "_quantized"
@@ -61,6 +70,13 @@ class Simulated(nn.Module):
                 self._hold(node, before)
             elif node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
                 self._tie(node)
+        # Bytes as they are, and not about 1 as other inputs: their weights are 255 times smaller, so that a step of
+        # training, from gradients 255 times larger, would be 255 * 255 times as large beside them.
+        self._of_pixels = {
+            node.input[1]
+            for node in self._nodes
+            if node.op_type == "Conv" and node.input[0] in self._steps_of and not self._learns(node.input[0])
+        }
         for name, value in self._constants.items():
             if value.dtype in (np.float32, np.uint8):
                 floats = torch.from_numpy(value.astype(np.float32))
@@ -155,8 +171,14 @@ class Simulated(nn.Module):
             for bias, x_scale in self._biases_of.get(node.output[0], ())
         ]
         weight, scales = self.weights[_key(node.input[0])], self._constants[node.input[1]]
+        if node.output[0] in self._of_pixels:
+            weight = slowed(weight, _WHITE**-2)
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1) if scales.size > 1 else None
         return weight_in_steps(weight, axis, self._limit, torch.stack(least).amax(0) if least else None)
+
+    def _learns(self, x: str) -> bool:
+        """Whether a tensor that is counted in steps is so by a range that is learned."""
+        return _key(self._steps_of[x]) in self.ranges
 
     def _range(self, name: str) -> Range:
         return cast(Range, self.ranges[_key(name)])

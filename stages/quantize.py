@@ -17,10 +17,13 @@ from pipeline.system.scratch import replacing_folder
 from stages import _run
 
 
-def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, record: Path) -> None:
+def quantize(
+    params: Path, student: Path, teacher: Path, data: Path, out: Path, record: Path, distilled: Path | None = None
+) -> None:
     """Write the students into the folder `out`, with .refused in the name of each that is, and why to `record`.
 
-    `teacher` is its logits.npy, to say how far each student lies from it on the test split.
+    `teacher` is its logits.npy, to say how far each student lies from it on the test split. `distilled` is the folder
+    of stage distill_int8.
     """
     everything = parameters.load(params)
     settings, max_drop = everything.quantize, everything.deploy.max_drop
@@ -30,11 +33,17 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
     judge = Judge(model, data, data_card, card["image_px"], max_drop, said.argmax(1), bootstrap)
     batches, search = quantizing.calibration(judge.train, settings), Search(judge)
 
+    def int8() -> Judged:
+        trained = quantizing.distilled(distilled)
+        if trained is not None and (judged := judge.judge(trained)).verdict.accepted:
+            return judged
+        return search.run(model, batches, settings)
+
     def int8_signed() -> Judged:
-        way = search.way or "minmax"
+        way = search.way or settings.way
         return judge.judge(quantizing.Quantizer(model, batches, way, settings.reduce_range, signed=True).model())
 
-    makers: dict[str, Callable[[], Judged]] = {"int8": lambda: search.run(model, batches, settings)}
+    makers: dict[str, Callable[[], Judged]] = {"int8": int8}
     if settings.tensorrt:
         makers["int8_signed"] = int8_signed
     makers["fp16"] = lambda: judge.judge(quantizing.half(model))
@@ -55,7 +64,7 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
             print(f"student.{name}: {verdict.reason}")
             file = folder / f"student.{name}{'' if verdict.accepted else '.refused'}.onnx"
             if judged.network is not None:
-                own = {"precision": name, "metrics": _measured(scores["test"])}
+                own = {"precision": name, "metrics": gate.measured(scores["test"])}
                 onnx_file.write(judged.network, card | own, file)
             students[name] = {
                 "file": f"{out.name}/{file.name}",
@@ -66,17 +75,13 @@ def quantize(params: Path, student: Path, teacher: Path, data: Path, out: Path, 
                 **scores,
                 "size_bytes": None if judged.network is None else file.stat().st_size,
             }
-    students["int8"] |= {"tried": search.to_dict(), "nodes": search.nodes}
+    how = "distilled" if search.way is None else "post-training"
+    students["int8"] |= {"how": how, "tried": search.to_dict(), "nodes": search.nodes}
     if search.nodes:
         print(f"int8: {gate.name_worst(search.nodes)}")
     write_json(
         record, {"max_drop": max_drop, "val_seen_in_training": data_card.train_includes_val, "students": students}
     )
-
-
-def _measured(scores: dict[str, float | None] | None) -> dict[str, float]:
-    """Scores that are numbers, as a card holds them."""
-    return {name: value for name, value in (scores or {}).items() if value is not None}
 
 
 if __name__ == "__main__":

@@ -81,6 +81,11 @@ def scores(logits: Tensor, float32: Tensor, labels: Tensor) -> dict[str, float |
     return own | {"float32_agreement": agreement, "sqnr_db": sqnr_db(float32, logits)}
 
 
+def measured(scores: dict[str, float | None] | None) -> dict[str, float]:
+    """Scores that are numbers, as a card holds them."""
+    return {name: value for name, value in (scores or {}).items() if value is not None}
+
+
 def sqnr_db(float32: Tensor, logits: Tensor) -> float | None:
     """Signal to quantisation noise of logits (N, K) in dB; None where there is no noise."""
     signal, noise = float32.double().square().sum(), (float32.double() - logits.double()).square().sum()

@@ -10,6 +10,7 @@ file. Nagel et al., "A White Paper on Neural Network Quantization", arXiv:2106.0
 import contextlib
 import io
 import tempfile
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -23,9 +24,11 @@ from onnxruntime import quantization
 from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
 
 from pipeline.data.arrays import Split
-from pipeline.deployment import integer_graph
+from pipeline.deployment import integer_graph, onnx_file
 from pipeline.settings.deployment import Quantize
+from pipeline.system.errors import PupilError
 
+INT8 = "student.int8.onnx"
 _CALIBRATION_BATCH = 32
 _COMPUTES = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul")
 # Those that pass on bytes as well as floats: in float they would stand between two that do not.
@@ -77,7 +80,10 @@ class Quantizer:
         signed: for TensorRT: signed symmetric activations too, of the inputs of convolutions, products and sums alone.
 
     Attributes:
+        float32: what is quantised: `model`, rewritten for integers.
         nodes: those that are quantised, by name: their weight's name, or their operator.
+
+    Raises PupilError where a tensor is not finite.
     """
 
     def __init__(
@@ -88,11 +94,11 @@ class Quantizer:
         reduce_range: bool | None = None,
         signed: bool = False,
     ) -> None:
-        self._model = model if signed else integer_graph.rewritten(model)
+        self.float32 = model if signed else integer_graph.rewritten(model)
         self.way, self._signed = way, signed
         self._reduce_range = overflows() if reduce_range is None else reduce_range
         self._operators = [*_COMPUTES, *([] if signed else _PASSES_ON)]
-        nodes = list(self._model.graph.node)
+        nodes = list(self.float32.graph.node)
         # Eight bits of the normalised pixels would be fewer than eight bits of the pixels.
         self._normalisation = [node.name for node in integer_graph.normalisation(nodes)]
         weights = {node.name: name for node in model.graph.node for name in node.input[1:2] if "weight" in name}
@@ -109,7 +115,7 @@ class Quantizer:
         With `only`, one in float32 but for that node and the activation behind it.
         """
         copy = onnx.ModelProto()
-        copy.CopyFrom(self._model)
+        copy.CopyFrom(self.float32)
         quantizer = quantization.QDQQuantizer(
             copy,
             per_channel=True,
@@ -129,7 +135,7 @@ class Quantizer:
         return made
 
     def _with_activation(self, name: str) -> list[str]:
-        nodes = self._model.graph.node
+        nodes = self.float32.graph.node
         outputs = {output for node in nodes if node.name == name for output in node.output}
         behind = [node.name for node in nodes if node.op_type in ("Relu", "Clip") and node.input[0] in outputs]
         return [name, *behind]
@@ -147,7 +153,7 @@ class Quantizer:
         return {
             # Logits as they come out of the sums, in 32 bits.
             "OpTypesToExcludeOutputQuantization": ["Gemm"],
-            "TensorQuantOverrides": {integer_graph.PIXELS: whole} if integer_graph.takes_pixels(self._model) else {},
+            "TensorQuantOverrides": {integer_graph.PIXELS: whole} if integer_graph.takes_pixels(self.float32) else {},
         }
 
     def _calibrate(self, batches: Iterable[NDArray[np.uint8]]) -> Any:
@@ -155,9 +161,15 @@ class Quantizer:
         method, of_method = WAYS[self.way]
         options = of_method if self.way == "minmax" else {"symmetric": self._signed, **of_method}
         # Its histograms announce themselves on standard output.
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            # Said below, with the tensor's name.
+            warnings.filterwarnings("ignore", message="All-NaN", category=RuntimeWarning)
             path = Path(folder) / "model.onnx"
-            onnx.save(self._model, path)
+            onnx.save(self.float32, path)
             calibrator = quantization.create_calibrator(
                 path,
                 self._operators,
@@ -166,10 +178,26 @@ class Quantizer:
                 providers=["CPUExecutionProvider"],
                 extra_options=options,
             )
-            for batch in batches:
-                # Batch by batch: the histograms hold every tensor of all that is handed over at once.
-                calibrator.collect_data(OneBatch(batch))
-            return calibrator.compute_data()
+            try:
+                for batch in batches:
+                    # Batch by batch: the histograms hold every tensor of all that is handed over at once.
+                    calibrator.collect_data(OneBatch(batch))
+                ranges = calibrator.compute_data()
+            except ValueError as error:  # what numpy says of a histogram without ends
+                if "not finite" not in str(error):
+                    raise
+                raise _not_finite("a tensor") from error
+        for name, found in ranges.items():
+            if not np.isfinite(found.range_value).all():
+                raise _not_finite(f"tensor {name}")
+        return ranges
+
+
+def _not_finite(what: str) -> PupilError:
+    return PupilError(
+        f"{what} of student.onnx is not finite for some calibration images, so that no range of bytes holds it. The "
+        "student's own answers are broken there: look at its scores, and train it with a lower distill.train.lr."
+    )
 
 
 def half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -196,6 +224,11 @@ def _drop_repeated(graph: onnx.GraphProto) -> None:
     once = {node.SerializeToString(deterministic=True): node for node in graph.node}
     del graph.node[:]
     graph.node.extend(once.values())
+
+
+def distilled(folder: Path | None) -> onnx.ModelProto | None:
+    """The int8 student that stage distill_int8 left in its folder; None where it left none."""
+    return onnx_file.read(folder / INT8)[0] if folder is not None and (folder / INT8).exists() else None
 
 
 class OneBatch(quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.settings.section import Distinct, Positive, Section, Seed, SeedOrBest, SomeDistinct
+from pipeline.settings.training import Train
 
 
 class Evaluate(Section):
@@ -41,6 +42,45 @@ class Deploy(Section):
     """`size` ships the smallest accepted file instead. With `speed`, the smaller of two equally fast files ships."""
 
 
+class TrainInt8(Section):
+    """Distillation of the student in eight bits (stage distill_int8): see docs/quantization.md."""
+
+    epochs: Positive = 4
+    """Number of passes over the training images."""
+    batch_size: Positive = 64
+    """Number of images in one training step."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Highest learning rate. It falls to 0 along half a cosine. A tenth to a hundredth of `distill.train.lr` is right,
+    because the network is trained already and has no batch normalisation any more."""
+    teacher: Literal["teacher", "student"] = "teacher"
+    """Whom the int8 student learns from: the pair's teacher, or the student itself in float32 (`student`), which gives
+    back what the rounding took and also works with a teacher of other classes."""
+    ce_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the cross-entropy with the labels."""
+    kl_weight: Annotated[float, Field(ge=0)] = 0.9
+    """Weight of the divergence between the softened predictions."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Temperature by which both predictions are softened."""
+    unlabelled_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of every batch that are images of `data.unlabelled`, as in `distill.train`."""
+
+    @property
+    def recipe(self) -> Train:
+        """The same as a training. Without weight decay: a weight that no normalisation follows is no longer free."""
+        own = self.model_dump(include={"epochs", "batch_size", "lr", "unlabelled_share"})
+        # bf16 would round sums that are integers.
+        return Train(**own, schedule="cosine", weight_decay=0, precision="fp32")
+
+    @model_validator(mode="after")
+    def _teaches_something(self) -> "TrainInt8":
+        if self.ce_weight == 0 and self.kl_weight == 0:
+            raise ValueError("ce_weight and kl_weight are both 0, so that nothing would be learnt; raise one of them")
+        if self.unlabelled_share and self.kl_weight == 0:
+            raise ValueError("images without labels teach by kl_weight alone; raise it, or set unlabelled_share to 0")
+        _ = self.recipe  # which refuses batches that cannot be divided
+        return self
+
+
 class Quantize(Section):
     """How the exported student is converted to 8-bit integers and to half precision (stage quantize)."""
 
@@ -52,13 +92,20 @@ class Quantize(Section):
     images: Annotated[int, Field(ge=1)] = 512
     """Number of calibration images, drawn from the train split. If it has fewer, all of them are used."""
     seed: Seed = 0
-    """Seed by which the calibration images are drawn."""
+    """Seed by which the calibration images are drawn, and for `train` the order and the views of the images."""
     reduce_range: bool | None = None
     """Whether weights are quantised to 7 bits, for x86 processors without VNNI, whose sums of 8-bit products overflow.
     null: if the processor that quantises is one of them. Set it to true if another one will serve the student."""
+    train: TrainInt8 | None = None
+    """How student.int8.onnx is trained further, in its own arithmetic (stage distill_int8). null: it is not."""
     tensorrt: bool = False
     """Whether to write student.int8_signed.onnx too, with the signed and symmetric integers that TensorRT needs. It is
     slow on a CPU."""
+
+    @property
+    def way(self) -> str:
+        """How ranges are found where nothing is searched for."""
+        return "minmax" if self.method == "auto" else self.method
 
 
 class LoadGen(Section):

@@ -55,11 +55,13 @@ class Params(Section):
                 "Students learn from images without labels by distill.train.unlabelled_share"
             )
         share = self.distill.train.unlabelled_share
-        if share and self.data.unlabelled is None:
-            raise ValueError(
-                f"distill.train.unlabelled_share is {share:g}, but data.unlabelled is null; set it to the folder of "
-                "the images without labels, or the share to 0"
-            )
+        in_eight_bits = self.quantize.train.unlabelled_share if self.quantize.train else 0
+        for key, wanted in (("distill.train", share), ("quantize.train", in_eight_bits)):
+            if wanted and self.data.unlabelled is None:
+                raise ValueError(
+                    f"{key}.unlabelled_share is {wanted:g}, but data.unlabelled is null; set it to the folder of the "
+                    "images without labels, or the share to 0"
+                )
         if share and self.teach.cache:
             raise ValueError(
                 "teach.cache keeps what the teacher says of the training images, but by "

@@ -174,6 +174,17 @@ def test_an_excluded_node_computes_in_float(model: onnx.ModelProto) -> None:
         assert sqnr(model, made) > 20
 
 
+@pytest.mark.parametrize("way", ["minmax", "percentile"])
+def test_a_network_that_is_not_finite_is_refused(model: onnx.ModelProto, way: str) -> None:
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    bias = next(t for t in broken.graph.initializer if t.name.endswith("conv1.bias"))
+    values = np.full(bias.dims, np.nan, np.float32)
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    with pytest.raises(PupilError, match=r"of student.onnx is not finite for some calibration images"):
+        quantizer(broken, way)
+
+
 def test_half_precision_agrees_and_its_probabilities_sum_to_one(model: onnx.ModelProto, tmp_path: Path) -> None:
     path = tmp_path / "student.fp16.onnx"
     card = export.make_card("student_fp16", header("resnet8"), {}) | SIZES | {"precision": "fp16"}

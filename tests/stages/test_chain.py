@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages, _ = toy.repro(folder)
     students = {f"{stage}@{method}-0" for stage in ("distill", "evaluate") for method in METHODS}
     others = {"prepare", "train_teacher", "teach", "cut_student", "evaluate_teacher", "compare", "energy_maps"}
-    others |= {"choose", "export", "quantize", "ship", "benchmark"}
+    others |= {"choose", "export", "distill_int8", "quantize", "ship", "benchmark"}
     assert stages - REPORT == others | students
     return folder
 
@@ -160,7 +160,8 @@ def test_a_second_run_does_nothing_and_changes_no_byte(project: Path) -> None:
     [
         ("deploy.max_probability_error", 2e-4, {"export"}),
         ("deploy.max_drop", 1.0, {"quantize"}),
-        ("quantize.images", 64, {"quantize"}),
+        ("quantize.images", 64, {"distill_int8", "quantize"}),
+        ("quantize.train", {"epochs": 1}, {"distill_int8", "quantize"}),
         ("deploy.batch_size", 2, {"ship"}),
         ("deploy.prefer", "size", {"ship"}),
         ("benchmark.samples", 71, {"benchmark"}),
@@ -202,13 +203,13 @@ def test_a_setting_of_deployment_retrains_nothing_and_the_same_weights_export_to
 def test_a_setting_of_one_method_reruns_that_method_alone_and_is_undone_without_training(project: Path) -> None:
     before = toy.contents(project)
     changed = after(project, {"distill.methods.kd.temperature": 2.0}, "evaluate", "benchmark")
-    assert changed == {"distill@kd-0", "evaluate@kd-0", "choose", "export", "quantize", "benchmark"}
+    assert changed == {"distill@kd-0", "evaluate@kd-0", "choose", "export", "distill_int8", "quantize", "benchmark"}
     assert after(project, {"distill.methods.kd.temperature": 4.0}, "evaluate", "benchmark") == set()
     assert toy.contents(project) == before
 
 
 def test_the_best_student_ships_by_itself_and_another_one_runs_what_lies_behind_it(project: Path) -> None:
-    behind = {"export", "quantize", "ship", "benchmark"}
+    behind = {"export", "distill_int8", "quantize", "ship", "benchmark"}
     assert after(project, {"deploy.method": "vanilla"}) == {"choose", "energy_maps"} | behind
     # Either vanilla is the best one too, or DVC remembers what it made of the other.
     assert after(project, {"deploy.method": "best", "deploy.seed": "best"}) == {"choose", "energy_maps"}
@@ -225,6 +226,17 @@ def test_the_best_student_ships_by_itself_and_another_one_runs_what_lies_behind_
     }
     assert (chosen / "model.safetensors").read_bytes() == (students / best / "0/model.safetensors").read_bytes()
     assert f"The student (resnet8 by {best}, " in (project / "report/RESULTS.md").read_text()
+
+
+def test_an_int8_student_that_is_trained_further_ships_and_trains_no_other(project: Path) -> None:
+    stages = after(project, {"quantize.train": {"epochs": 1, "batch_size": 32}, "deploy.max_drop": 100})
+    assert {"distill_int8", "quantize", "ship"} <= stages <= {"distill_int8", "quantize", "ship", "benchmark"}
+    distilled = json.loads((project / "artifacts/deploy/distilled/record.json").read_text(encoding="utf-8"))
+    assert distilled["distilled"]
+    assert distilled["simulation"]["of_allowed"] <= 1
+    record = json.loads((project / "artifacts/deploy/quantization.json").read_text(encoding="utf-8"))
+    assert record["students"]["int8"]["how"] == "distilled"
+    assert list((project / ".resume").iterdir()) == []
 
 
 def test_a_new_method_or_seed_trains_that_alone(project: Path) -> None:

@@ -1,0 +1,123 @@
+"""Numbers in eight bits, simulated in floats that gradients pass.
+
+    q = sat(rne(x / s) + z),  y = (q - z) s        rne rounds half to even; sat to [0, 255], of weights to [-L, L]
+
+Behind the rounding, gradients go on as if nothing had been rounded. What lies beyond the range passes its own to the
+end of the range: dy/ds is rne(x/s) - x/s within, and low - z or high - z beyond. x is divided by s, not multiplied by
+1 / s, which rounds some ties otherwise.
+
+Esser et al., "Learned Step Size Quantization", ICLR 2020; Bhalgat et al., "LSQ+", CVPR Workshops 2020, for z.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_BYTE = 255
+_INT32 = 2**31 - 1
+_MARGIN = 1.0001
+"""By which ONNX Runtime's quantiser keeps biases below the largest 32-bit integer."""
+
+
+class Scaled(NamedTuple):
+    """A tensor counted in steps: whole * scale."""
+
+    whole: Tensor
+    """Integers q - z, in float32."""
+    scale: Tensor
+    """The size of a step: one number, or what broadcasts with `whole`."""
+
+
+Value = Tensor | Scaled
+
+
+def plain(value: Value) -> Tensor:
+    """The floats that a value stands for."""
+    return value.whole * value.scale if isinstance(value, Scaled) else value
+
+
+class _Rounding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, z: Tensor, low: int, high: int) -> Tensor:
+        raw = t.round().add_(z)
+        ctx.save_for_backward((raw >= low) & (raw <= high))
+        return raw.clamp_(low, high).sub_(z)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        (gradient,), (inside,) = gradients, ctx.saved_tensors
+        within = gradient * inside
+        return within, within.sum() - gradient.sum() if ctx.needs_input_grad[1] else None, None, None
+
+
+def steps(t: Tensor, z: Tensor, low: int = 0, high: int = _BYTE) -> Tensor:
+    """q - z of t = x / s: whole steps from the zero point z, a scalar tensor, within the bytes [low, high]."""
+    made: Tensor = _Rounding.apply(t, z, low, high)  # type: ignore[no-untyped-call]
+    return made
+
+
+class Range(nn.Module):
+    """Scale and zero point of one tensor's bytes, learned.
+
+    A zero point of 0 stays: it is what is left of a ReLU, which a quantised network has no longer. Otherwise the lower
+    end of the range is learned too. Gradients are those of LSQ, times 1 / sqrt(255 N) for N values of one image.
+    """
+
+    def __init__(self, scale: float, zero_point: int) -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor(scale, dtype=torch.float32))
+        # In the unit of the step, so that both ends of a range move alike.
+        low = torch.tensor(-zero_point * scale / _BYTE, dtype=torch.float32)
+        self.low = nn.Parameter(low) if zero_point else None
+
+    def now(self, slower: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The scale, above 0, and the zero point, a whole number in [0, 255]; gradients arrive times `slower`."""
+        scale = slowed(self.step, slower).abs()
+        if self.low is None:
+            return scale, torch.zeros_like(scale)
+        z = (-_BYTE * slowed(self.low, slower) / scale).clamp(0, _BYTE)
+        return scale, z + (z.round() - z).detach()
+
+    def forward(self, value: Value) -> Scaled:
+        """In bytes, counted from the zero point."""
+        values = (value.whole if isinstance(value, Scaled) else value)[0].numel()
+        scale, z = self.now(1 / math.sqrt(_BYTE * values))
+        # One product of integers and a number: what the integer kernels round.
+        t = value.whole * (value.scale / scale) if isinstance(value, Scaled) else value / scale
+        return Scaled(steps(t, z), scale)
+
+
+def slowed(parameter: Tensor, factor: float) -> Tensor:
+    """The same number, whose gradient is multiplied on its way back."""
+    if not torch.is_grad_enabled():
+        return parameter
+    same = parameter.view_as(parameter)
+    same.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
+    return same
+
+
+def weight_in_steps(weight: Tensor, axis: int | None, limit: int, least: Tensor | None) -> Scaled:
+    """A weight in [-limit, limit], by its largest value, of every channel along `axis` or (None) of all.
+
+    `least` (C,) is the smallest step that its biases allow. No gradient passes the scale.
+    """
+    with torch.no_grad():
+        largest = weight.abs().amax([at for at in range(weight.dim()) if at != axis], keepdim=True)
+        scale = largest / limit
+        scale = torch.where(scale < torch.finfo(torch.float32).tiny, 1, scale)
+        if least is not None:
+            scale = torch.maximum(scale, least.view_as(scale))
+    return Scaled(steps(weight / scale, torch.zeros_like(scale), -limit, limit), scale)
+
+
+def least_step(bias: Tensor, x_scale: Tensor) -> Tensor:
+    """The smallest step (C,) of a weight with which its bias (C,) fits into 32 bits of x_scale steps of x."""
+    return (_MARGIN * bias.detach().double().abs() / _INT32 / x_scale.detach().double()).float()
+
+
+def bias_in_steps(bias: Tensor, scale: Tensor) -> Tensor:
+    """bias (C,) in whole steps of scale, as the integer kernel adds it; the gradient passes the rounding."""
+    t = bias.double() / scale.detach().double()
+    return (t + (t.round() - t).detach()).clamp(-_INT32 - 1, _INT32).float()

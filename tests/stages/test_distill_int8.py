@@ -80,7 +80,9 @@ def test_the_distilled_file_computes_what_was_trained_and_is_what_quantize_judge
     assert (record["distilled"], record["teacher"], record["shipped_epoch"]) == (True, teacher, 2)
     assert record["simulation"]["of_allowed"] <= 1
     history = json.loads((tmp_path / "out/history.json").read_text(encoding="utf-8"))
-    assert history["epochs"][1]["train"]["kl"] < history["epochs"][0]["train"]["kl"]
+    first, last = (epoch["train"]["kl"] for epoch in history["epochs"])
+    # From itself it differs by rounding alone, from the first step on.
+    assert last < first if teacher == "teacher" else last < 1e-3
     assert not (tmp_path / "resume.safetensors").exists()
     judged, record_file = tmp_path / "quantized", tmp_path / "quantization.json"
     files = [project / name for name in ("student.onnx", "logits.npy", "data")]

@@ -30,9 +30,8 @@ def shares(content: bytes, pixels: Pixels, threads: int, calls: int = _CALLS) ->
     return {name: duration / took.total() for name, duration in took.most_common()}
 
 
-def outside_integers(of_operators: dict[str, float]) -> str:
-    """What of `shares` is not computed in integers, in words: a whole, and the operators that are worth a word."""
-    others = {name: share for name, share in of_operators.items() if not name.startswith(("QLinear", "QGemm"))}
-    named = ", ".join(f"{name} {100 * share:.0f} %" for name, share in others.items() if share >= _NAMED)
-    whole = f"{100 * sum(others.values()):.0f} % of its time outside of integer arithmetic"
-    return f"{whole} ({named})" if named else whole
+def told(of_operators: dict[str, float]) -> str:
+    """`shares` in words: the operators that are worth one, and how much is not computed in integers."""
+    named = ", ".join(f"{name} {100 * share:.0f} %" for name, share in of_operators.items() if share >= _NAMED)
+    outside = sum(share for name, share in of_operators.items() if not name.startswith(("QLinear", "QGemm")))
+    return f"{named}; {100 * outside:.0f} % of it is not in integers"

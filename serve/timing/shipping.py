@@ -4,7 +4,7 @@
 it. `deployed.json` says which file it is and why:
 
     file               below the folder, such as quantized/student.int8.onnx
-    reason             one sentence, with the operators that make int8 slow where it is slower than the file that ships
+    reason             one sentence, and what the time of int8 goes into where it is slower than the file that ships
     prefer, batch_size, threads, device, machine
                        what was asked for, and where it was measured
     candidates         by file: size_bytes, and `versus.at`'s record, times_as_fast as the smallest file
@@ -21,9 +21,8 @@ from serve import files, json_file, machine
 from serve.errors import ServeError
 from serve.model.card import Card
 from serve.model.devices import Device
-from serve.timing import versus
+from serve.timing import profiled, versus
 from serve.timing.candidates import best_device, usable
-from serve.timing.profiled import outside_integers, shares
 
 Prefer = Literal["speed", "size"]
 STUDENT, DEPLOYED, MANIFEST = "student.onnx", "deployed.onnx", "deployed.json"
@@ -57,7 +56,7 @@ def ship(folder: Path, wish: Wish, clock: Callable[[], int] = time.perf_counter_
     if device == "cpu" and INT8 in by_file and records[file]["p50_ms"] < records[INT8]["p50_ms"]:
         content = by_file[INT8].read_bytes()
         pixels = versus.noise(wish.batch_size, Card.of_file(content).image_px)
-        reason += f"; {INT8} spends {outside_integers(shares(content, pixels, wish.threads))}"
+        reason += f"; the time of {INT8} goes into {profiled.told(profiled.shares(content, pixels, wish.threads))}"
     manifest = {
         "file": file,
         "reason": reason,

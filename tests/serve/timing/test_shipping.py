@@ -9,8 +9,7 @@ import pytest
 from serve.__main__ import main
 from serve.errors import ServeError
 from serve.model.classifier import OnnxClassifier
-from serve.timing import shipping, versus
-from serve.timing.profiled import outside_integers, shares
+from serve.timing import profiled, shipping, versus
 from tests import tiny_onnx
 from tests.serve.timing.test_latency import Clock
 
@@ -53,7 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
             1.6,
             "speed",
             "student.onnx",
-            f"it is 1.25 times as fast [1.25, 1.25] as {INT8}, the smallest file; {INT8} spends ",
+            f"it is 1.25 times as fast [1.25, 1.25] as {INT8}, the smallest file; the time of {INT8} goes into ",
         ),
         (1.6, "size", INT8, "it is the smallest file, as asked for"),
     ],
@@ -75,13 +74,13 @@ def test_the_fastest_file_ships_and_of_equals_the_smaller(
     assert f"deployed.onnx is {file}: {manifest['reason']}." in shipping.told(manifest)
 
 
-def test_the_operators_that_are_no_integers_are_named(deploy: Path) -> None:
-    of_operators = shares((deploy / "student.onnx").read_bytes(), versus.noise(2, 8), threads=1, calls=3)
+def test_what_the_time_goes_into_is_named(deploy: Path) -> None:
+    of_operators = profiled.shares((deploy / "student.onnx").read_bytes(), versus.noise(2, 8), threads=1, calls=3)
     assert sum(of_operators.values()) == pytest.approx(1)
     assert "Softmax" in of_operators
     made_up = {"QLinearConv": 0.5, "HardSwish": 0.3, "QuantizeLinear": 0.17, "Softmax": 0.02, "QGemm": 0.01}
-    assert outside_integers(made_up) == (
-        "49 % of its time outside of integer arithmetic (HardSwish 30 %, QuantizeLinear 17 %)"
+    assert (
+        profiled.told(made_up) == "QLinearConv 50 %, HardSwish 30 %, QuantizeLinear 17 %; 49 % of it is not in integers"
     )
 
 

@@ -5,7 +5,9 @@
 The teacher is the ResNet-56 of setting (a). Its students are ResNet-20, and the teacher itself with channels or blocks
 taken out, down to the multiply-accumulates of ResNet-20. All train on the real CIFAR-100 by the same short schedule. A
 tenth of train is validation, which the published teacher has seen. At the end all are exported and called in turns with
-the teacher. The finished ones stay in the folder --work: the same command goes on from there, within an epoch too.
+the teacher. The finished ones stay in the folder --work: the same command goes on from there, within an epoch too. Rows
+that --out has already are kept, so that several machines, or one in several nights, can make one table: their times are
+multiples of the teacher's in the same run.
 """
 
 import argparse
@@ -74,6 +76,9 @@ def main() -> None:
     assert len(rows) == len(set(wanted)), f"the rows are {', '.join(name for name, *_ in ROWS)}"
     load, work = machine.load_average(), arguments.work
     data, teacher = work / "data", work / "teacher"
+    earlier = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+    known = {(row["row"], row["epochs"]): row for row in earlier.get("rows", [])}
+    rows = [row for row in rows if (row[0], row[4]) not in known]
     for name, student, method, lr, epochs in rows:
         settings = _settings(arguments.weights, arguments.cifar100, student, method, lr, epochs)
         _table_run.prepare(settings, data)
@@ -92,10 +97,13 @@ def main() -> None:
             "batch_size": 64,
             "teacher": _measured(teacher),
             "rows": [
-                {"row": name, "method": method, "lr": lr, "epochs": epochs, **student, **_measured(networks[name])}
-                for name, student, method, lr, epochs in rows
+                *known.values(),
+                *(
+                    {"row": name, "method": method, "lr": lr, "epochs": epochs, **student, **_measured(networks[name])}
+                    for name, student, method, lr, epochs in rows
+                ),
             ],
-            "latency": _latency(networks, work),
+            "latency": earlier.get("latency", {}) | _latency(networks, work),
         },
     )
 

@@ -303,12 +303,15 @@ def test_the_nodes_around_the_damage_are_found(fragile: onnx.ModelProto) -> None
     assert nodes[1]["sqnr_db"] + 6 < nodes[2]["sqnr_db"]
 
 
-def prepared(folder: Path, labels: np.ndarray, seeds: tuple[int, int, int] = (0, 1, 2)) -> Path:
+def prepared(
+    folder: Path, labels: np.ndarray, seeds: tuple[int, int, int] = (0, 1, 2), image_px: int = tiny.IMAGE_PX
+) -> Path:
     """A prepared data set of three splits of 64 images, and float32's own answers as labels of validation and test."""
-    card = tiny.card().model_copy(update={"counts": dict.fromkeys(("train", "val", "test"), 64)})
+    counts = dict.fromkeys(("train", "val", "test"), 64)
+    card = tiny.card(image_px=image_px).model_copy(update={"counts": counts})
     for name, seed in zip(card.counts, seeds, strict=True):
         (folder / name).mkdir(parents=True)
-        np.save(folder / name / "images.npy", tiny.split(64, seed=seed).images)
+        np.save(folder / name / "images.npy", tiny.split(64, image_px, seed=seed).images)
         np.save(folder / name / "labels.npy", labels)
     (folder / "card.json").write_text(card.model_dump_json())
     return folder
@@ -403,6 +406,28 @@ def test_the_best_ranges_are_taken_and_the_search_ends_in_time(model: onnx.Model
     hours = itertools.count(step=0.4 * search.SECONDS)
     cut, judged = searched(lambda: next(hours))
     assert (len(cut.trials), judged.verdict.accepted) == (3, True)
+
+
+def test_a_depthwise_network_keeps_at_least_as_many_answers_as_by_plain_ranges(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network_ = build(spec_of("timm/mobilenetv4_conv_small_050", tiny.CLASSES, 32))
+    for module in network_.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+    images = tiny.split(64, image_px=32)
+    for _ in range(10):
+        network_.train()(tiny.normalized(torch.from_numpy(images.images)))
+    float32, _ = onnx_file.read(trial.write(network_, 32, 20, tmp_path / "float32.onnx"))
+    answers = gate.predict(float32, tiny.split(64, image_px=32, seed=1), 64).argmax(1).numpy()
+    card = cards.load(prepared(tmp_path / "data", answers, image_px=32))
+    judge = Judge(float32, tmp_path / "data", card, 32, 3, answers, Bootstrap(100, 0))
+    found = search.Search(judge)
+    judged = found.run(float32, [images.images], Quantize())
+    assert judged.verdict.accepted
+    plain, *others = found.trials
+    assert len(others) == len(quantize.WAYS) - 1
+    assert max(it.rank() for it in others) > plain.rank()
 
 
 @pytest.mark.parametrize("broken", ["make", "run"])

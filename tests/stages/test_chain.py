@@ -143,10 +143,11 @@ def test_each_student_in_fewer_bits_stands_under_a_name_that_says_the_verdict(fi
 def test_the_exported_files_can_be_timed(finished: Path) -> None:
     files = [f"artifacts/deploy/{name}.onnx" for name in ("student", "teacher")]
     table = toy.run(finished, "python", "-m", "serve", "benchmark", *files, "--samples", "70")
-    latencies, ratios = table.strip().split("\n\n")
+    latencies, ratios, pauses = table.strip().split("\n\n")
     words = [line.split()[0] for line in latencies.splitlines()]
     assert words[-5:] == ["candidate", "student", "teacher", "student", "teacher"]
     assert "teacher / student" in ratios
+    assert {line.split()[0] for line in pauses.splitlines()[-2:]} == {"student", "teacher"}
 
 
 def test_a_second_run_does_nothing_and_changes_no_byte(project: Path) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks import provenance
-from benchmarks.pair import CLASSES, IMAGE_PX, NORMALIZATION
+from benchmarks.pair import CLASSES, IMAGE_PX
 from pipeline.deployment import trial
 from pipeline.models import checkpoint
 from pipeline.models.base import build
@@ -84,18 +84,7 @@ def _candidates(archs: dict[str, str], folder: Path) -> list[Candidate]:
     for name, arch in archs.items():
         torch.manual_seed(0)
         network = build({"arch": arch, "num_classes": CLASSES})
-        header = checkpoint.Header(
-            model=dict(network.spec),
-            labels=tuple(map(str, range(CLASSES))),
-            image_px=IMAGE_PX,
-            normalization=NORMALIZATION,
-            method=None,
-            seed=None,
-            params_sha256="0" * 64,
-            data_sha256="0" * 64,
-            licence=None,
-        )
-        checkpoint.save(network, header, folder / f"{name}.safetensors")
+        checkpoint.save(network, trial.header(network, IMAGE_PX), folder / f"{name}.safetensors")
         exported = trial.write(network, IMAGE_PX, OPSET, folder / f"{name}.onnx")
         in_onnx.append(Candidate(f"{name}_onnx", exported, images, open_onnx))
         in_torch.append(Candidate(f"{name}_torch", folder / f"{name}.safetensors", images, open_torch))

@@ -56,8 +56,9 @@ def distill_int8(
     seed = settings.quantize.seed
     torch.manual_seed(seed)
     seen = data_card.model_copy(update={"image_px": image_px})
-    network, header = checkpoint.load(teacher if asked.teacher == "teacher" else weights)
-    taught_by = Teacher(network, header.normalization, data_card.image_px if asked.teacher == "teacher" else image_px)
+    source, source_px = (teacher, data_card.image_px) if asked.teacher == "teacher" else (weights, image_px)
+    network, header = checkpoint.load(source)
+    taught_by = Teacher(network, header.normalization, source_px)
     simulated = Simulated(start, quantizer.float32)
     on_images = eight_bits.OnImages(simulated, data_card.normalization, f"{card['arch']} in eight bits")
     objective = eight_bits.Method(asked, on_images, taught_by, seen)
@@ -65,7 +66,7 @@ def distill_int8(
         "quantize": settings.quantize.model_dump(),
         "augment": settings.augment.model_dump(),
         "start_sha256": hashlib.sha256(start.SerializeToString(deterministic=True)).hexdigest(),
-        "teacher_sha256": sha256(teacher if asked.teacher == "teacher" else weights),
+        "teacher_sha256": sha256(source),
         "data": data_card.sha256,
     }
     state, more = Resume(resume, run_key(facts, "torch")), asked.unlabelled_share > 0

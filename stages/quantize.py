@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.data import card as cards
 from pipeline.deployment import gate, onnx_file
 from pipeline.deployment import quantize as quantizing
-from pipeline.deployment.judge import Judge, Judged
+from pipeline.deployment.judge import Judge, Judged, made
 from pipeline.deployment.search import Search
 from pipeline.evaluation import logits_file
 from pipeline.evaluation.comparison import Bootstrap
@@ -59,7 +59,7 @@ def quantize(
     }
     with replacing_folder(out) as folder:
         for name, make in makers.items():
-            judged = judge.made(make)
+            judged = made(make)
             verdict, scores = judged.verdict, judge.scores(judged)
             print(f"student.{name}: {verdict.reason}")
             file = folder / f"student.{name}{'' if verdict.accepted else '.refused'}.onnx"

@@ -17,7 +17,6 @@ from pipeline.data.card import DataCard
 from pipeline.deployment.simulated import Simulated
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Output, Teacher
-from pipeline.distillation.blocks import soft_kl
 from pipeline.models.base import Classifier
 from pipeline.settings.data import Normalization
 from pipeline.settings.deployment import TrainInt8
@@ -74,11 +73,8 @@ class Method(base.Method):
         """As any method, but for the features that the student has none of."""
         seen = self.seen(batch.images)
         logits: Tensor = self.student(seen)
-        c, terms = self.config, {}
-        if c.ce_weight:
-            terms["ce"] = c.ce_weight * base.cross_entropy(logits, batch)
-        if c.kl_weight:
+        taught = None
+        if self.config.kl_weight:
             # The student itself in float32 sees what the student sees.
-            images = seen if self._teacher_px == self._image_px else batch.images
-            terms["kl"] = c.kl_weight * soft_kl(logits, self.teach(images).logits, c.temperature)
-        return Output(logits, terms)
+            taught = self.teach(seen if self._teacher_px == self._image_px else batch.images).logits
+        return Output(logits, self.logit_terms(logits, taught, batch))

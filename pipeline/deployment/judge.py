@@ -18,7 +18,7 @@ from pipeline.deployment import gate
 from pipeline.evaluation import metrics
 from pipeline.evaluation.comparison import Bootstrap
 
-NOT_SCORED: dict[str, Any] = {"val": None, "test": None, "against_teacher": None}
+_NOT_SCORED: dict[str, Any] = {"val": None, "test": None, "against_teacher": None}
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,6 @@ class Judge:
         verdict = gate.decide(self.on_val, on_val, labels, self._max_drop, on_train, self._seen)
         return Judged(network, verdict, on_val)
 
-    def made(self, make: Callable[[], Judged]) -> Judged:
-        """What `make` returns; where the network cannot be made or run, a refusal that says why.
-
-        Nothing that is optional stops the pipeline: other students are judged all the same.
-        """
-        try:
-            return make()
-        except Exception as error:  # converters and ONNX Runtime raise kinds of their own, and plain ones
-            why = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
-            return Judged(None, gate.Verdict(False, f"refused: it could not be made or run ({why})", None), None)
-
     def float32_scores(self) -> dict[str, Any]:
         """As `scores`, of float32 itself."""
         return self._scores(self.on_val, self._on_test)
@@ -90,7 +79,7 @@ class Judge:
     def scores(self, judged: Judged) -> dict[str, Any]:
         """On val and test as `gate.scores`, and test top-1 against the teacher's; each None where there are none."""
         if judged.network is None or judged.on_val is None or judged.verdict.drop_points is None:
-            return NOT_SCORED
+            return _NOT_SCORED
         return self._scores(judged.on_val, gate.predict(judged.network, self._test, self.batch_size))
 
     def _scores(self, on_val: Tensor, on_test: Tensor) -> dict[str, Any]:
@@ -100,6 +89,18 @@ class Judge:
             "test": gate.scores(on_test, self._on_test, _labels(self._test)),
             "against_teacher": self._bootstrap.difference(right, self._taught),
         }
+
+
+def made(make: Callable[[], Judged]) -> Judged:
+    """What `make` returns; where the network cannot be made or run, a refusal that says why.
+
+    Nothing that is optional stops the pipeline: other students are judged all the same.
+    """
+    try:
+        return make()
+    except Exception as error:  # converters and ONNX Runtime raise kinds of their own, and plain ones
+        why = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
+        return Judged(None, gate.Verdict(False, f"refused: it could not be made or run ({why})", None), None)
 
 
 def _labels(split: Split) -> Tensor:

@@ -14,8 +14,7 @@ from torch.nn import functional
 
 from pipeline.deployment import moves, products
 from pipeline.deployment.fake_quantisation import Scaled, Value, plain
-
-Attributes = Mapping[str, Any]
+from pipeline.deployment.moves import Attributes
 
 
 def _moving(move: Callable[[Tensor, Sequence[Any], Attributes], Any]) -> Callable[[Sequence[Any], Attributes], Any]:

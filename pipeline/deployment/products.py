@@ -6,15 +6,15 @@ The sums of integers are exact in float32 up to 2^24, and their scale is handed 
 them in 32 bits, so that what is rounded behind them is the same number.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.deployment.fake_quantisation import Scaled, Value, bias_in_steps, plain
+from pipeline.deployment.moves import Attributes
 
-Attributes = Mapping[str, Any]
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d}
 
 

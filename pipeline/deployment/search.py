@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.deployment import gate
 from pipeline.deployment.judge import Judge, Judged
@@ -56,20 +57,21 @@ class Search:
     """A search for one network, to be run once.
 
     Attributes:
-        way: the one of `quantize.WAYS` that was taken; None before.
+        way: the one of `quantize.WAYS` that was taken; None where nothing was searched for.
         trials: all of them, in order.
         nodes: what each node does alone, as `gate.damage` says; empty unless the gate refused the best ranges.
     """
 
     def __init__(self, judge: Judge, clock: Callable[[], float] = time.monotonic) -> None:
         self._judge, self._clock, self._started = judge, clock, clock()
-        self._some = gate.spread(len(judge.val))
+        self._some = torch.from_numpy(gate.spread(len(judge.val)))
         self.way: str | None = None
         self.trials: list[Trial] = []
         self.nodes: list[dict[str, Any]] = []
 
     def run(self, model: onnx.ModelProto, batches: Sequence[NDArray[np.uint8]], settings: Quantize) -> Judged:
         """The network in integers that was found. With another method than `auto`, no node stays in float32."""
+        self.way = settings.way  # should the first trial fail
         quantizer, made = self._ranges(model, batches, settings)
         self.way = quantizer.way
         judged = self._judge.judge(made)
@@ -90,7 +92,8 @@ class Search:
         for way in self._in_time(WAYS if settings.method == "auto" else [settings.method]):
             quantizer = Quantizer(model, batches, way, settings.reduce_range)
             made = quantizer.model()
-            trial = self._try(way, 0, made)
+            logits = gate.predict(made, self._judge.val, self._judge.batch_size, self._some.numpy())
+            trial = self._note(way, 0, logits)
             if found is None or trial.rank() > found[0].rank():
                 found = trial, quantizer, made
         assert found is not None, "the first way is tried whatever the time"
@@ -101,15 +104,16 @@ class Search:
         noisy = [node["node"] for node in self.nodes if node["sqnr_db"] is not None]
         counts = [2**power for power in range(len(noisy).bit_length()) if 2**power <= len(noisy) / 2]
         for count in self._in_time(counts):
-            fewer = quantizer.model(in_float32=noisy[:count])
-            self._try(quantizer.way, count, fewer)
-            if (again := self._judge.judge(fewer)).verdict.accepted:
+            again = self._judge.judge(quantizer.model(in_float32=noisy[:count]))
+            assert again.on_val is not None, "a network that was made has answers"
+            self._note(quantizer.way, count, again.on_val[self._some])
+            if again.verdict.accepted:
                 return again
         return judged
 
-    def _try(self, ranges: str, in_float32: int, made: onnx.ModelProto) -> Trial:
-        logits = gate.predict(made, self._judge.val, self._judge.batch_size, self._some)
-        expected = self._judge.on_val[torch.from_numpy(self._some)]
+    def _note(self, ranges: str, in_float32: int, logits: Tensor) -> Trial:
+        """Keep and print what logits on some of the validation split say of a network."""
+        expected = self._judge.on_val[self._some]
         # Logits that are no numbers agree with nothing.
         agreement = metrics.agreement(logits, expected)["top1_agreement"] if logits.isfinite().all() else 0.0
         trial = Trial(ranges, in_float32, agreement, gate.sqnr_db(expected, logits))

@@ -14,9 +14,9 @@ _CALIBRATION_IMAGES = 16
 _PLAIN = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
-def write(network: Classifier, image_px: int, opset: int, path: Path) -> Path:
-    """Export it as it would be deployed, but for its training, and leave it in eval mode; the path back."""
-    header = Header(
+def header(network: Classifier, image_px: int) -> Header:
+    """Of a checkpoint of a network that nobody trained, on no data, with numbers as class names."""
+    return Header(
         model=dict(network.spec),
         labels=tuple(map(str, range(network.spec["num_classes"]))),
         image_px=image_px,
@@ -27,7 +27,11 @@ def write(network: Classifier, image_px: int, opset: int, path: Path) -> Path:
         data_sha256="0" * 64,
         licence=None,
     )
-    write_onnx(Servable(network, _PLAIN), make_card(path.stem, header, {}), path, opset)
+
+
+def write(network: Classifier, image_px: int, opset: int, path: Path) -> Path:
+    """Export it as it would be deployed, but for its training, and leave it in eval mode; the path back."""
+    write_onnx(Servable(network, _PLAIN), make_card(path.stem, header(network, image_px), {}), path, opset)
     return path
 
 

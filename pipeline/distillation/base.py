@@ -273,12 +273,16 @@ class Method(nn.Module):
 
     def terms(self, s: Features, t: Any, batch: Batch) -> dict[str, Tensor]:
         """Named, weighted scalars whose sum is the loss; `t` is None for a method without a teacher."""
+        return self.logit_terms(s.logits, t.logits if t is not None and self.config.kl_weight else None, batch)
+
+    def logit_terms(self, z_s: Tensor, z_t: Tensor | None, batch: Batch) -> dict[str, Tensor]:
+        """The two terms of logits (B, K); `z_t` is None where no teacher's are compared."""
         c = self.config
         terms = {}
         if c.ce_weight:
-            terms["ce"] = c.ce_weight * cross_entropy(s.logits, batch)
-        if t is not None and c.kl_weight:
-            terms["kl"] = c.kl_weight * soft_kl(s.logits, t.logits, c.temperature)
+            terms["ce"] = c.ce_weight * cross_entropy(z_s, batch)
+        if z_t is not None:
+            terms["kl"] = c.kl_weight * soft_kl(z_s, z_t, c.temperature)
         return terms
 
     def observe(self, batches: Iterable[Tensor], images: int) -> dict[str, Any]:

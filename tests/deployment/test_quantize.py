@@ -40,14 +40,16 @@ CULPRITS = ("model.blocks.0.conv1.weight", "model.blocks.0.conv2.weight")
 
 
 def network(arch: str) -> Classifier:
+    return uneven(tiny.network(arch), next(tiny.feed(64).eval_batches(64))[0], 30)
+
+
+def uneven(model: Classifier, images: torch.Tensor, rounds: int) -> Classifier:
     """With the BN statistics of real activations, and gains and offsets that differ from channel to channel."""
-    model = tiny.network(arch)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
-    images, _ = next(tiny.feed(64).eval_batches(64))
-    for _ in range(30):
+    for _ in range(rounds):
         model.train()(images)
     return model.eval()
 
@@ -411,13 +413,8 @@ def test_the_best_ranges_are_taken_and_the_search_ends_in_time(model: onnx.Model
 def test_a_depthwise_network_keeps_at_least_as_many_answers_as_by_plain_ranges(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network_ = build(spec_of("timm/mobilenetv4_conv_small_050", tiny.CLASSES, 32))
-    for module in network_.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.3)
     images = tiny.split(64, image_px=32)
-    for _ in range(10):
-        network_.train()(tiny.normalized(torch.from_numpy(images.images)))
+    uneven(network_, tiny.normalized(torch.from_numpy(images.images)), 10)
     float32, _ = onnx_file.read(trial.write(network_, 32, 20, tmp_path / "float32.onnx"))
     answers = gate.predict(float32, tiny.split(64, image_px=32, seed=1), 64).argmax(1).numpy()
     card = cards.load(prepared(tmp_path / "data", answers, image_px=32))
@@ -451,6 +448,17 @@ def test_a_file_that_cannot_be_made_or_run_is_refused_and_stops_nothing(
     assert fp16["reason"].startswith("refused: it could not be made or run (")
     assert why in fp16["reason"]
     assert [path.name for path in (tmp_path / "run/quantized").iterdir()] == ["student.int8.onnx"]
+
+
+def test_int8_that_cannot_be_made_is_not_called_distilled(
+    model: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise IndexError("no such tensor")
+
+    monkeypatch.setattr(search, "Quantizer", broken)
+    int8 = run(tmp_path / "run", model)["students"]["int8"]
+    assert (int8["accepted"], int8["how"], int8["tried"]) == (False, "post-training", [])
 
 
 def test_half_precision_of_a_network_with_two_readers_of_one_cast_can_be_run(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """Stage distill_int8 on a tiny pair: what it trains, writes, refuses, and goes on with after a stop; and quantize."""
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,10 @@ from pipeline.models import checkpoint
 from pipeline.settings import params as parameters
 from pipeline.settings.deployment import TrainInt8
 from pipeline.system.errors import ParamsError, StoppedError
-from pipeline.training import engine
 from stages import distill_int8 as module
 from stages.distill_int8 import distill_int8
 from stages.quantize import quantize
-from tests import tiny
+from tests import stopped, tiny
 from tests.deployment.test_quantize import SIZES, prepared
 from tests.models.test_checkpoint import header
 
@@ -103,15 +100,7 @@ def test_the_distilled_file_computes_what_was_trained_and_is_what_quantize_judge
 def test_a_stop_changes_no_number(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(project, tmp_path / "whole", f"{ASKED}}}}}")
     whole = (tmp_path / "whole/student.int8.onnx").read_bytes()
-    step, seen = engine.train_step, []
-
-    def stopped(*arguments: Any) -> Any:
-        seen.append(0)
-        if len(seen) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(*arguments)
-
-    monkeypatch.setattr(engine, "train_step", stopped)
+    seen = stopped.at_step(6, monkeypatch)
     with pytest.raises(StoppedError):
         run(project, tmp_path / "parts", f"{ASKED}}}}}")
     assert not (tmp_path / "parts").exists()

@@ -1,10 +1,8 @@
 """Stages evaluate and compare: the figures of training to the bit, and nothing said of what is missing or broken."""
 
 import json
-import os
 import re
 import shutil
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,11 @@ from pipeline.data.arrays import write_labels
 from pipeline.models import checkpoint
 from pipeline.system.errors import CheckpointError, DataError, StoppedError
 from pipeline.system.files import write_json
-from pipeline.training import engine
 from stages.compare import compare
 from stages.distill import distill
 from stages.evaluate import evaluate
 from stages.train_teacher import train_teacher
-from tests import tiny
+from tests import stopped, tiny
 
 COUNTS = {"train": 64, "val": 257, "test": 32}
 """The last image of the validation is a batch by itself, which is computed in other bits than a larger one."""
@@ -106,7 +103,7 @@ def test_the_validation_of_weights_that_were_taken_is_what_evaluate_says(project
 
 
 @pytest.mark.parametrize(
-    ("method", "recipe", "stopped"),
+    ("method", "recipe", "is_stopped"),
     [
         ("vanilla", {}, False),
         ("kd", {"ema_decay": 0.7}, False),
@@ -117,19 +114,11 @@ def test_the_validation_of_weights_that_were_taken_is_what_evaluate_says(project
     ],
 )
 def test_the_validation_of_the_epoch_that_ships_is_what_evaluate_says(
-    method: str, recipe: dict[str, Any], stopped: bool, project: Project, monkeypatch: pytest.MonkeyPatch
+    method: str, recipe: dict[str, Any], is_stopped: bool, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.settings(**recipe)
-    if stopped:
-        step, calls = engine.train_step, []
-
-        def interrupted(*arguments: Any) -> Any:
-            calls.append(1)
-            if len(calls) == 4:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return step(*arguments)
-
-        monkeypatch.setattr(engine, "train_step", interrupted)
+    if is_stopped:
+        stopped.at_step(4, monkeypatch)
         with pytest.raises(StoppedError, match="in epoch 2, after step 1"):
             project.distill(method)
     out = project.distill(method)

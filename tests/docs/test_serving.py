@@ -27,7 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     deploy = folder / "artifacts/deploy"
     deploy.mkdir(parents=True)
-    tiny_onnx.write(deploy / "student.onnx", image_px=32, num_classes=10)
+    tiny_onnx.write(deploy / "deployed.onnx", image_px=32, num_classes=10)
     tiny_onnx.write(deploy / "teacher.onnx", "teacher", image_px=32, num_classes=10, seed=1)
     return folder
 

@@ -90,7 +90,7 @@ def test_the_image_starts_the_server_that_there_is() -> None:
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE)
     (command,) = re.findall(r"^CMD (.*)$", DOCKERFILE, re.MULTILINE)
     assert json.loads(entry)[:4] == ["python", "-m", "serve", "run"]
-    assert json.loads(command) == ["/models/student.onnx"]
+    assert json.loads(command) == ["/models/deployed.onnx"]
 
 
 class Alone:

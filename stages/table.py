@@ -11,8 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
+from pipeline.evaluation import published as figures
 from pipeline.sweep.plan import Run, plan, refusals
 from pipeline.sweep.table import aggregate, markdown
 from pipeline.system.errors import ParamsError, PupilError
@@ -89,7 +88,7 @@ def _write(runs: list[Run], remarks: list[str], protocol: str, published: Path, 
         "command": "python -m stages.table " + " ".join(sys.argv[1:]),
         "machine": machine.describe(),
     }
-    results = aggregate(done, YAML(typ="safe", pure=True).load(published), facts)
+    results = aggregate(done, figures.read(published), facts)
     write_json(out / protocol / "results.json", results)
     with replacing(out / protocol / "RESULTS.md") as scratch:
         scratch.write_text(markdown(results), encoding="utf-8")

@@ -35,10 +35,10 @@ def params_page(schema: Schema) -> str:
     return "\n\n".join(text) + "\n"
 
 
-def methods_page(schema: Schema, published: Mapping[str, Mapping[str, float]], pairs: Mapping[str, str]) -> str:
+def methods_page(schema: Schema, published: Mapping[str, Mapping[str, str]], pairs: Mapping[str, str]) -> str:
     """A card for each method, by name: its header, what it needs, its settings, and published figures.
 
-    published: top-1 on CIFAR-100 in percent by pair and method; pairs: what a pair's name stands for.
+    published: top-1 on CIFAR-100 in percent by pair and method, as text; pairs: what a pair's name stands for.
     """
     listed = "; ".join(f"{pair} {networks}" for pair, networks in pairs.items() if len(pair) == 1)
     text = [
@@ -47,23 +47,19 @@ def methods_page(schema: Schema, published: Mapping[str, Mapping[str, float]], p
         "This page has a card for each method, which is one file of `pipeline/distillation/`. A loss is a sum of "
         "weighted terms. CE is the cross-entropy with the labels, KL_T is the softened divergence of Hinton's KD at "
         "temperature T, and `s` and `t` stand for student and teacher.",
-        "Published figures are test top-1 in percent on CIFAR-100, with the student alone in brackets. "
-        "[results/published_top1.yaml](../results/published_top1.yaml) has them with their sources and caveats. The "
-        f"pairs are: {listed}.",
+        "Published figures are test top-1 in percent on CIFAR-100, with the student alone in brackets where the source "
+        "gives it. A star marks figures that were made with other views of the images than crops and flips: they must "
+        "not be ranked with the rest. [results/published_top1.yaml](../results/published_top1.yaml) has all figures "
+        f"with their sources. The pairs are: {listed}.",
     ]
     properties = schema["$defs"]["Distill"]["properties"]["methods"]["properties"]
     for name in registry.names("pipeline.distillation"):
         module = registry.find("pipeline.distillation", name, "distill.methods")
         text += _card(name, inspect.getdoc(module) or "", module.Method)
         text.append(_table(properties[name], schema))
-        if figures := [_figure(name, pair, row) for pair, row in published.items() if name in row]:
-            text.append(f"Published: {', '.join(figures)}.")
+        if figures := [f"{pair} {row[name]}" for pair, row in published.items() if name in row]:
+            text.append(f"Published: {', '.join(figures)}.".replace("*", r"\*"))
     return "\n\n".join(text) + "\n"
-
-
-def _figure(method: str, pair: str, row: Mapping[str, float]) -> str:
-    alone = "" if method == "vanilla" else f" ({row['vanilla']:.2f})"
-    return f"{pair} {row[method]:.2f}{alone}"
 
 
 def _card(name: str, header: str, method: Any) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.metrics import mean_and_spread
+from pipeline.evaluation.published import TEACHER, Figure, Published, sources
 from pipeline.sweep.plan import Run
 
 TIE_POINTS = 0.5
@@ -14,12 +15,12 @@ TIE_POINTS = 0.5
 Results = dict[str, Any]
 
 
-def aggregate(runs: Sequence[Run], published: Mapping[str, Any], facts: Mapping[str, Any]) -> Results:
+def aggregate(runs: Sequence[Run], published: Published, facts: Mapping[str, Any]) -> Results:
     """Everything the table says of finished runs, as plain data, from the JSON files that they left.
 
     Args:
         runs: finished; each has evaluation.json and history.json in `out`, and its teacher an evaluation.json.
-        published: pair -> row -> test top-1 in percent.
+        published: to stand beside.
         facts: what to say of how it was made: title, remarks, command, machine.
     """
     cells: dict[str, dict[str, list[Results]]] = {}
@@ -27,24 +28,31 @@ def aggregate(runs: Sequence[Run], published: Mapping[str, Any], facts: Mapping[
         record = {"seed": run.seed} | {name: _read(run.out / f"{name}.json") for name in ("evaluation", "history")}
         cells.setdefault(run.pair, {}).setdefault(run.method, []).append(record)
     teachers = {run.pair: _read(run.teacher / "evaluation.json") for run in runs}
+    rows = {pair: published.row(pair) for pair in cells}
+    shown = [(name, row[name]) for pair, row in rows.items() for name in (TEACHER, *cells[pair]) if name in row]
     return {
         **facts,
+        "published_by": sources(shown),
         "teachers": {
             pair: {
                 "arch": evaluation["arch"],
                 "test_top1": evaluation["test"]["top1"],
-                "published": published.get(pair, {}).get("teacher"),
+                "published": _top1(rows[pair].get(TEACHER)),
             }
             for pair, evaluation in teachers.items()
         },
         "pairs": {
             pair: {
-                method: _cell(seeds, methods.get("vanilla"), published.get(pair, {}).get(method))
+                method: _cell(seeds, methods.get("vanilla"), _top1(rows[pair].get(method)))
                 for method, seeds in methods.items()
             }
             for pair, methods in cells.items()
         },
     }
+
+
+def _top1(figure: Figure | None) -> float | None:
+    return None if figure is None else figure.top1
 
 
 def _read(path: Path) -> Any:
@@ -99,6 +107,7 @@ def markdown(results: Results) -> str:
         "top-1 of the last and of the best epoch; and the published figure, where there is one, with the difference "
         "to it.",
         "",
+        *(f"Published: {said}" for said in results["published_by"]),
     ]
     return "\n".join(lines)
 

@@ -5,12 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline.report import markdown, page
 from pipeline.report.artefacts.collect import gain
 from pipeline.report.artefacts.measured import Ratio
-from pipeline.report.artefacts.published import published
 from pipeline.report.artefacts.records import Spread
 from pipeline.report.artefacts.results import Commit, Results
 from pipeline.report.findings import data_and_classes, formats, timings, verdict, wording
@@ -191,25 +189,6 @@ def test_how_the_student_was_chosen_is_said_where_there_was_a_choice(run: Run) -
     )
     for text in (markdown.render(results).replace("\\", ""), text_of(page.render(results))):
         assert said in text
-
-
-def test_published_figures_stand_beside_the_same_pair_on_the_same_data() -> None:
-    path = toy.ROOT / "results/published_top1.yaml"
-    cifar100 = ("apple", "aquarium_fish", "baby", *map(str, range(97)))
-    figures = published(path, "resnet56", "resnet20", cifar100)
-    assert (figures["teacher"], figures["vanilla"], figures["sakd"]) == (73.03, 69.40, 71.92)
-    assert published(path, "resnet56", "resnet8", cifar100) == {}
-    assert published(path, "resnet56", "resnet20", tuple(map(str, range(100)))) == {}
-    yaml = YAML(typ="safe", pure=True)
-    for pair, row in yaml.load(path).items():
-        preset = yaml.load(toy.ROOT / f"presets/pairs/{pair}.yaml")
-        assert row["networks"] == [preset["teacher"]["arch"], preset["student"]["arch"]], pair
-
-
-def test_a_table_of_published_figures_that_is_none_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("a: {teacher: many}", encoding="utf-8")
-    with pytest.raises(PupilError, match="not a table of published figures"):
-        published(tmp_path / "p.yaml", "a", "b", ())
 
 
 def test_the_code_at_work_is_named_and_whether_it_was_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

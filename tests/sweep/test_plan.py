@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.evaluation.published import Published, Table
 from pipeline.models.base import build, num_parameters
 from pipeline.settings.params import Params
 from pipeline.settings.reading import parse
@@ -15,6 +16,7 @@ from pipeline.system.errors import CheckpointError, ParamsError
 from pipeline.system.files import write_json
 
 ROOT = Path(__file__).parents[2]
+NOTHING_PUBLISHED = Published(networks={}, plain=(), augmented=())
 SETTINGS = {
     # setting: (teacher parameters, student parameters), as the table of the published project sizes them
     "a": (861_620, 278_324),
@@ -192,7 +194,10 @@ def test_the_table_says_mean_spread_gain_and_published(tmp_path: Path) -> None:
     tops = (("vanilla", 0, 69.0), ("kd", 0, 70.0), ("kd", 1, 72.0), ("afd", 0, 69.3))
     runs = [finished(tmp_path, *top) for top in tops]
     write_json(tmp_path / "teacher" / "evaluation.json", {"arch": "resnet56", "test": {"top1": 73.0}})
-    published = {"a": {"teacher": 73.03, "kd": 70.57}}
+    source = Table(
+        source="S", teachers="theirs", epochs=240, chosen="last", pairs={"a": {"teacher": 73.03, "kd": 70.57}}
+    )
+    published = Published(networks={"a": ("resnet56", "resnet20")}, plain=(source,), augmented=())
     results = table.aggregate(runs, published, {"title": "T", "remarks": []})
     kd = results["pairs"]["a"]["kd"]
     assert kd["test_top1"] == {"mean": 71.0, "std": pytest.approx(2**0.5), "n": 2}
@@ -205,12 +210,13 @@ def test_the_table_says_mean_spread_gain_and_published(tmp_path: Path) -> None:
     ) in text
     assert "| afd | **69.30** +- ? (n=1), +0.30 = over vanilla;" in text
     assert "| vanilla | **69.00** +- ? (n=1); val" in text
+    assert "Published: teacher, kd by S: 240 epochs; epoch: last; teachers: theirs." in text
 
 
 def test_the_table_says_where_validation_images_were_trained_on(tmp_path: Path) -> None:
     run = finished(tmp_path, "kd", 0, 70.0, seen=True)
     write_json(run.teacher / "evaluation.json", {"arch": "resnet56", "test": {"top1": 73.0}})
-    results = table.aggregate([run], {}, {"title": "T", "remarks": []})
+    results = table.aggregate([run], NOTHING_PUBLISHED, {"title": "T", "remarks": []})
     assert "; val (images seen in training) last 69.00, best 71.00 |" in table.markdown(results)
 
 

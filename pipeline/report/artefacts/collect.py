@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
+from pipeline.evaluation import published
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.report import attention
 from pipeline.report.artefacts.analysed import Analysis, Comparison
 from pipeline.report.artefacts.audited import Audit
 from pipeline.report.artefacts.examples import examples
 from pipeline.report.artefacts.measured import Latency
-from pipeline.report.artefacts.published import published
 from pipeline.report.artefacts.records import (
     Chosen,
     Deployed,
@@ -64,7 +64,8 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
         read(History, sources.teacher / "history.json", "train_teacher"),
     )
     comparison = read(Comparison, sources.comparison, "compare")
-    figures = published(sources.published, teacher_run[0].arch, settings.student.arch, card.labels)
+    figures = published.read(sources.published).beside(teacher_run[0].arch, settings.student.arch, card.labels)
+    shown = [(name, figures[name]) for name in (published.TEACHER, *distill.methods) if name in figures]
     top1 = {method: _top1(run) for method, run in runs.items()}
     best = max(top1.values(), key=lambda spread: spread.mean)
     networks = [
@@ -72,7 +73,7 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
             method,
             run,
             gain=_gain_over_baseline(method, top1, comparison),
-            published=figures.get(method),
+            figure=figures.get(method),
             ties_with_best=gain(top1[method], best).tie,
             deployed=method == ships.method,
         )
@@ -88,7 +89,7 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
             "teacher",
             [teacher_run],
             gain=None,
-            published=figures.get("teacher"),
+            figure=figures.get(published.TEACHER),
             ties_with_best=False,
             deployed=False,
         ),
@@ -107,6 +108,7 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
         data=card,
         student_px=settings.student.image_px or card.image_px,
         audit=read(Audit, sources.data / "audit.json", "prepare"),
+        published_by=tuple(published.sources(shown)),
         student_epochs=distill.train.epochs,
         select=distill.train.select,
         seeds={
@@ -160,7 +162,7 @@ def _network(
     name: str,
     runs: Sequence[Run],
     gain: Gain | None,
-    published: float | None,
+    figure: published.Figure | None,
     ties_with_best: bool,
     deployed: bool,
 ) -> Network:
@@ -181,7 +183,7 @@ def _network(
         val_last=spread([score.val_top1 for score in last]),
         val_best=None if None in best else spread([score.val_top1 for score in best]),
         gain=gain,
-        published=published,
+        published=figure.top1 if figure else None,
         ties_with_best=ties_with_best,
         deployed=deployed,
         num_parameters=first.num_parameters,

@@ -129,6 +129,8 @@ class Results(Record):
     student_px: int
     """Height and width of the images that the students see."""
     audit: Audit
+    published_by: tuple[str, ...]
+    """A sentence for each source of published figures."""
     student_epochs: int
     select: str
     """Which epoch of a student ships: last, or best on validation."""

@@ -18,8 +18,8 @@ from pipeline.report.findings.formats import (
 )
 
 PUBLISHED = (
-    "Published: test top-1 on CIFAR-100 of the same two networks, as the README of github.com/CRGuan/SAKD prints it. "
-    "Those are full schedules, other recipes and, from row to row, other protocols."
+    "Published: test top-1 on CIFAR-100 of the same two networks, as others printed it. Their recipes differ from row "
+    "to row, and so do the teachers:"
 )
 
 SEEN = (
@@ -116,7 +116,7 @@ def notes(results: Results) -> list[str]:
         "The other columns are means over the seeds; their spread is in results.json.",
         f"Students trained for {results.student_epochs} epochs; the {chosen} is the one tested.",
         *([SEEN] if results.data.train_includes_val else []),
-        *([PUBLISHED] if has_published(results) else []),
+        *([" ".join([PUBLISHED, *results.published_by])] if has_published(results) else []),
     ]
 
 

@@ -1,0 +1,82 @@
+"""Figures that others printed, to stand beside ours where data and networks are the same."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+from ruamel.yaml import YAML
+
+from pipeline.settings.reading import parse, read_yaml
+from pipeline.settings.section import Positive, Section
+
+Top1 = Annotated[float, Field(ge=0, le=100)]
+TEACHER = "teacher"
+_CLASSES = 100
+_FIRST_LABELS = ("apple", "aquarium_fish", "baby")
+"""Of CIFAR-100, whose classes stand in the order of the alphabet."""
+
+
+class Table(Section):
+    """What one source printed, made in one way."""
+
+    source: str
+    teachers: str
+    """Whose they are."""
+    epochs: Positive
+    chosen: str
+    """Which epoch's figure it is."""
+    pairs: dict[str, dict[str, Top1]]
+    """Test top-1 in percent by pair and method; also of `teacher`, and of `vanilla`, the student alone."""
+
+
+class Figure(NamedTuple):
+    """Test top-1 in percent on CIFAR-100, and where it stands."""
+
+    top1: float
+    alone: float | None
+    """Of the student without a teacher, by the same source."""
+    table: Table
+    augmented: bool
+    """Made with other views of the images than crops and flips, or by a teacher that learned from such."""
+
+
+class Published(Section):
+    """All tables, in the order in which they count."""
+
+    networks: dict[str, tuple[str, str]]
+    """Pair -> teacher and student."""
+    plain: tuple[Table, ...]
+    augmented: tuple[Table, ...]
+
+    def row(self, pair: str) -> dict[str, Figure]:
+        """The figures of a pair by method; of a method that several tables name, that of the first one."""
+        found: dict[str, Figure] = {}
+        for augmented, tables in ((False, self.plain), (True, self.augmented)):
+            for table in tables:
+                figures = table.pairs.get(pair, {})
+                for name, top1 in figures.items():
+                    found.setdefault(name, Figure(top1, figures.get("vanilla"), table, augmented))
+        return found
+
+    def beside(self, teacher: str, student: str, labels: tuple[str, ...]) -> dict[str, Figure]:
+        """The same for two networks; nothing for other classes than CIFAR-100's, and for other networks."""
+        if len(labels) != _CLASSES or labels[: len(_FIRST_LABELS)] != _FIRST_LABELS:
+            return {}
+        pairs = (pair for pair, networks in self.networks.items() if networks == (teacher, student))
+        return self.row(next(pairs, ""))
+
+
+def read(path: Path) -> Published:
+    """The tables of a YAML file. Raises ParamsError, naming it, where it does not hold such."""
+    return parse(Published, read_yaml(path, YAML(typ="safe", pure=True)), "", str(path))
+
+
+def sources(figures: Iterable[tuple[str, Figure]]) -> list[str]:
+    """A sentence for each table that figures come from, with the names that go with them, each once."""
+    names: dict[str, dict[str, None]] = {}
+    for name, figure in figures:
+        table, views = figure.table, ", with other views of the images than crops and flips" if figure.augmented else ""
+        said = f"{table.source}: {table.epochs} epochs{views}; epoch: {table.chosen}; teachers: {table.teachers}"
+        names.setdefault(said, {})[name] = None
+    return [f"{', '.join(methods)} by {said}." for said, methods in names.items()]

@@ -19,14 +19,14 @@ EVALUATED = "logits.npy"
 def prepare(params: dict[str, Any], out: Path) -> None:
     """Prepare the data of `params` (a whole params.yaml as plain data), unless they are there."""
     if not (out / "card.json").is_file():
-        _stage("prepare", params=_settings(out.parent / f"{out.name}-settings", params), out=out)
+        _stage("prepare", params=write_settings(out.parent / f"{out.name}-settings", params), out=out)
 
 
 def train_teacher(params: dict[str, Any], data: Path, out: Path) -> None:
     """Train and evaluate the teacher, unless that is done."""
     if (out / EVALUATED).is_file():
         return
-    settings, model = _settings(out, params), out / "model.safetensors"
+    settings, model = write_settings(out, params), out / "model.safetensors"
     if not model.is_file():
         _stage("train_teacher", params=settings, data=data, out=out, resume=out / "resume")
     _stage("evaluate", params=settings, data=data, model=model, out=out)
@@ -37,7 +37,7 @@ def train_student(params: dict[str, Any], method: str, seed: int, data: Path, te
 
     Raises PupilError, as the others here, with the stage that failed and the last thing that it said.
     """
-    known = {"params": _settings(out, params), "data": data, "out": out}
+    known = {"params": write_settings(out, params), "data": data, "out": out}
     weights = teacher / "model.safetensors"
     cut = {}
     if params["student"].get("pruned"):
@@ -47,7 +47,8 @@ def train_student(params: dict[str, Any], method: str, seed: int, data: Path, te
     _stage("evaluate", **known, teacher=teacher / "logits.npy", model=out / "model.safetensors")
 
 
-def _settings(folder: Path, params: dict[str, Any]) -> Path:
+def write_settings(folder: Path, params: dict[str, Any]) -> Path:
+    """Write a whole params.yaml, given as plain data, to a file of another name in `folder`; the path."""
     # Not params.yaml: DVCLive removes a file of that name from its folder.
     path = folder / "settings.yaml"
     with replacing(path) as scratch:

@@ -6,8 +6,8 @@ The teacher is the ResNet-56 of setting (a). Its students are ResNet-20, and the
 taken out, down to the multiply-accumulates of ResNet-20. All train on the real CIFAR-100 by the same short schedule. A
 tenth of train is validation, which the published teacher has seen. At the end all are exported and called in turns with
 the teacher. The finished ones stay in the folder --work: the same command goes on from there, within an epoch too. Rows
-that --out has already are kept, so that several machines, or one in several nights, can make one table: their times are
-multiples of the teacher's in the same run.
+that --out has already are kept, so that several machines, or one in several nights, can make one table. Times are those
+of the last run, of all networks that it knows: speed does not depend on weights.
 """
 
 import argparse
@@ -18,13 +18,15 @@ from typing import Any
 from benchmarks import provenance, setting_a
 from pipeline.deployment import trial
 from pipeline.models import checkpoint
-from pipeline.models.base import count_macs, num_parameters, title
+from pipeline.models.base import Classifier, build, count_macs, num_parameters, spec_of, title
 from pipeline.settings import presets
 from pipeline.system.files import write_json
 from serve import machine
 from serve.timing import versus
 from stages import _table_run
 
+CLASSES, IMAGE_PX = 100, 32
+WEIGHTS = "model.safetensors"
 SHARE = 0.3246
 """Of the teacher's multiply-accumulates: ResNet-20 has 40.8 of 125.8 million, by torch's counter."""
 RESNET20: dict[str, Any] = {"arch": "resnet20", "pruned": None}
@@ -83,11 +85,18 @@ def main() -> None:
         settings = _settings(arguments.weights, arguments.cifar100, student, method, lr, epochs)
         _table_run.prepare(settings, data)
         _table_run.train_teacher(settings, data, teacher)
-        out = work / f"{name}-{epochs}"
+        out = _folder(work, name, epochs)
         if not (out / _table_run.EVALUATED).is_file():
             print(f"{name}: {epochs} epochs", flush=True)
             _table_run.train_student(settings, method, 0, data, teacher, out)
-    networks = {"teacher": teacher, **{name: work / f"{name}-{epochs}" for name, *_, epochs in rows}}
+    made = [
+        {"row": name, "method": method, "lr": lr, "epochs": epochs, **student, **_measured(_folder(work, name, epochs))}
+        for name, student, method, lr, epochs in rows
+    ]
+    table = [*known.values(), *made]
+    files = [teacher / WEIGHTS, *(_folder(work, row["row"], row["epochs"]) / WEIGHTS for row in table)]
+    networks = [checkpoint.load(file)[0] for file in files if file.is_file()]
+    networks += [build(spec_of(row["arch"], CLASSES, IMAGE_PX)) for row in table if row["arch"] != "pruned"]
     write_json(
         arguments.out,
         {
@@ -96,16 +105,15 @@ def main() -> None:
             "threads": 1,
             "batch_size": 64,
             "teacher": _measured(teacher),
-            "rows": [
-                *known.values(),
-                *(
-                    {"row": name, "method": method, "lr": lr, "epochs": epochs, **student, **_measured(networks[name])}
-                    for name, student, method, lr, epochs in rows
-                ),
-            ],
-            "latency": earlier.get("latency", {}) | _latency(networks, work),
+            "earlier_commands": [*earlier.get("earlier_commands", []), *([earlier["command"]] if earlier else [])],
+            "rows": table,
+            "latency": _latency(networks, work),
         },
     )
+
+
+def _folder(work: Path, row: str, epochs: int) -> Path:
+    return work / f"{row}-{epochs}"
 
 
 def _settings(
@@ -120,25 +128,24 @@ def _settings(
 
 def _measured(folder: Path) -> dict[str, Any]:
     """Accuracy after the last epoch, and the size."""
-    network, _ = checkpoint.load(folder / "model.safetensors")
+    network, _ = checkpoint.load(folder / WEIGHTS)
     scores = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     return {
         "network": title(network.spec),
         "parameters": num_parameters(network),
-        "macs": count_macs(network, 32),
+        "macs": count_macs(network, IMAGE_PX),
         "val_top1": scores["val"]["top1"],
         "test_top1": scores["test"]["top1"],
     }
 
 
-def _latency(networks: dict[str, Path], work: Path) -> dict[str, Any]:
+def _latency(networks: list[Classifier], work: Path) -> dict[str, Any]:
     """One file for each kind of network: those that differ in their weights alone are equally fast."""
     files: dict[str, Path] = {}
-    for folder in networks.values():
-        network, header = checkpoint.load(folder / "model.safetensors")
-        name = f"{title(network.spec)}, {count_macs(network, 32)} MACs"
+    for network in networks:
+        name = f"{title(network.spec)}, {count_macs(network, IMAGE_PX)} MACs"
         if name not in files:
-            files[name] = trial.write(network, header.image_px, 20, work / f"{len(files)}.onnx")
+            files[name] = trial.write(network, IMAGE_PX, 20, work / f"{len(files)}.onnx")
     return versus.beside(files, 1, (1, 32))
 
 

@@ -1,13 +1,14 @@
-"""Is a student cut from its teacher worth it, and does its teacher add to the weights that it keeps?
+"""Students of one teacher, cut from it or with smaller images than its own: what do they reach, and how fast are they?
 
-    python -m benchmarks.pruned_students --weights FILE --cifar100 FOLDER --work FOLDER --out FILE
+    python -m benchmarks.students --weights FILE --cifar100 FOLDER --work FOLDER --rows ROW,ROW --out FILE
 
-The teacher is the ResNet-56 of setting (a). Its students are ResNet-20, and the teacher itself with channels or blocks
-taken out, down to the multiply-accumulates of ResNet-20. All train on the real CIFAR-100 by the same short schedule. A
-tenth of train is validation, which the published teacher has seen. At the end all are exported and called in turns with
-the teacher. The finished ones stay in the folder --work: the same command goes on from there, within an epoch too. Rows
-that --out has already are kept, so that several machines, or one in several nights, can make one table. Times are those
-of the last run, of all networks that it knows: speed does not depend on weights.
+The teacher is the ResNet-56 of setting (a). Its students are the teacher itself with channels or blocks taken out, down
+to the multiply-accumulates of ResNet-20, and ResNet-20 with images of 32 px and fewer. All train on the real CIFAR-100
+by the same short schedule. A tenth of train is validation, which the published teacher has seen. At the end all are
+exported and called in turns with the teacher. The finished ones stay in the folder --work: the same command goes on
+from there, within an epoch too. Rows that --out has already are kept, so that several machines, or one in several
+nights, can make one table. Times are those of the last run, of all networks that it knows: speed does not depend on
+weights.
 """
 
 import argparse
@@ -30,6 +31,7 @@ WEIGHTS = "model.safetensors"
 SHARE = 0.3246
 """Of the teacher's multiply-accumulates: ResNet-20 has 40.8 of 125.8 million, by torch's counter."""
 RESNET20: dict[str, Any] = {"arch": "resnet20", "pruned": None}
+AT_24, AT_16 = RESNET20 | {"image_px": 24}, RESNET20 | {"image_px": 16}
 
 
 def cut(**settings: Any) -> dict[str, Any]:
@@ -60,12 +62,15 @@ ROWS: list[tuple[str, dict[str, Any], str, float, int]] = [
     ("by-8-kd-0.02", BY_8, "kd", 0.02, 10),
     ("kept-kd-0.05-long", KEPT, "kd", 0.05, 30),
     ("kept-vanilla-0.05-long", KEPT, "vanilla", 0.05, 30),
+    ("32-px", RESNET20, "kd", 0.05, 10),
+    ("24-px", AT_24, "kd", 0.05, 10),
+    ("16-px", AT_16, "kd", 0.05, 10),
 ]
 
 
 def main() -> None:
     """Train what is not trained yet, time all and write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pruned_students", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.students", description=__doc__.split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="the ResNet-56 of setting (a), a safetensors file")
     parser.add_argument("--cifar100", type=Path, required=True, help="folder of the real CIFAR-100")
     parser.add_argument("--work", type=Path, required=True, help="folder for data, teacher and students")
@@ -95,12 +100,17 @@ def main() -> None:
     ]
     table = [*known.values(), *made]
     files = [teacher / WEIGHTS, *(_folder(work, row["row"], row["epochs"]) / WEIGHTS for row in table)]
-    networks = [checkpoint.load(file)[0] for file in files if file.is_file()]
-    networks += [build(spec_of(row["arch"], CLASSES, IMAGE_PX)) for row in table if row["arch"] != "pruned"]
+    loaded = [checkpoint.load(file) for file in files if file.is_file()]
+    networks = [(network, header.image_px) for network, header in loaded]
+    networks += [
+        (build(spec_of(row["arch"], CLASSES, IMAGE_PX)), row.get("image_px") or IMAGE_PX)
+        for row in table
+        if row["arch"] != "pruned"
+    ]
     write_json(
         arguments.out,
         {
-            **provenance.head("pruned_students", load, "torch", "torch-pruning", "onnxruntime", after=True),
+            **provenance.head("students", load, "torch", "torch-pruning", "onnxruntime", after=True),
             "seed": 0,
             "threads": 1,
             "batch_size": 64,
@@ -128,24 +138,24 @@ def _settings(
 
 def _measured(folder: Path) -> dict[str, Any]:
     """Accuracy after the last epoch, and the size."""
-    network, _ = checkpoint.load(folder / WEIGHTS)
+    network, header = checkpoint.load(folder / WEIGHTS)
     scores = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     return {
         "network": title(network.spec),
         "parameters": num_parameters(network),
-        "macs": count_macs(network, IMAGE_PX),
+        "macs": count_macs(network, header.image_px),
         "val_top1": scores["val"]["top1"],
         "test_top1": scores["test"]["top1"],
     }
 
 
-def _latency(networks: list[Classifier], work: Path) -> dict[str, Any]:
-    """One file for each kind of network: those that differ in their weights alone are equally fast."""
+def _latency(networks: list[tuple[Classifier, int]], work: Path) -> dict[str, Any]:
+    """One file for each kind of network and image size: those that differ in their weights alone are equally fast."""
     files: dict[str, Path] = {}
-    for network in networks:
-        name = f"{title(network.spec)}, {count_macs(network, IMAGE_PX)} MACs"
+    for network, image_px in networks:
+        name = f"{title(network.spec)}, {count_macs(network, image_px)} MACs"
         if name not in files:
-            files[name] = trial.write(network, IMAGE_PX, 20, work / f"{len(files)}.onnx")
+            files[name] = trial.write(network, image_px, 20, work / f"{len(files)}.onnx")
     return versus.beside(files, 1, (1, 32))
 
 

@@ -10,7 +10,7 @@
 
 F_s, F_t  `raw` taps of the n stages: post-ReLU maps of a ResNet, residual sums of a WRN.
 unit(.)   flattened per image and divided by its Euclidean norm.
-Trained beside the student: the connectors u (always there, even where channels agree). They are dropped afterwards.
+Trained beside the student: the connectors u. They are dropped afterwards.
 
 Source: the code of github.com/CRGuan/SAKD (2024), which names no paper. Its attention has no parameters, and nothing
 in it is sparse. As there, the teacher normalises by the statistics of the batch (`teacher_bn: eval` for the running
@@ -38,6 +38,9 @@ class Config(base.Config):
     teacher_bn: Literal["eval", "batch"] = "batch"
     sad_weight: Weight = 200.0
     """Weight of the distance between refined energy maps."""
+    connect_equal: bool = True
+    """Whether a stage gets a connector even where student and teacher have the same number of channels, as in the
+    official CIFAR-100 code. Its ImageNet code has none there."""
 
 
 class Method(base.Method):
@@ -54,7 +57,10 @@ class Method(base.Method):
                 f"sakd compares square stage maps of equal size one by one. The student has {_text(s.stages)}, the "
                 f"teacher {_text(t.stages)}. Choose networks with the same stages, for images of the same size."
             )
-        self.connectors = nn.ModuleList(connector(a.channels, b.channels) for a, b in sizes)
+        self.connectors = nn.ModuleList(
+            connector(a.channels, b.channels) if config.connect_equal or a.channels != b.channels else nn.Identity()
+            for a, b in sizes
+        )
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "sad", the sum over stages."""

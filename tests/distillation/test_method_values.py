@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from pipeline.distillation import afd, blocks, sakd
 from pipeline.models.base import MapShape
+from tests import tiny
 from tests.golden import LABELS, G, fill, logits, stages_s, stages_t
 
 GOLDEN = {"rtol": 1e-4, "atol": 0.0}
@@ -60,6 +61,15 @@ def test_sakd_golden() -> None:
 
 def test_sakd_refined_map_golden() -> None:
     close(sakd.refine(blocks.energy(stages_t()[2]))[0, 0, :4], [0.271579, 0.273984, 0.275799, 0.276399])
+
+
+@pytest.mark.parametrize("connect_equal", [False, True])
+def test_sakd_without_connectors_sees_no_difference_between_equal_networks(connect_equal: bool) -> None:
+    method = tiny.method("sakd", "resnet8", "resnet8", connect_equal=connect_equal).train()
+    method.student.load_state_dict(method.teacher.state_dict(), strict=False)  # its BNs use the batch: no running ones
+    others = set(method.parameters()) - set(method.student.parameters())
+    sad = method(tiny.batch()).terms["sad"]
+    assert (bool(others), bool(sad > 1e-4)) == (connect_equal, connect_equal)
 
 
 def test_sakd_refines_a_map_of_equal_rows_by_a_uniform_attention() -> None:

@@ -1,6 +1,6 @@
-"""ITRD computes what its source computes of the embeddings of a batch: golden values, closed forms, invariances.
+"""ITRD and CC compute what their sources compute of a batch's embeddings: golden values, closed forms, invariances.
 
-The golden values come from the reference implementation, run once on the inputs of golden.py.
+The golden values come from the reference implementations, run once on the inputs of golden.py.
 """
 
 import math
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.distillation import itrd
+from pipeline.distillation import cc, itrd
 from pipeline.distillation.base import Method
 from pipeline.models.base import Features, Tap
 from tests import tiny
@@ -128,3 +128,39 @@ def test_itrd_gradient_is_that_of_the_bare_formula() -> None:
     h_s.requires_grad_()
     came, expected = (torch.autograd.grad(f(h_s), h_s)[0] for f in (lambda h: itrd.correlation_loss(h, h_t, 1.5), bare))
     torch.testing.assert_close(came, expected)
+
+
+# CC
+
+
+def test_cc_golden_and_that_it_follows_the_order_of_the_batch() -> None:
+    h_s, h_t = pooled()
+    came = terms(golden_method("cc"), h_s, h_t)
+    assert list(came) == ["congruence"]
+    close(came["congruence"], 0.02 * 682.1345)
+    for order, expected in (([1, 0, 2, 3], 664.3563), ([3, 2, 1, 0], 682.1345)):
+        close(terms(golden_method("cc"), h_s[order], h_t[order])["congruence"], 0.02 * expected)
+
+
+def test_cc_of_three_images_by_hand() -> None:
+    # d = (1, 2), (3, 0), (1, 1): <d_1, d_2> = 3, <d_2, d_3> = 3, whatever the signs.
+    e_t = G((3, 2), 0.4)
+    e_s = e_t + torch.tensor([[1.0, -2.0], [-3.0, 0.0], [1.0, 1.0]])
+    close(cc.neighbours_product(e_s, e_t), 3.0)
+    close(cc.neighbours_product(e_t, e_s), 3.0)
+
+
+def test_cc_of_equal_embeddings_and_of_one_image_is_zero() -> None:
+    e = G((4, 6), 0.3)
+    assert cc.neighbours_product(e, e) == 0
+    assert cc.neighbours_product(e[:1], 2 * e[:1]) == 0
+
+
+def test_cc_trains_both_embeddings_and_nothing_of_the_teacher() -> None:
+    method = tiny.method("cc", "resnet8", "wrn_16_2", embedding_dim=5).train()
+    assert isinstance(method, cc.Method)
+    assert (method.embed_s.weight.shape, method.embed_t.weight.shape) == ((5, 64), (5, 128))
+    method(tiny.batch()).terms["congruence"].backward()
+    for layer in (method.embed_s, method.embed_t):
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.abs().sum() > 0

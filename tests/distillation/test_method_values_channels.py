@@ -1,14 +1,17 @@
-"""ICKD computes what its source computes of the channels of the last map: golden values, closed forms, invariances.
+"""ICKD and CAT-KD compute what their sources compute of the last map's channels: golden values and invariances.
 
-The golden values come from the reference implementation, run once on the inputs of golden.py.
+The golden values come from the reference implementations, run once on the inputs of golden.py.
 """
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from pipeline.distillation import ickd
+from pipeline.distillation import catkd, ickd
+from pipeline.system.errors import ParamsError
 from tests import tiny
 from tests.distillation.test_method_values_stages import golden_batch, golden_features, golden_method
 from tests.golden import G
@@ -76,3 +79,70 @@ def test_ickd_serves_maps_of_other_sizes_and_a_teacher_of_more_channels() -> Non
     assert method.connector[0].weight.shape[:2] == (512, 64)
     terms = method(tiny.batch(4)).terms
     assert terms["correlation"] > 0
+
+
+# CAT-KD
+
+
+@pytest.mark.parametrize(
+    ("map_px", "normalize", "expected"), [(2, False, 0.01278521), (2, True, 0.1180003), (4, True, 0.02945766)]
+)
+def test_catkd_golden(map_px: int, normalize: bool, expected: float) -> None:
+    # Ten channels, each the map of one class.
+    z_s, z_t = G((4, 10, 8, 8), 0.2, 3), G((4, 10, 8, 8), 0.9, 2)
+    a, b = (catkd.class_maps(z, torch.eye(10), map_px) for z in (z_s, z_t))
+    close(catkd.map_distance(a, b, normalize), expected)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_catkd_term_is_that_of_class_maps_that_are_made_whole(normalize: bool) -> None:
+    method = golden_method("catkd", normalize=normalize, attention_weight=3.0)
+    s, t = golden_features("act", "act")
+    whole = [
+        functional.conv2d(f.stages[-1].act, network.fc.weight[:, :, None, None])
+        for f, network in ((s, method.student), (t, method.teacher))
+    ]
+    a, b = (z.unflatten(3, (2, 4)).unflatten(2, (2, 4)).mean((3, 5)) for z in whole)
+    if normalize:
+        a, b = (z / z.square().sum((2, 3), keepdim=True).sqrt() for z in (a, b))
+    came = method.terms(s, t, golden_batch())
+    assert list(came) == ["attention"]
+    torch.testing.assert_close(came["attention"], 3 * (a - b).square().mean())
+
+
+@pytest.mark.parametrize("arch", ["resnet8", "wrn_16_1", "vgg8"])
+def test_catkd_class_maps_average_to_the_logits_without_the_bias(arch: str) -> None:
+    network = tiny.network(arch).eval()
+    with torch.no_grad():
+        network.fc.bias.copy_(G((tiny.CLASSES,), 0.4))
+        features = network.features(tiny.batch().images)
+        for map_px in (1, 2, 4):
+            maps = catkd.class_maps(features.stages[-1].act, network.fc.weight, map_px)
+            torch.testing.assert_close(maps.mean((2, 3)) + network.fc.bias, features.logits)
+
+
+def test_catkd_normalised_is_blind_to_the_size_of_a_class_map() -> None:
+    a, b = G((2, 4, 2, 2), 0.2), G((2, 4, 2, 2), 0.9)
+    sizes = (2 + G((2, 4), 0.3))[:, :, None, None]
+    torch.testing.assert_close(catkd.map_distance(sizes * a, b / sizes, True), catkd.map_distance(a, b, True))
+    assert catkd.map_distance(a, 3 * a, True) < 1e-12
+    # Unit maps of opposite sign: |2 a|^2 = 4 of each class, over 4 places.
+    close(catkd.map_distance(a, -a, True), 1.0)
+
+
+def test_catkd_trains_the_students_classifier_by_its_weights_alone() -> None:
+    method = tiny.method("catkd").train()
+    method(tiny.batch()).terms["attention"].backward()
+    assert method.student.fc.weight.grad is not None
+    assert method.student.fc.weight.grad.abs().sum() > 0
+    assert method.student.fc.bias.grad is None
+    assert method.teacher.fc.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "role"),
+    [("mobilenet_v2_half", "resnet14", "student"), ("resnet8", "mobilenet_v2_half", "teacher")],
+)
+def test_catkd_refuses_a_classifier_that_reads_no_average(student: str, teacher: str, role: str) -> None:
+    with pytest.raises(ParamsError, match=rf"of the {role}'s last map .* in mobilenet_v2_half more than an average"):
+        tiny.method("catkd", student, teacher)

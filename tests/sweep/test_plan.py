@@ -41,10 +41,16 @@ SETTINGS = {
 }
 MAPS = "sakd compares square stage maps of equal size"
 STAGES = "compares the networks stage by stage, but the student has 4 stages and the teacher 3"
+CLASS_MAPS = "catkd weighs the channels of the student's last map"
 # Of pairs with a student that divides its maps otherwise: which methods refuse them, by what they say.
 REFUSED = {
-    "resnet50-mobilenet_v2_half": {"sakd": MAPS},
-    "wrn_40_2-mobilenet_v2_half": {"sakd": MAPS, "ofd": f"ofd {STAGES}", "reviewkd": f"reviewkd {STAGES}"},
+    "resnet50-mobilenet_v2_half": {"sakd": MAPS, "catkd": CLASS_MAPS},
+    "wrn_40_2-mobilenet_v2_half": {
+        "sakd": MAPS,
+        "catkd": CLASS_MAPS,
+        "ofd": f"ofd {STAGES}",
+        "reviewkd": f"reviewkd {STAGES}",
+    },
 }
 
 

@@ -23,10 +23,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.blocks import divergences
 from pipeline.models.base import Features
 
 
@@ -50,16 +50,15 @@ class Method(base.Method):
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "matching"."""
         c = self.config
-        distances = divergences(s.logits, t.logits, c.power)
+        distances = power_divergences(s.logits, t.logits, c.power)
         if c.weighted:
             distances = power_sums(t.logits, c.power) * distances
         return super().terms(s, t, batch) | {"matching": c.matching_weight * distances.mean()}
 
 
-def divergences(z_s: Tensor, z_t: Tensor, power: float) -> Tensor:
+def power_divergences(z_s: Tensor, z_t: Tensor, power: float) -> Tensor:
     """d of logits (B, K) and (B, K): (B,)."""
-    log_q, log_p_s = (power * z_t).log_softmax(1), z_s.log_softmax(1)
-    return functional.kl_div(log_p_s, log_q, reduction="none", log_target=True).sum(1)
+    return divergences(z_s.log_softmax(1), (power * z_t).log_softmax(1))
 
 
 def power_sums(z_t: Tensor, power: float) -> Tensor:

@@ -93,9 +93,9 @@ def test_wttm_raises_what_float32_rounds_to_nothing() -> None:
     u = (p**0.1).sum(1)
     q = p**0.1 / u
     expected = (q * (q.log() - torch.zeros(1, 10).double().log_softmax(1))).sum(1)
-    torch.testing.assert_close(wttm.divergences(torch.zeros(1, 10), z_t, 0.1), expected.float())
+    torch.testing.assert_close(wttm.power_divergences(torch.zeros(1, 10), z_t, 0.1), expected.float())
     z_s = torch.zeros(1, 10, requires_grad=True)
-    (gradient,) = torch.autograd.grad(wttm.divergences(z_s, z_t, 0.1).sum(), z_s)
+    (gradient,) = torch.autograd.grad(wttm.power_divergences(z_s, z_t, 0.1).sum(), z_s)
     torch.testing.assert_close(gradient, (0.1 - q).float())
 
 

@@ -116,7 +116,8 @@ def test_every_term_teaches_from_the_smallest_batch_on_and_not_before(name: str)
 @pytest.mark.parametrize("teacher_bn", ["eval", "batch"])
 def test_maps_of_one_place_need_two_images(name: str, teacher_bn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny, "IMAGE_PX", 4)
-    method = tiny.method(name, **({"teacher_bn": teacher_bn} if name != "vanilla" else {}))
+    settings = {"sdd": {"num_scales": 1}}.get(name, {})  # one place cannot be cut
+    method = tiny.method(name, **settings, **({"teacher_bn": teacher_bn} if name != "vanilla" else {}))
     if name == "semckd":
         return
     assert method.one_value()
@@ -150,6 +151,7 @@ REFUSED = {
     "ofd": "ofd compares the networks stage by stage, but the student has 4 stages and the teacher 3",
     "reviewkd": "reviewkd compares the networks stage by stage, but the student has 4 stages and the teacher 3",
     "sakd": "sakd compares square stage maps of equal size .* 12x16x16, 16x8x8, 48x4x4, 160x2x2, the teacher 32x32x32",
+    "sdd": "sdd lets the student's classifier read .* in mobilenet_v2_half more than an average lies between",
 }
 
 

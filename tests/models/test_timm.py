@@ -32,18 +32,22 @@ pytestmark = pytest.mark.slow
 ROUND_TRIPS = ("timm/resnet18", "timm/mobilenetv3_small_100")
 NETWORKS = ("timm/test_resnet", "timm/test_efficientnet", "timm/test_convnext", "timm/test_vit", *ROUND_TRIPS)
 OFD = "ofd takes its margins from the batch normalisation behind each stage of the teacher, but timm/.* names none"
-CLASS_MAPS = "catkd weighs the channels of the student's last map .* in timm/test_{} more than an average lies between"
+AVERAGE = "in timm/test_{} more than an average lies between"
+CLASS_MAPS = f"catkd weighs the channels of the student's last map .* {AVERAGE}"
+REGIONS = f"sdd lets the student's classifier read the averages of regions of its last map, but {AVERAGE}"
 HEAD = "lets the teacher's classifier read the average of a map made by the student, but in timm/test_mambaout"
 # A pair, and which methods refuse it, by what they say. Of ofd alone there is no pair that it serves: those that refuse
 # both of these have one in AVERAGES.
 PAIRS: dict[tuple[str, str], dict[str, str]] = {
     ("timm/test_efficientnet", "timm/test_resnet"): {
         "catkd": CLASS_MAPS.format("efficientnet"),
+        "sdd": REGIONS.format("efficientnet"),
         "ofd": OFD,
         "norm": "norm needs a student that runs a neck, but timm/test_efficientnet runs none",
     },
     ("timm/test_convnext", "timm/test_mambaout"): {
         "catkd": CLASS_MAPS.format("convnext"),
+        "sdd": REGIONS.format("convnext"),
         "ofd": OFD,
         "simkd": f"simkd {HEAD}",
         "srrl": f"srrl {HEAD}",
@@ -78,7 +82,7 @@ def test_a_method_serves_a_pair_or_says_why_not(name: str, pair: tuple[str, str]
         check(name, *pair)
 
 
-@pytest.mark.parametrize("name", ["catkd"])
+@pytest.mark.parametrize("name", ["catkd", "sdd"])
 def test_a_method_that_needs_two_plain_averages_serves_networks_that_have_them(name: str) -> None:
     for check in contract.CHECKS:
         check(name, *AVERAGES)

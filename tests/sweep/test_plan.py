@@ -42,12 +42,14 @@ SETTINGS = {
 MAPS = "sakd compares square stage maps of equal size"
 STAGES = "compares the networks stage by stage, but the student has 4 stages and the teacher 3"
 CLASS_MAPS = "catkd weighs the channels of the student's last map"
+REGIONS = "sdd lets the student's classifier read the averages of regions"
 # Of pairs with a student that divides its maps otherwise: which methods refuse them, by what they say.
 REFUSED = {
-    "resnet50-mobilenet_v2_half": {"sakd": MAPS, "catkd": CLASS_MAPS},
+    "resnet50-mobilenet_v2_half": {"sakd": MAPS, "catkd": CLASS_MAPS, "sdd": REGIONS},
     "wrn_40_2-mobilenet_v2_half": {
         "sakd": MAPS,
         "catkd": CLASS_MAPS,
+        "sdd": REGIONS,
         "ofd": f"ofd {STAGES}",
         "reviewkd": f"reviewkd {STAGES}",
     },

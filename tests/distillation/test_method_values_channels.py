@@ -1,4 +1,4 @@
-"""ICKD and CAT-KD compute what their sources compute of the last map's channels: golden values and invariances.
+"""ICKD, CAT-KD and KDSVD compute what their sources compute of the channels of maps: golden values, invariances.
 
 The golden values come from the reference implementations, run once on the inputs of golden.py.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.distillation import catkd, ickd
+from pipeline.distillation import catkd, ickd, kdsvd
 from pipeline.system.errors import ParamsError
 from tests import tiny
 from tests.distillation.test_method_values_stages import golden_batch, golden_features, golden_method
@@ -146,3 +146,84 @@ def test_catkd_trains_the_students_classifier_by_its_weights_alone() -> None:
 def test_catkd_refuses_a_classifier_that_reads_no_average(student: str, teacher: str, role: str) -> None:
     with pytest.raises(ParamsError, match=rf"of the {role}'s last map .* in mobilenet_v2_half more than an average"):
         tiny.method("catkd", student, teacher)
+
+
+# KDSVD
+
+SVD_SIZES = ((16, 16), (32, 8), (64, 4))
+
+
+def svd_maps(start: float) -> list[Tensor]:
+    return [G((4, c, h, h), start + 0.1 * stage).relu() for stage, (c, h) in enumerate(SVD_SIZES)]
+
+
+def svd_terms(maps_s: list[Tensor], vectors_t: list[Tensor]) -> Tensor:
+    """What each stage from the second on adds to the loss: (2,)."""
+    vectors_s = [kdsvd.nearest_vectors(m, t) for m, t in zip(maps_s, vectors_t, strict=True)]
+    return torch.stack([kdsvd.change_distance(vectors_s[i : i + 2], vectors_t[i : i + 2]) for i in range(2)])
+
+
+def test_kdsvd_golden_value_and_gradient() -> None:
+    maps_s, vectors_t = svd_maps(0.2), [kdsvd.main_vectors(m) for m in svd_maps(0.9)]
+    for maps in maps_s:
+        maps.requires_grad_()
+    came = svd_terms(maps_s, vectors_t)
+    torch.testing.assert_close(came.detach().float(), torch.tensor([1.17600e-4, 2.03353e-4]), **GOLDEN)
+    norms = torch.stack([g.norm() for g in torch.autograd.grad(came.sum(), maps_s)])
+    torch.testing.assert_close(norms, torch.tensor([2.88309e-5, 5.42065e-4, 2.77722e-4]), **GOLDEN)
+
+
+def test_kdsvd_sign_of_a_teachers_vector_matters_so_it_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors_t = [kdsvd.main_vectors(m) for m in svd_maps(0.9)]
+    expected = svd_terms(svd_maps(0.2), vectors_t)
+    flipped = svd_terms(svd_maps(0.2), [vectors_t[0], -vectors_t[1], vectors_t[2]])
+    torch.testing.assert_close(flipped.float(), torch.tensor([1.534957e-3, 5.029132e-3]), **GOLDEN)
+    eigh = torch.linalg.eigh
+
+    def other_signs(products: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = eigh(products)
+        return values, vectors * torch.where(G((len(values), 1, values.shape[1]), 0.3) > 0, 1, -1)
+
+    monkeypatch.setattr(kdsvd.linalg, "eigh", other_signs)
+    torch.testing.assert_close(svd_terms(svd_maps(0.2), [kdsvd.main_vectors(m) for m in svd_maps(0.9)]), expected)
+
+
+@pytest.mark.parametrize(("wanted", "taken"), [(1, 1), (5, 5), (4, 0), (2, 0)])
+def test_kdsvd_takes_the_nearest_of_the_first_four_vectors(wanted: int, taken: int) -> None:
+    # X^T X is diagonal: its vectors are the axes, and those of channels 1, 3, 5 and 0 come first.
+    maps = torch.diag(torch.tensor([3.0, 6.0, 1.0, 5.0, 2.0, 4.0])).view(1, 6, 2, 3)
+    target = torch.full((1, 6), -0.1, dtype=torch.float64)
+    target[0, 0], target[0, wanted] = -0.2, -0.9
+    expected = torch.zeros(1, 6, dtype=torch.float64)
+    expected[0, taken] = -1
+    torch.testing.assert_close(kdsvd.nearest_vectors(maps, target), expected)
+
+
+def test_kdsvd_gradient_is_that_of_the_vectors_themselves() -> None:
+    maps_t, maps_s = G((2, 5, 2, 3), 0.9).double(), (G((2, 5, 2, 3), 0.2).double() ** 3).requires_grad_()
+    target = kdsvd.main_vectors(maps_t)
+    assert torch.autograd.gradcheck(lambda maps: kdsvd.nearest_vectors(maps, target), (maps_s,))
+
+
+@pytest.mark.parametrize("maps", [torch.zeros(1, 4, 2, 2), torch.eye(4).view(1, 4, 2, 2), torch.ones(1, 4, 2, 2)])
+def test_kdsvd_gradient_is_finite_where_singular_values_are_equal(maps: Tensor) -> None:
+    maps = maps.clone().requires_grad_()
+    vector = kdsvd.nearest_vectors(maps, torch.full((1, 4), 0.5, dtype=torch.float64))
+    vector[:, 0].sum().backward()
+    assert maps.grad is not None
+    assert maps.grad.isfinite().all()
+
+
+def test_kdsvd_of_a_student_equal_to_its_teacher_and_of_a_scaled_one_is_zero() -> None:
+    maps = svd_maps(0.9)
+    vectors = [kdsvd.main_vectors(m) for m in maps]
+    scales = torch.tensor([3.0, 0.2, 1.0, 7.0]).view(4, 1, 1, 1)
+    assert svd_terms([scales * m for m in maps], vectors).max() < 1e-15
+
+
+def test_kdsvd_refuses_stages_of_other_channels() -> None:
+    said = r"student have \[16, 32, 64\] channels and those of the teacher \[32, 64, 128\]"
+    with pytest.raises(ParamsError, match=said):
+        tiny.method("kdsvd", "resnet8", "wrn_16_2")
+    with pytest.raises(ParamsError, match=r"teacher \[64, 128, 256, 512\]"):
+        tiny.method("kdsvd", "resnet8", "resnet18")

@@ -15,12 +15,15 @@ from tests import tiny
 
 METHODS = registry.names("pipeline.distillation")
 PAIRS = (("resnet8", "resnet14"), ("wrn_16_1", "wrn_16_2"), ("resnet8", "wrn_16_1"))
+UNSERVED = ("kdsvd", "wrn_16_1", "wrn_16_2")
+"""It needs as many channels in both networks."""
 every_method = pytest.mark.parametrize("name", METHODS)
-every_pair = pytest.mark.parametrize(("student", "teacher"), PAIRS)
+every_served_pair = pytest.mark.parametrize(
+    ("name", "student", "teacher"), [row for name in METHODS for pair in PAIRS if (row := (name, *pair)) != UNSERVED]
+)
 
 
-@every_method
-@every_pair
+@every_served_pair
 def test_terms_are_finite_named_scalars(name: str, student: str, teacher: str) -> None:
     output = tiny.method(name, student, teacher).train()(tiny.batch())
     assert output.terms
@@ -31,8 +34,7 @@ def test_terms_are_finite_named_scalars(name: str, student: str, teacher: str) -
     assert output.logits.shape == (8, tiny.CLASSES)
 
 
-@every_method
-@every_pair
+@every_served_pair
 def test_the_law_what_is_measured_is_what_ships(name: str, student: str, teacher: str) -> None:
     method = tiny.method(name, student, teacher)
     method.train()(tiny.batch(seed=1))
@@ -148,6 +150,7 @@ CHECKS: tuple[Callable[..., None], ...] = (
 MOBILE = ("mobilenet_v2_half", "wrn_16_2")
 REFUSED = {
     "catkd": "catkd weighs the channels of the student's last map .* in mobilenet_v2_half more than an average lies",
+    "kdsvd": r"student have \[12, 16, 48, 160\] channels and those of the teacher \[32, 64, 128\]",
     "ofd": "ofd compares the networks stage by stage, but the student has 4 stages and the teacher 3",
     "reviewkd": "reviewkd compares the networks stage by stage, but the student has 4 stages and the teacher 3",
     "sakd": "sakd compares square stage maps of equal size .* 12x16x16, 16x8x8, 48x4x4, 160x2x2, the teacher 32x32x32",

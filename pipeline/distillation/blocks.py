@@ -53,6 +53,33 @@ def soft_kl(z_s: Tensor, z_t: Tensor, temperature: float) -> Tensor:
     return temperature**2 * functional.kl_div(log_p_s, log_p_t, reduction="batchmean", log_target=True)
 
 
+def divergences(log_p_s: Tensor, log_p_t: Tensor) -> Tensor:
+    """KL(p_t || p_s) of each row of log-probabilities (R, K): (R,)."""
+    return functional.kl_div(log_p_s, log_p_t, reduction="none", log_target=True).sum(1)
+
+
+def decouple(z_s: Tensor, z_t: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Target and non-target divergence of DKD, times T^2: two of (R,), from logits (R, K) and labels (R,)."""
+    z_s, z_t = z_s / temperature, z_t / temperature
+    target = divergences(_binary(z_s, labels), _binary(z_t, labels))
+    nontarget = divergences(others(z_s, labels).log_softmax(1), others(z_t, labels).log_softmax(1))
+    return temperature**2 * target, temperature**2 * nontarget
+
+
+def others(z: Tensor, labels: Tensor) -> Tensor:
+    """Columns of (R, K) without the labelled one, in order: (R, K - 1)."""
+    # By index, not by a mask: a mask's result has a size that an accelerator would have to be asked for.
+    columns = torch.arange(z.shape[1] - 1, device=z.device).expand(len(z), -1)
+    return z.gather(1, columns + (columns >= labels.unsqueeze(1)))
+
+
+def _binary(z: Tensor, labels: Tensor) -> Tensor:
+    # log (p_y, 1 - p_y). The rest is summed over the other classes: 1 - p_y would be 0, and its log -inf, for a sure
+    # network.
+    log_p = z.log_softmax(1)
+    return torch.cat([log_p.gather(1, labels.unsqueeze(1)), others(log_p, labels).logsumexp(1, keepdim=True)], 1)
+
+
 def energy(maps: Tensor | Kept) -> Tensor:
     """mean_c F^2 of maps (B, C, H, W), in float32: (B, H, W)."""
     if isinstance(maps, Kept):

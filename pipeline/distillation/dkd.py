@@ -21,13 +21,12 @@ same, and nothing is clamped. The warm-up counts whole epochs, so shorten it for
 
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.blocks import decouple
 from pipeline.models.base import Features
 
 
@@ -60,28 +59,3 @@ class Method(base.Method):
             "tckd": grown * c.target_weight * target.mean(),
             "nckd": grown * c.nontarget_weight * nontarget.mean(),
         }
-
-
-def decouple(z_s: Tensor, z_t: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Target and non-target divergence of every image, times T^2: two of (B,), from logits (B, K) and labels (B,)."""
-    z_s, z_t = z_s / temperature, z_t / temperature
-    target = _divergence(_binary(z_s, labels), _binary(z_t, labels))
-    nontarget = _divergence(others(z_s, labels).log_softmax(1), others(z_t, labels).log_softmax(1))
-    return temperature**2 * target, temperature**2 * nontarget
-
-
-def others(z: Tensor, labels: Tensor) -> Tensor:
-    """Columns of (B, K) without the labelled one, in order: (B, K - 1)."""
-    # By index, not by a mask: a mask's result has a size that an accelerator would have to be asked for.
-    columns = torch.arange(z.shape[1] - 1, device=z.device).expand(len(z), -1)
-    return z.gather(1, columns + (columns >= labels.unsqueeze(1)))
-
-
-def _binary(z: Tensor, labels: Tensor) -> Tensor:
-    # log b. The rest is summed over the other classes: 1 - p_y would be 0, and its log -inf, for a sure network.
-    log_p = z.log_softmax(1)
-    return torch.cat([log_p.gather(1, labels.unsqueeze(1)), others(log_p, labels).logsumexp(1, keepdim=True)], 1)
-
-
-def _divergence(log_s: Tensor, log_t: Tensor) -> Tensor:
-    return functional.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1)

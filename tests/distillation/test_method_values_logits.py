@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.distillation import blocks, dist, dkd, lskd, sakd_sparse
+from pipeline.distillation import blocks, dist, lskd, sakd_sparse
 from pipeline.distillation.base import Batch, Teacher, find
 from pipeline.models.base import Features, MapShape, Tap, pool
 from pipeline.system.errors import ParamsError
@@ -52,7 +52,7 @@ def test_dkd_grows_over_the_first_twenty_epochs(epoch: int, share: float) -> Non
 
 def test_dkd_with_the_weights_that_it_frees_is_the_plain_divergence() -> None:
     z_s, z_t = logits()
-    target, nontarget = dkd.decouple(z_s, z_t, LABELS, 4)
+    target, nontarget = blocks.decouple(z_s, z_t, LABELS, 4)
     others = 1 - (z_t / 4).softmax(1)[torch.arange(4), LABELS]
     torch.testing.assert_close((target + others * nontarget).mean(), blocks.soft_kl(z_s, z_t, 4))
 
@@ -62,7 +62,7 @@ def test_dkd_stays_finite_where_both_networks_are_sure() -> None:
     z_t = z.clone()
     z_t[torch.arange(4), LABELS] = 1000.0
     z_s = (z_t * 2).requires_grad_()
-    target, nontarget = dkd.decouple(z_s, z_t, LABELS, 1)
+    target, nontarget = blocks.decouple(z_s, z_t, LABELS, 1)
     (target + nontarget).sum().backward()
     assert target.isfinite().all()
     assert nontarget.isfinite().all()
@@ -72,7 +72,7 @@ def test_dkd_stays_finite_where_both_networks_are_sure() -> None:
 
 def test_dkd_leaves_out_the_labelled_column_and_keeps_the_order() -> None:
     z = torch.arange(8.0).view(2, 4)
-    assert dkd.others(z, torch.tensor([0, 2])).tolist() == [[1, 2, 3], [4, 5, 7]]
+    assert blocks.others(z, torch.tensor([0, 2])).tolist() == [[1, 2, 3], [4, 5, 7]]
 
 
 @pytest.mark.parametrize(("temperature", "expected"), [(1.0, 0.53901917), (4.0, 4.4901867)])

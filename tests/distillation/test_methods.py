@@ -15,12 +15,15 @@ from tests import tiny
 
 METHODS = registry.names("pipeline.distillation")
 PAIRS = (("resnet8", "resnet14"), ("wrn_16_1", "wrn_16_2"), ("resnet8", "wrn_16_1"))
+UNSERVED = ("kdsvd", "wrn_16_1", "wrn_16_2")
+"""It needs as many channels in both networks."""
 every_method = pytest.mark.parametrize("name", METHODS)
-every_pair = pytest.mark.parametrize(("student", "teacher"), PAIRS)
+every_served_pair = pytest.mark.parametrize(
+    ("name", "student", "teacher"), [row for name in METHODS for pair in PAIRS if (row := (name, *pair)) != UNSERVED]
+)
 
 
-@every_method
-@every_pair
+@every_served_pair
 def test_terms_are_finite_named_scalars(name: str, student: str, teacher: str) -> None:
     output = tiny.method(name, student, teacher).train()(tiny.batch())
     assert output.terms
@@ -31,8 +34,7 @@ def test_terms_are_finite_named_scalars(name: str, student: str, teacher: str) -
     assert output.logits.shape == (8, tiny.CLASSES)
 
 
-@every_method
-@every_pair
+@every_served_pair
 def test_the_law_what_is_measured_is_what_ships(name: str, student: str, teacher: str) -> None:
     method = tiny.method(name, student, teacher)
     method.train()(tiny.batch(seed=1))
@@ -116,7 +118,8 @@ def test_every_term_teaches_from_the_smallest_batch_on_and_not_before(name: str)
 @pytest.mark.parametrize("teacher_bn", ["eval", "batch"])
 def test_maps_of_one_place_need_two_images(name: str, teacher_bn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny, "IMAGE_PX", 4)
-    method = tiny.method(name, **({"teacher_bn": teacher_bn} if name != "vanilla" else {}))
+    settings = {"sdd": {"num_scales": 1}}.get(name, {})  # one place cannot be cut
+    method = tiny.method(name, **settings, **({"teacher_bn": teacher_bn} if name != "vanilla" else {}))
     if name == "semckd":
         return
     assert method.one_value()
@@ -146,9 +149,12 @@ CHECKS: tuple[Callable[..., None], ...] = (
 # A student with one stage more than its teacher, at other sizes, and a convolution behind its last map.
 MOBILE = ("mobilenet_v2_half", "wrn_16_2")
 REFUSED = {
+    "catkd": "catkd weighs the channels of the student's last map .* in mobilenet_v2_half more than an average lies",
+    "kdsvd": r"student have \[12, 16, 48, 160\] channels and those of the teacher \[32, 64, 128\]",
     "ofd": "ofd compares the networks stage by stage, but the student has 4 stages and the teacher 3",
     "reviewkd": "reviewkd compares the networks stage by stage, but the student has 4 stages and the teacher 3",
     "sakd": "sakd compares square stage maps of equal size .* 12x16x16, 16x8x8, 48x4x4, 160x2x2, the teacher 32x32x32",
+    "sdd": "sdd lets the student's classifier read .* in mobilenet_v2_half more than an average lies between",
 }
 
 

@@ -32,19 +32,31 @@ pytestmark = pytest.mark.slow
 ROUND_TRIPS = ("timm/resnet18", "timm/mobilenetv3_small_100")
 NETWORKS = ("timm/test_resnet", "timm/test_efficientnet", "timm/test_convnext", "timm/test_vit", *ROUND_TRIPS)
 OFD = "ofd takes its margins from the batch normalisation behind each stage of the teacher, but timm/.* names none"
+AVERAGE = "in timm/test_{} more than an average lies between"
+CLASS_MAPS = f"catkd weighs the channels of the student's last map .* {AVERAGE}"
+CHANNELS = r"kdsvd compares the channels .* student have \[.*\] channels and those of the teacher \[.*\]"
+REGIONS = f"sdd lets the student's classifier read the averages of regions of its last map, but {AVERAGE}"
 HEAD = "lets the teacher's classifier read the average of a map made by the student, but in timm/test_mambaout"
-# A pair, and which methods refuse it, by what they say. Of ofd alone there is no pair that it serves.
+# A pair, and which methods refuse it, by what they say. Of ofd alone there is no pair that it serves: the others that
+# refuse both of these have one in ALIKE.
 PAIRS: dict[tuple[str, str], dict[str, str]] = {
     ("timm/test_efficientnet", "timm/test_resnet"): {
+        "catkd": CLASS_MAPS.format("efficientnet"),
+        "kdsvd": CHANNELS,
+        "sdd": REGIONS.format("efficientnet"),
         "ofd": OFD,
         "norm": "norm needs a student that runs a neck, but timm/test_efficientnet runs none",
     },
     ("timm/test_convnext", "timm/test_mambaout"): {
+        "catkd": CLASS_MAPS.format("convnext"),
+        "kdsvd": CHANNELS,
+        "sdd": REGIONS.format("convnext"),
         "ofd": OFD,
         "simkd": f"simkd {HEAD}",
         "srrl": f"srrl {HEAD}",
     },
 }
+ALIKE = ("timm/test_resnet", "timm/test_resnet")
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=" to ".join)
 every_network = pytest.mark.parametrize("arch", NETWORKS)
 
@@ -69,6 +81,14 @@ def test_a_method_serves_a_pair_or_says_why_not(name: str, pair: tuple[str, str]
         return
     for check in contract.CHECKS:
         check(name, *pair)
+
+
+@pytest.mark.parametrize("name", ["catkd", "kdsvd", "sdd"])
+def test_a_method_that_refuses_both_pairs_serves_networks_that_are_alike(name: str) -> None:
+    for check in contract.CHECKS:
+        # Fresh residual branches of timm's ResNets end in 0, so that their first convolutions have no gradient yet.
+        if check is not contract.test_gradients_reach_everything_that_claims_to_train:
+            check(name, *ALIKE)
 
 
 @every_pair
@@ -360,6 +380,7 @@ def test_a_teacher_of_other_classes_serves_methods_that_compare_no_predictions(n
         "ofd": "the student has 4 stages and the teacher 3",
         "reviewkd": "the student has 4 stages and the teacher 3",
         "sakd": "Choose networks with the same stages",
+        "kdsvd": r"student have \[24, 32, 48, 64\] channels and those of the teacher \[16, 32, 64\]",
     }
     if module.Method.compares_logits:
         refused[name] = "compares predictions, but the teacher knows 7 classes and the data set has 4"

@@ -41,10 +41,20 @@ SETTINGS = {
 }
 MAPS = "sakd compares square stage maps of equal size"
 STAGES = "compares the networks stage by stage, but the student has 4 stages and the teacher 3"
+CLASS_MAPS = "catkd weighs the channels of the student's last map"
+CHANNELS = "kdsvd compares the channels of the networks' stages one by one"
+REGIONS = "sdd lets the student's classifier read the averages of regions"
 # Of pairs with a student that divides its maps otherwise: which methods refuse them, by what they say.
 REFUSED = {
-    "resnet50-mobilenet_v2_half": {"sakd": MAPS},
-    "wrn_40_2-mobilenet_v2_half": {"sakd": MAPS, "ofd": f"ofd {STAGES}", "reviewkd": f"reviewkd {STAGES}"},
+    "resnet50-mobilenet_v2_half": {"sakd": MAPS, "catkd": CLASS_MAPS, "kdsvd": CHANNELS, "sdd": REGIONS},
+    "wrn_40_2-mobilenet_v2_half": {
+        "sakd": MAPS,
+        "catkd": CLASS_MAPS,
+        "kdsvd": CHANNELS,
+        "sdd": REGIONS,
+        "ofd": f"ofd {STAGES}",
+        "reviewkd": f"reviewkd {STAGES}",
+    },
 }
 
 

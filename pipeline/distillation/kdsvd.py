@@ -69,7 +69,7 @@ class Method(base.Method):
 
 def main_vectors(maps: Tensor) -> Tensor:
     """t of maps (B, C, H, W): (B, C), float64, without gradient."""
-    vectors = linalg.eigh(_products(maps.detach()))[1][:, :, -1]
+    vectors: Tensor = linalg.eigh(_products(maps.detach()))[1][:, :, -1]
     return vectors * vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
 
 
@@ -86,7 +86,8 @@ def nearest_vectors(maps: Tensor, target: Tensor) -> Tensor:
     gaps = values.gather(1, nearest) - values
     inverse = torch.where(gaps.abs() > _EQUAL * values[:, -1:], 1 / gaps, 0).unsqueeze(2)
     change = vectors @ (inverse * (vectors.transpose(1, 2) @ (products - products.detach()) @ u))
-    return (u + change).squeeze(2) * likeness.gather(1, nearest).sign()
+    found: Tensor = (u + change).squeeze(2) * likeness.gather(1, nearest).sign()
+    return found
 
 
 def change_distance(vectors_s: list[Tensor], vectors_t: list[Tensor]) -> Tensor:

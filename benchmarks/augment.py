@@ -4,7 +4,8 @@
 
 From stored uint8 images to normalised, channels_last batches: a box of random size and shape scaled to image_px, and a
 mirror. torchvision gets the same images as tensors, once without and once with the low-pass filter (antialias) that is
-its default; both draw by themselves. All take turns in one process. Our crop without scaling stands beside them.
+its default; both draw by themselves. All take turns in one process. Our crop without scaling stands beside them, and so
+does a strong view of the scaled one.
 """
 
 import argparse
@@ -84,6 +85,7 @@ def ways(storage_px: int, image_px: int, batch_size: int) -> dict[str, Callable[
     return {
         "ours": partial(ours, Augment(crop="resized")),
         "ours_unscaled": partial(ours, Augment(crop_padding_px=0)),
+        "ours_strong": partial(ours, Augment(crop="resized", strong=True)),
         "torchvision": partial(theirs, antialias=False),
         "torchvision_antialias": partial(theirs, antialias=True),
     }
@@ -103,6 +105,7 @@ def measure(calls: dict[str, Callable[[], Tensor]], threads: int, rounds: int) -
         "torchvision_antialias_over_ours": latency.paired_ratio(
             samples["torchvision_antialias"], samples["ours"]
         ).to_dict(),
+        "strong_over_ours": latency.paired_ratio(samples["ours_strong"], samples["ours"]).to_dict(),
     }
 
 

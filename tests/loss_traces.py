@@ -33,7 +33,14 @@ def trace(name: str) -> list[float]:
     for step in range(STEPS):
         positions = torch.arange(8 * step, 8 * step + 8) % len(feed)
         pixels = feed.pixels(positions).permute(0, 3, 1, 2).float()
-        batch = Batch(pixels / 128 - 1, feed.labels[positions], positions, progress=step / STEPS, epoch=step)
+        batch = Batch(
+            pixels / 128 - 1,
+            feed.labels[positions],
+            positions,
+            progress=step / STEPS,
+            epoch=step,
+            strong=pixels.flip(3) / 256 - 1,  # mirrored and darker
+        )
         loss = torch.stack(list(method(batch).terms.values())).sum()
         optimizer.zero_grad()
         loss.backward()

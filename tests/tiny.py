@@ -19,7 +19,11 @@ CLASSES = 4
 IMAGE_PX = 16
 """Of `card`, `split`, `batch` and `method`; a test may set another."""
 CPU = torch.device("cpu")
-SETTINGS: dict[str, dict[str, object]] = {"crd": {"num_negatives": 16}, "semckd": {"batch_size": 8}}
+SETTINGS: dict[str, dict[str, object]] = {
+    "crd": {"num_negatives": 16},
+    "crld": {"weak_threshold": 0.25, "strong_threshold": 0.25},  # no teacher here is surer
+    "semckd": {"batch_size": 8},
+}
 """What a method needs to fit 64 images and `batch()`, where its defaults do not."""
 
 
@@ -95,10 +99,12 @@ def method(name: str, student: str = "resnet8", teacher: str = "resnet14", **con
 
 def batch(size: int = 8, seed: int = 0) -> Batch:
     torch.manual_seed(seed)
+    images = torch.randn(size, 3, IMAGE_PX, IMAGE_PX)
     return Batch(
-        images=torch.randn(size, 3, IMAGE_PX, IMAGE_PX),
+        images=images,
         labels=torch.arange(size) % CLASSES,
         positions=torch.arange(size),
         progress=0.5,
         epoch=1,
+        strong=images.flip(3) / 2,
     )

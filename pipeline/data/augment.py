@@ -1,4 +1,4 @@
-"""Batched augmentation on the device: a random crop, and a random mirror.
+"""Batched augmentation on the device: a random crop, a random mirror, and what makes a view strong (strong.py).
 
     padded     image_px x image_px pixels at a random place of the stored image, padded
     resized    a box of random area and shape at a random place of the stored image, scaled to image_px x image_px
@@ -22,10 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.data import strong
 from pipeline.settings.data import Augment, Normalization
 
 _MASK = (1 << 63) - 1
 _TRIES = 10
+_SECOND = 1 + strong.DRAWS
+"""Number of the draw that a second view begins with, behind those of the first."""
 
 
 class Views(NamedTuple):
@@ -41,18 +44,35 @@ class Views(NamedTuple):
     """(N,) int64, columns."""
     flip: Tensor
     """(N,) bool, mirror left and right."""
+    changes: Tensor
+    """(N, 7) float32, what `strong.change` does then; (N, 0) for a weak view."""
 
     def of(self, chosen: slice) -> "Views":
         """Those of some of the images."""
         return Views(*(values[chosen] for values in self))
 
 
-def draw(settings: Augment, stored_px: int, image_px: int, seed: int, epoch: int, positions: Tensor) -> Views:
+def looks(settings: Augment, views: int) -> list[tuple[Augment, int]]:
+    """How each view of an image is augmented, and its number for `draw`.
+
+    One view is as the settings say; of two, the first is weak and the second strong, whatever `settings.strong` says.
+    """
+    if views == 1:
+        return [(settings, 0)]
+    return [(settings.model_copy(update={"strong": number == 1}), number) for number in range(2)]
+
+
+def draw(
+    settings: Augment, stored_px: int, image_px: int, seed: int, epoch: int, positions: Tensor, number: int = 0
+) -> Views:
     """The views of images at `positions` (N,) int64 of the training set in this epoch.
 
     stored_px, image_px: height and width of the stored images, and of what comes out.
+    number: 0, or 1 for a second view of each, which is drawn independently.
     """
     counters = _hash(_hash(_hash(torch.zeros_like(positions) + seed) + epoch) + positions)
+    if number:
+        counters = _hash(counters + _SECOND)
     if settings.crop == "resized":
         height, width = _boxes(settings, stored_px, counters)
         room = stored_px
@@ -62,20 +82,18 @@ def draw(settings: Augment, stored_px: int, image_px: int, seed: int, epoch: int
     # Three independent ranges of bits of one 63-bit hash; some 2,200 places at most, so the bias is below 0.3 %.
     top, left = (counters & 0xFFFFF) % (room - height + 1), ((counters >> 20) & 0xFFFFF) % (room - width + 1)
     flip = ((counters >> 40) & 1).bool() if settings.flip else torch.zeros_like(counters, dtype=torch.bool)
-    return Views(top, left, height, width, flip)
+    changes = torch.empty(len(counters), 0, device=counters.device)
+    if settings.strong:
+        numbers = torch.arange(1, 1 + strong.DRAWS, device=counters.device)
+        # 24 bits, which float32 holds: a share that is rounded up to 1 would be out of its range.
+        changes = strong.draw((_hash(counters.unsqueeze(1) + numbers) & 0xFFFFFF).float() / 2**24)
+    return Views(top, left, height, width, flip, changes)
 
 
 def apply(settings: Augment, image_px: int, pixels: Tensor, views: Views) -> Tensor:
-    """Cut each view out of its image: stored uint8 (B, H, W, 3) -> uint8 (B, image_px, image_px, 3)."""
-    if settings.crop == "resized":
-        return _scaled(image_px, pixels, views)
-    batch = len(pixels)
-    index = torch.arange(image_px, device=pixels.device)
-    rows = views.top.unsqueeze(1) + index
-    columns = torch.where(views.flip.unsqueeze(1), image_px - 1 - index, index) + views.left.unsqueeze(1)
-    padded = pad(pixels, settings.crop_padding_px, settings.pad_mode)
-    image = torch.arange(batch, device=pixels.device).view(batch, 1, 1)
-    return padded[image, rows.unsqueeze(2), columns.unsqueeze(1)]
+    """Cut each view out of its image and change it: stored uint8 (B, H, W, 3) -> uint8 (B, image_px, image_px, 3)."""
+    cut = _scaled(image_px, pixels, views) if settings.crop == "resized" else _padded(settings, image_px, pixels, views)
+    return strong.change(cut, views.changes) if settings.strong else cut
 
 
 def smaller(images: Tensor, seen_px: int) -> Tensor:
@@ -134,6 +152,16 @@ def _boxes(settings: Augment, stored_px: int, counters: Tensor) -> tuple[Tensor,
         height, width = torch.where(fits, tall, height), torch.where(fits, broad, width)
         missing &= ~fits
     return height, width
+
+
+def _padded(settings: Augment, image_px: int, pixels: Tensor, views: Views) -> Tensor:
+    batch = len(pixels)
+    index = torch.arange(image_px, device=pixels.device)
+    rows = views.top.unsqueeze(1) + index
+    columns = torch.where(views.flip.unsqueeze(1), image_px - 1 - index, index) + views.left.unsqueeze(1)
+    padded = pad(pixels, settings.crop_padding_px, settings.pad_mode)
+    image = torch.arange(batch, device=pixels.device).view(batch, 1, 1)
+    return padded[image, rows.unsqueeze(2), columns.unsqueeze(1)]
 
 
 def _scaled(image_px: int, pixels: Tensor, views: Views) -> Tensor:

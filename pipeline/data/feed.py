@@ -69,14 +69,14 @@ class Feed:
             return self._resident[positions]
         return torch.from_numpy(self._read(positions.cpu().numpy())).to(self.device, non_blocking=True)
 
-    def views(self, settings: Augment, seed: int, epoch: int, positions: Tensor) -> augment.Views:
-        """How the images at `positions` (B,) look in this epoch of a training with this seed."""
+    def views(self, settings: Augment, seed: int, epoch: int, positions: Tensor, number: int = 0) -> augment.Views:
+        """How the images at `positions` (B,) look in this epoch of a training with this seed; `number` as in `draw`."""
         drawn_from = (seed, epoch) if self.num_views is None else (VIEWS_SEED, epoch % self.num_views)
-        return augment.draw(settings, self._stored_px, self.cut_px, *drawn_from, positions)
+        return augment.draw(settings, self._stored_px, self.cut_px, *drawn_from, positions, number)
 
     def seen(self, settings: Augment, positions: Tensor, views: augment.Views) -> Tensor:
         """Normalised images (B, 3, cut_px, cut_px) of the images at `positions` (B,), as `views` show them."""
-        return self._augmented(settings, self.pixels(positions), views)
+        return self._normalized(augment.apply(settings, self.cut_px, self.pixels(positions), views))
 
     def train_batches(
         self,
@@ -87,41 +87,43 @@ class Feed:
         drop_last: bool,
         first: int = 0,
         fewest: int = 1,
+        views: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(images, labels, positions) of one epoch: a permutation drawn from (seed, epoch), each image augmented.
 
         From batch number `first` on: the later part of an epoch is the same without the earlier one. Where several
-        processes train, each gets its part of every batch. `fewest` is as in `batch_ends`.
+        processes train, each gets its part of every batch. `fewest` is as in `batch_ends`. With two `views`, strong
+        views (see `augment.looks`) of all images of a batch stand behind the weak ones: (2 * B, 3, cut_px, cut_px).
         """
         ends = [0, *batch_ends(len(self), batch_size, drop_last, fewest)]
-        for images, positions in self._passes(settings, seed, epoch * len(self), ends, first):
+        for images, positions in self._passes(settings, seed, epoch * len(self), ends, first, views):
             yield images, self.labels[positions], positions
 
     def unlabelled_batches(
-        self, settings: Augment, seed: int, epoch: int, ends: list[int], first: int = 0
+        self, settings: Augment, seed: int, epoch: int, ends: list[int], first: int = 0, views: int = 1
     ) -> Iterator[Tensor]:
-        """Images (B, 3, cut_px, cut_px) of one epoch of another feed, which stand beside its batches.
+        """Images (views * B, 3, cut_px, cut_px) of one epoch of another feed, which stand beside its batches.
 
         They come in passes over this split that go on from one epoch to the next, so that every image is shown as often
         as every other; a pass draws order and views by its number, as `train_batches` does by that of the epoch.
         `ends`, which begins with 0, tells where the images of each batch end.
         """
-        for images, _ in self._passes(settings, seed + _APART, epoch * ends[-1], ends, first):
+        for images, _ in self._passes(settings, seed + _APART, epoch * ends[-1], ends, first, views):
             yield images
 
     def _passes(
-        self, settings: Augment, seed: int, start: int, ends: list[int], first: int
+        self, settings: Augment, seed: int, start: int, ends: list[int], first: int, views: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, positions) of batches that end at `ends`, counted from image number `start` of all passes on."""
-        num, orders, drawn = len(self), [], []
+        num, orders = len(self), dict[int, Tensor]()
         # One at least, though it may show nothing.
         for number in range(start // num, max(start // num + 1, -(-(start + ends[-1]) // num))):
             generator = torch.Generator().manual_seed(_mix(seed, number))
             begins = number * num
             wanted = slice(max(0, start - begins), min(num, start + ends[-1] - begins))
-            orders.append(torch.randperm(num, generator=generator)[wanted])
-            drawn.append(self.views(settings, seed, number, orders[-1].to(self.device)))
-        on_host, views = torch.cat(orders), augment.Views(*map(torch.cat, zip(*drawn, strict=True)))
+            orders[number] = torch.randperm(num, generator=generator)[wanted]
+        looks = [(look, self._drawn(look, seed, orders, view)) for look, view in augment.looks(settings, views)]
+        on_host = torch.cat(list(orders.values()))
         order = on_host.to(self.device)
         parts = [distributed.own(begin, end) for begin, end in islice(pairwise(ends), first, None)]
         if self._resident is None and gathers_ahead(self.device):
@@ -129,7 +131,13 @@ class Feed:
         else:
             gathered = (self.pixels(order[part]) for part in parts)
         for part, pixels in zip(parts, gathered, strict=True):
-            yield self._augmented(settings, pixels, views.of(part)), order[part]
+            cut = [augment.apply(look, self.cut_px, pixels, drawn.of(part)) for look, drawn in looks]
+            yield self._normalized(cut[0] if views == 1 else torch.cat(cut)), order[part]
+
+    def _drawn(self, settings: Augment, seed: int, orders: dict[int, Tensor], number: int) -> augment.Views:
+        """Views of the images of whole passes, or of what is wanted of them, by the numbers of the passes."""
+        of_each = [self.views(settings, seed, at, order.to(self.device), number) for at, order in orders.items()]
+        return augment.Views(*map(torch.cat, zip(*of_each, strict=True)))
 
     def view_batches(self, settings: Augment, view: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """Images of the whole split in order, from position `first` on, as view number `view` in [0, K) shows them."""
@@ -156,9 +164,6 @@ class Feed:
         """The same before they are made smaller, if they are: (B, 3, cut_px, cut_px)."""
         middle = centre(self._stored_px, self.cut_px)
         return self._normalized(self.pixels(positions)[:, middle, middle])
-
-    def _augmented(self, settings: Augment, pixels: Tensor, views: augment.Views) -> Tensor:
-        return self._normalized(augment.apply(settings, self.cut_px, pixels, views))
 
 
 def training_feeds(

@@ -74,12 +74,21 @@ class Batch:
     """None where each image shows one alone."""
     label_smoothing: float = 0.0
     """Share of each label that the cross-entropy spreads evenly over all classes, in [0, 1)."""
+    strong: Tensor | None = None
+    """(B, 3, H, W), the strong view of each of `images`, for a method of two `views`."""
 
     def main_labels(self) -> Tensor:
         """(L,) int64, of what each labelled image shows most of."""
         if self.mixed is None:
             return self.labels
         return torch.where(self.mixed.share < 0.5, self.mixed.labels, self.labels)
+
+
+class Both(NamedTuple):
+    """What a network computes on the two views of the images of a batch."""
+
+    weak: Features
+    strong: Features
 
 
 class Output(NamedTuple):
@@ -117,6 +126,9 @@ class Method(nn.Module):
     takes_mixed: ClassVar[bool] = True
     """False where terms of its own take an image for one of its labelled class: then it can train neither on mixtures
     nor on images without labels."""
+    views: ClassVar[Literal[1, 2]] = 1
+    """Of each image. With 2, the second one is strong (pipeline/data/strong.py), both networks see each view in a
+    forward pass of its own, and `terms` gets `Both` of student and teacher. The weak one's logits are deployed."""
     compares_logits: ClassVar[bool] = False
     """The method's own terms compare predictions, so that teacher and data need the same classes at any kl_weight."""
     reads: tuple[str, ...] | None = None
@@ -176,7 +188,7 @@ class Method(nn.Module):
         training, none = self.training, torch.zeros(2, dtype=torch.int64)
         images = torch.zeros(2, 3, self._teacher_px, self._teacher_px)
         # The class's own: whoever watches or compiles calls of this objective means steps of training.
-        type(self).forward(self.eval(), Batch(images, none, torch.arange(2), progress=0, epoch=0))
+        type(self).forward(self.eval(), Batch(images, none, torch.arange(2), progress=0, epoch=0, strong=images))
         self.train(training)
         for hook in hooks:
             hook.remove()
@@ -252,12 +264,16 @@ class Method(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Networks compute in the precision that the caller's autocast sets, loss terms in float32."""
-        s = self.student.features(self.seen(batch.images))
+        weak = self.student.features(self.seen(batch.images))
+        s: Features | Both = weak
         t = None
         if self.needs_teacher:
             t = self.teach(batch.images) if self.recall is None else self.recall(batch)
+        if self.views == 2 and batch.strong is not None:
+            s = Both(weak, self.student.features(self.seen(batch.strong)))
+            t = None if t is None else Both(t, self.teach(batch.strong))
         with torch.autocast(batch.images.device.type, enabled=False):
-            return Output(s.logits, self.terms(s, t, batch))
+            return Output(weak.logits, self.terms(s, t, batch))
 
     def seen(self, images: Tensor) -> Tensor:
         """What the student sees of a batch's images: the same, made smaller where its own are."""
@@ -271,8 +287,9 @@ class Method(nn.Module):
                 images = images * scale + shift
             return self.teacher.features(images)
 
-    def terms(self, s: Features, t: Any, batch: Batch) -> dict[str, Tensor]:
-        """Named, weighted scalars whose sum is the loss; `t` is None for a method without a teacher."""
+    def terms(self, s: Any, t: Any, batch: Batch) -> dict[str, Tensor]:
+        """Named, weighted scalars whose sum is the loss, from Features, or `Both`, of student and teacher; `t` is None
+        for a method without a teacher."""
         return self.logit_terms(s.logits, t.logits if t is not None and self.config.kl_weight else None, batch)
 
     def logit_terms(self, z_s: Tensor, z_t: Tensor | None, batch: Batch) -> dict[str, Tensor]:

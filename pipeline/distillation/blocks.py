@@ -80,6 +80,12 @@ def _binary(z: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([log_p.gather(1, labels.unsqueeze(1)), others(log_p, labels).logsumexp(1, keepdim=True)], 1)
 
 
+def standardize(z: Tensor) -> Tensor:
+    """Logits (B, K) with mean 0 and standard deviation 1 in every row; a row without spread becomes 0."""
+    standard: Tensor = (z - z.mean(1, keepdim=True)) / (1e-7 + z.std(1, keepdim=True))
+    return standard
+
+
 def energy(maps: Tensor | Kept) -> Tensor:
     """mean_c F^2 of maps (B, C, H, W), in float32: (B, H, W)."""
     if isinstance(maps, Kept):

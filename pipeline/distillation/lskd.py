@@ -19,10 +19,8 @@ from torch import Tensor
 
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight, cross_entropy
-from pipeline.distillation.blocks import soft_kl
+from pipeline.distillation.blocks import soft_kl, standardize
 from pipeline.models.base import Features
-
-_EPSILON = 1e-7
 
 
 class Config(base.Config):
@@ -48,9 +46,3 @@ class Method(base.Method):
             "ce": c.ce_weight * cross_entropy(s.logits, batch),
             "kl": c.kl_weight * soft_kl(standardize(s.logits), standardize(t.logits), c.temperature),
         }
-
-
-def standardize(z: Tensor) -> Tensor:
-    """Logits (B, K) with mean 0 and standard deviation 1 in every row; a row without spread becomes 0."""
-    standard: Tensor = (z - z.mean(1, keepdim=True)) / (_EPSILON + z.std(1, keepdim=True))
-    return standard

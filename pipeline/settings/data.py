@@ -90,6 +90,10 @@ class Augment(Section):
     """For `crop: resized`: smallest and largest aspect ratio of the box, which is its width divided by its height."""
     flip: bool = True
     """Whether to flip images horizontally at random. Switch it off for writing and digits."""
+    strong: bool = False
+    """Whether to change colours and shapes too, of the teacher's images and of the students': two of 14 operations
+    (contrast, colour, sharpness, rotation, shear, ...) and a grey box, after crop and flip; see docs/recipes.md.
+    Methods of two views always see a weak and a strong one."""
 
     @model_validator(mode="after")
     def _ranges_are_in_order(self) -> "Augment":

@@ -71,10 +71,12 @@ def _card(name: str, header: str, method: Any) -> list[str]:
     needs = []
     if not method.needs_teacher:
         needs.append("no teacher")
-    elif method.reads is None:
+    elif method.reads is None and method.views == 1:
         needs.append("whole maps of the teacher, so that it runs in every step, cache or not")
-    else:
+    elif method.reads is not None:
         needs.append(f"of the teacher {', '.join(f'`{part}`' for part in method.reads)}, which a cache can keep")
+    if method.views == 2:
+        needs.append("a weak and a strong view of each image, so that no cache can answer for the teacher")
     if method.smallest_batch > 1:
         needs.append(f"at least {method.smallest_batch} images in a batch")
     if not method.takes_mixed:

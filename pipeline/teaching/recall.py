@@ -69,12 +69,12 @@ def attach(method: Method, folder: Path, expected: Facts) -> None:
     """Let the cache in `folder` answer in the teacher's place, where the method reads no more than is kept there.
 
     Where it reads more the teacher runs as ever, which is said. Raises DataError for a cache of other facts or a torn
-    one, ParamsError for a teacher that normalises by the batch.
+    one, ParamsError for a teacher that normalises by the batch and for a method of two views.
     """
     if not method.needs_teacher:
         return
     name = type(method).__module__.rpartition(".")[2]
-    _check_statistics(name, method.config)
+    _check_can_be_kept(name, method, method.config)
     if method.reads is None:
         print(
             f"{name} reads whole maps of the teacher, which no cache keeps, so the teacher runs in every step.",
@@ -91,19 +91,24 @@ def attach(method: Method, folder: Path, expected: Facts) -> None:
 def needed(settings: Params) -> list[str]:
     """What a cache for all methods of params.yaml has to keep, sorted; nothing where no cache is asked for.
 
-    Raises ParamsError for a method whose teacher normalises by the batch.
+    Raises ParamsError for a method whose teacher normalises by the batch, and for one of two views.
     """
     names: set[str] = set()
     if settings.teach.cache:
         for name in settings.distill.methods:
             method = find(name).Method
             if method.needs_teacher:
-                _check_statistics(name, method_config(settings, name))
+                _check_can_be_kept(name, method, method_config(settings, name))
                 names |= set(method.reads or ())
     return sorted(names)
 
 
-def _check_statistics(name: str, config: Any) -> None:
+def _check_can_be_kept(name: str, method: Method | type[Method], config: Any) -> None:
+    if method.views == 2:
+        raise ParamsError(
+            f"teach.cache is true, but {name} learns from two views of each image, and a cache keeps what the teacher "
+            f"says of one. Set teach.cache to false, or remove {name} from distill.methods."
+        )
     if config.teacher_bn == "batch":
         raise ParamsError(
             f"teach.cache is true, and distill.methods.{name}.teacher_bn is batch: what the teacher says of an image "

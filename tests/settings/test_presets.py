@@ -116,6 +116,7 @@ def test_a_protocol_leaves_nothing_that_decides_a_result_to_params_yaml(path: Pa
     free = {"compile", "precision", "processes"}  # of the machine; results are the same but for rounding
     for section in ("teacher", "distill"):
         assert set(protocol[section]["train"]) == set(Train.model_fields) - free
+    assert protocol["augment"]["strong"] is False
 
 
 def test_a_preset_that_is_no_text_is_refused(target: Path, tmp_path: Path) -> None:

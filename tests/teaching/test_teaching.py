@@ -320,6 +320,16 @@ def test_a_teacher_that_normalises_by_the_batch_is_refused(cache: Path) -> None:
         recall.needed(settings({"kd": {}, "sakd": {}}))
 
 
+@pytest.mark.parametrize("name", ["mlkd", "crld"])
+def test_a_method_of_two_views_is_refused(name: str, cache: Path) -> None:
+    said = f"teach.cache is true, but {name} learns from two views .* Set teach.cache to false, or remove {name} from"
+    with pytest.raises(ParamsError, match=said):
+        recall.attach(tiny.method(name), cache, facts())
+    with pytest.raises(ParamsError, match=said):
+        recall.needed(settings({"kd": {}, name: {}}))
+    assert recall.needed(settings({"kd": {}, name: {}}, cache=False)) == []
+
+
 def settings(methods: dict[str, dict[str, object]], cache: bool = True) -> Params:
     raw = {"teach": {"views": 2, "cache": cache}, "distill": {"methods": methods}}
     return parse(Params, json.loads(json.dumps(raw)), "", "test")

@@ -377,12 +377,15 @@ def test_momentum_is_forgotten_at_a_milestone_only_when_asked(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own, as it compiles
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile builds its kernels with a C++ compiler")
-def test_a_compiled_training_has_the_losses_of_a_plain_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["kd", "crld"])  # of one view, and of two
+def test_a_compiled_training_has_the_losses_of_a_plain_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A stem and one block: each further kernel that differs costs a second of a C++ compiler.
     monkeypatch.setitem(resnet.SIZES, "resnet4", resnet._Size(16, (16,), (1,), imagenet_stem=False))
 
     def method() -> Method:
-        return tiny.method("kd", "resnet4", "resnet4")
+        return tiny.method(name, "resnet4", "resnet4")
 
     settings = Train(epochs=1, batch_size=32, lr=0.01, milestones=(), precision="fp32")
     plain = fit(method(), tmp_path / "plain", settings)

@@ -15,6 +15,7 @@ moved to the GPU one batch at a time by pageable memory, as published codes do.
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ def values(device: torch.device, name: str, steps: int) -> Record:
         before = {key: value.cpu().clone() for key, value in method.student.state_dict().items()}
         optimizer = engine.make_optimizer(method.train(), settings)
         for step in range(steps):
-            out = engine.train_step(method, optimizer, noise(settings.batch_size, step, where), settings)
+            batch, strong = (noise(settings.batch_size, seed, where) for seed in (step, steps + step))
+            out = engine.train_step(method, optimizer, replace(batch, strong=strong.images), settings)
         ends.append({key: value.cpu() for key, value in method.student.state_dict().items()})
         terms.append({key: value.item() for key, value in out.terms.items()})
     apart = max(

@@ -51,6 +51,10 @@ def methods_page(schema: Schema, published: Mapping[str, Mapping[str, str]], pai
         "gives it. A star marks figures that were made with other views of the images than crops and flips: they must "
         "not be ranked with the rest. [results/published_top1.yaml](../results/published_top1.yaml) has all figures "
         f"with their sources. The pairs are: {listed}.",
+        "Methods that neighbouring toolboxes have and this one does not: AB, FSP and FT (factor transfer) train in two "
+        "phases, with an optimiser for each, and a training here has one. HSAKD and SSKD train heads beside the "
+        "teacher before any student, on turned copies of every image, which takes four times the work of a step. MGD "
+        "has no defined recipe for CIFAR-100.",
     ]
     properties = schema["$defs"]["Distill"]["properties"]["methods"]["properties"]
     for name in registry.names("pipeline.distillation"):

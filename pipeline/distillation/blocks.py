@@ -248,14 +248,18 @@ def check_same_stages(method: str, student: Shapes, teacher: Shapes) -> None:
         )
 
 
-def check_head_reads_average(method: str, teacher: Classifier) -> None:
-    """Refuse, for a method that puts another map before the teacher's classifier, one that reads no plain average."""
-    if not teacher.fc_reads_average:
+def check_reads_average(role: str, network: Classifier, use: str) -> None:
+    """Refuse a network whose classifier reads no plain average of the last map, and say what the method's `use` is."""
+    if not network.fc_reads_average:
         raise ParamsError(
-            f"{method} lets the teacher's classifier read the average of a map made by the student, but in "
-            f"{teacher.spec['arch']} more than an average lies between the last map and the classifier. Choose "
-            "another teacher, such as timm/resnet18, or another method."
+            f"{use}, but in {network.spec['arch']} more than an average lies between the last map and the classifier. "
+            f"Choose another {role}, such as timm/resnet18, or another method."
         )
+
+
+def warm(epoch: int, warmup_epochs: int) -> float:
+    """Share of a weight that grows linearly to its whole in so many epochs: in the first epoch one of them is over."""
+    return min((epoch + 1) / warmup_epochs, 1.0) if warmup_epochs else 1.0
 
 
 def embedding(inputs: int, outputs: int) -> nn.Sequential:

@@ -30,8 +30,8 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.blocks import check_reads_average
 from pipeline.models.base import Classifier, Features
-from pipeline.system.errors import ParamsError
 
 
 class Config(base.Config):
@@ -53,12 +53,8 @@ class Method(base.Method):
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
         for role, network in (("student", student), ("teacher", self.teacher)):
-            if not network.fc_reads_average:
-                raise ParamsError(
-                    f"catkd weighs the channels of the {role}'s last map as its classifier weighs their averages, but "
-                    f"in {network.spec['arch']} more than an average lies between that map and the classifier. Choose "
-                    f"another {role}, such as timm/resnet18, or another method."
-                )
+            use = f"catkd weighs the channels of the {role}'s last map as its classifier weighs their averages"
+            check_reads_average(role, network, use)
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "attention"."""

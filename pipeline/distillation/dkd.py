@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import decouple
+from pipeline.distillation.blocks import decouple, warm
 from pipeline.models.base import Features
 
 
@@ -53,7 +53,7 @@ class Method(base.Method):
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl", "tckd" and "nckd"."""
         c = self.config
-        grown = min((batch.epoch + 1) / c.warmup_epochs, 1.0) if c.warmup_epochs else 1.0
+        grown = warm(batch.epoch, c.warmup_epochs)
         target, nontarget = decouple(s.logits, t.logits, batch.labels, c.temperature)
         return super().terms(s, t, batch) | {
             "tckd": grown * c.target_weight * target.mean(),

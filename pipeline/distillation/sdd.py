@@ -34,7 +34,7 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import decouple, divergences
+from pipeline.distillation.blocks import check_reads_average, decouple, divergences, warm
 from pipeline.models.base import Classifier, Features
 from pipeline.system.errors import ParamsError
 
@@ -70,12 +70,8 @@ class Method(base.Method):
         for role, network, sizes in zip(
             ("student", "teacher"), (student, self.teacher), self.shapes(card), strict=True
         ):
-            if not network.fc_reads_average:
-                raise ParamsError(
-                    f"sdd lets the {role}'s classifier read the averages of regions of its last map, but in "
-                    f"{network.spec['arch']} more than an average lies between that map and the classifier. Choose "
-                    f"another {role}, such as timm/resnet18, or another method."
-                )
+            use = f"sdd lets the {role}'s classifier read the averages of regions of its last map"
+            check_reads_average(role, network, use)
             height, width = sizes.stages[-1][1:]
             if min(height, width) < finest:
                 raise ParamsError(
@@ -87,7 +83,7 @@ class Method(base.Method):
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl" and "regions"."""
         c = self.config
-        grown = min((batch.epoch + 1) / c.warmup_epochs, 1.0) if c.warmup_epochs else 1.0
+        grown = warm(batch.epoch, c.warmup_epochs)
         pairs = ((s, self.student), (t, self.teacher))
         z_s, z_t = (region_logits(f.stages[-1].act, network.fc, c.num_scales) for f, network in pairs)
         return super().terms(s, t, batch) | {"regions": c.region_weight * grown * compare(z_s, z_t, batch.labels, c)}

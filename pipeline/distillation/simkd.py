@@ -30,7 +30,7 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Output, Weight
-from pipeline.distillation.blocks import check_head_reads_average
+from pipeline.distillation.blocks import check_reads_average
 from pipeline.models.base import Classifier, Features
 from pipeline.models.reused import Reused, projector
 from pipeline.system.errors import ParamsError
@@ -58,7 +58,8 @@ class Method(base.Method):
                 f"simkd ships the teacher's classifier, which knows {classes} classes, but the data set has "
                 f"{card.num_classes}. Choose a teacher trained on these classes, or another method."
             )
-        check_head_reads_average("simkd", self.teacher)
+        use = "simkd lets the teacher's classifier read the average of a map made by the student"
+        check_reads_average("teacher", self.teacher, use)
         if config.factor > t.channels:
             raise ParamsError(
                 f"distill.methods.simkd.factor is {config.factor}, more than the {t.channels} channels of the "

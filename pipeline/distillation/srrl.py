@@ -23,7 +23,7 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
 from pipeline.distillation.base import Batch, Weight
-from pipeline.distillation.blocks import check_head_reads_average, connector, in_map_precision
+from pipeline.distillation.blocks import check_reads_average, connector, in_map_precision
 from pipeline.models.base import Classifier, Features, pool
 
 
@@ -43,7 +43,8 @@ class Method(base.Method):
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
-        check_head_reads_average("srrl", self.teacher)
+        use = "srrl lets the teacher's classifier read the average of a map made by the student"
+        check_reads_average("teacher", self.teacher, use)
         s, t = self.shapes(card)
         self.connector = connector(s.stages[-1].channels, t.pooled)
 

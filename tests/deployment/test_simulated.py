@@ -75,7 +75,9 @@ def test_the_simulation_computes_what_is_deployed_in_seven_bits_and_in_eight(mad
     expected, float32 = deployed(file, pixels), deployed(model, pixels)
     came = answers(simulated, pixels)
     record = check_simulation(came, expected, simulated.one_step(torch.from_numpy(pixels).float()))
-    assert record["identical_percent"] > 50  # of 24 images; how many meet a tie depends on the processor
+    # On a processor with VNNI, 16 of the 24 images come out the same of the MobileNet in eight bits, elsewhere more.
+    with_hard_swish = any(node.op_type == "HardSwish" for node in model.graph.node)
+    assert record["identical_percent"] > (50 if with_hard_swish and not seven_bits else 75)
     # What ties cost is little beside what eight bits cost.
     assert (came - expected).square().mean().sqrt() < (float32 - expected).square().mean().sqrt() / 4
     # Without training, what is written is the file, number by number.

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,25 @@ def fit(
 
 def weights(method: Method) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in method.state_dict().items()}
+
+
+def goes_on_to_the_same_bits(
+    name: str, epoch: int, step: int, folder: Path, trained: Callable[[Method, Path], engine.Result]
+) -> None:
+    """A training that is stopped at this step ends as one that is not. `trained` fits a method."""
+    whole = tiny.method(name)
+    expected = trained(whole, folder / "whole")
+    first = tiny.method(name)
+    stop_at(first, epoch, step, signal.SIGTERM)
+    with pytest.raises(StoppedError):
+        trained(first, folder / "state")
+    second = tiny.method(name)
+    for parameter in second.parameters():
+        torch.nn.init.normal_(parameter)
+    came = trained(second, folder / "state")
+    assert_same(weights(second), weights(whole))
+    for figure in ("lr", "train", "val"):
+        assert [r[figure] for r in came.history] == [r[figure] for r in expected.history]
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -140,20 +160,7 @@ def test_every_recipe_goes_on_within_the_epoch_to_the_same_bits(
     name: str, recipe: str, epoch: int, step: int, tmp_path: Path
 ) -> None:
     settings = Train.model_validate(SETTINGS.model_dump() | RECIPES[recipe])
-    whole = tiny.method(name)
-    expected = fit(whole, tmp_path / "whole", settings)
-
-    first = tiny.method(name)
-    stop_at(first, epoch, step, signal.SIGTERM)
-    with pytest.raises(StoppedError):
-        fit(first, tmp_path / "state", settings)
-    second = tiny.method(name)
-    for parameter in second.parameters():
-        torch.nn.init.normal_(parameter)
-    came = fit(second, tmp_path / "state", settings)
-    assert_same(weights(second), weights(whole))
-    for figure in ("lr", "train", "val"):
-        assert [r[figure] for r in came.history] == [r[figure] for r in expected.history]
+    goes_on_to_the_same_bits(name, epoch, step, tmp_path, lambda method, state: fit(method, state, settings))
 
 
 @pytest.mark.parametrize("recipe", ["best_average", "all"])

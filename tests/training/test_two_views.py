@@ -1,6 +1,5 @@
 """The loop gives methods of two views a weak and a strong one, with all that it can do: mix, resume, add images."""
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from pipeline.data.feed import Feed
 from pipeline.distillation.base import Batch, Method
 from pipeline.settings.data import Augment
 from pipeline.settings.training import Train
-from pipeline.system.errors import StoppedError
 from pipeline.training import engine
 from pipeline.training.mixing import Mixer, draw
 from pipeline.training.resume import Resume
 from tests import tiny
-from tests.training.test_engine import SETTINGS, assert_same, stop_at, weights
+from tests.training.test_engine import SETTINGS, goes_on_to_the_same_bits
 
 AUGMENT = Augment(crop_padding_px=2, flip=True)
 ONE = SETTINGS.model_copy(update={"epochs": 1})
@@ -99,15 +97,4 @@ def test_both_views_of_an_image_are_mixed_with_those_of_the_same_one_in_the_same
 @pytest.mark.parametrize(("name", "recipe"), [("mlkd", {}), ("crld", MIXED), ("mlkd", {"unlabelled_share": 0.5})])
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name: str, recipe: dict[str, float], tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 2, **recipe})
-    whole = tiny.method(name)
-    expected = fit(whole, tmp_path / "whole", settings)
-    first = tiny.method(name)
-    stop_at(first, 1, 1, signal.SIGTERM)
-    with pytest.raises(StoppedError):
-        fit(first, tmp_path / "state", settings)
-    second = tiny.method(name)
-    for parameter in second.parameters():
-        torch.nn.init.normal_(parameter)
-    came = fit(second, tmp_path / "state", settings)
-    assert_same(weights(second), weights(whole))
-    assert [r["train"] for r in came.history] == [r["train"] for r in expected.history]
+    goes_on_to_the_same_bits(name, 1, 1, tmp_path, lambda method, state: fit(method, state, settings))

@@ -99,14 +99,13 @@ def main() -> None:
         for name, student, method, lr, epochs in rows
     ]
     table = [*known.values(), *made]
-    files = [teacher / WEIGHTS, *(_folder(work, row["row"], row["epochs"]) / WEIGHTS for row in table)]
-    loaded = [checkpoint.load(file) for file in files if file.is_file()]
-    networks = [(network, header.image_px) for network, header in loaded]
-    networks += [
-        (build(spec_of(row["arch"], CLASSES, IMAGE_PX)), row.get("image_px") or IMAGE_PX)
-        for row in table
-        if row["arch"] != "pruned"
-    ]
+    networks = [(checkpoint.load(teacher / WEIGHTS)[0], IMAGE_PX)]
+    for row in table:
+        file, image_px = _folder(work, row["row"], row["epochs"]) / WEIGHTS, row.get("image_px") or IMAGE_PX
+        if file.is_file():
+            networks.append((checkpoint.load(file)[0], image_px))
+        elif row["arch"] != "pruned":  # trained elsewhere
+            networks.append((build(spec_of(row["arch"], CLASSES, IMAGE_PX)), image_px))
     write_json(
         arguments.out,
         {

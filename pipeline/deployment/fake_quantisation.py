@@ -28,14 +28,58 @@ class Scaled(NamedTuple):
     """Integers q - z, in float32."""
     scale: Tensor
     """The size of a step: one number, or what broadcasts with `whole`."""
+    zero: Tensor | None = None
+    """z, of bytes; None for what is none, as sums of products are."""
 
 
-Value = Tensor | Scaled
+class Sum(NamedTuple):
+    """Two tensors of bytes that are added: no number yet, for the quantiser behind rounds it in an order of its own."""
+
+    whole: tuple[Tensor, Tensor]
+    scale: tuple[Tensor, Tensor]
+    zero: tuple[Tensor, Tensor]
+
+    def over(self, scale: Tensor, z: Tensor) -> Tensor:
+        """The sum in whole steps of `scale` from a zero point of z. The gradient passes the rounding, and no zero point.
+
+        ONNX Runtime's kernel multiplies the bytes themselves, adds all zero points as one number, and rounds at the
+        end. That differs in the last bits from a sum of floats, and one of 100,000 sums lies so near to a tie that it
+        is rounded otherwise.
+        """
+        a, b = (step / scale for step in self.scale)
+        a_bytes, b_bytes = (whole + zero for whole, zero in zip(self.whole, self.zero, strict=True))
+        # Only the second product is rounded before they are added: processors do that in one instruction.
+        shift = z - (a.double() * self.zero[0] + b * self.zero[1]).float()
+        return _rounded(a_bytes * a + shift + b_bytes * b) - z
+
+
+class Product(NamedTuple):
+    """Two tensors of bytes that are multiplied with each other: whole * scale."""
+
+    whole: Tensor
+    scale: Tensor
+
+    def over(self, scale: Tensor, z: Tensor) -> Tensor:
+        """As `Sum.over`. ONNX Runtime's kernel adds z before it rounds: if z is odd, a tie goes to the odd step."""
+        return _rounded(self.whole * (self.scale / scale) + z) - z
+
+
+Value = Tensor | Scaled | Sum | Product
 
 
 def plain(value: Value) -> Tensor:
     """The floats that a value stands for."""
-    return value.whole * value.scale if isinstance(value, Scaled) else value
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Sum):
+        a, b = (whole * scale for whole, scale in zip(value.whole, value.scale, strict=True))
+        return a + b
+    return value.whole * value.scale
+
+
+def _rounded(t: Tensor) -> Tensor:
+    """To whole numbers, a tie to the even one; gradients go on as if nothing had been rounded."""
+    return t + (t.round() - t).detach()
 
 
 class _Rounding(torch.autograd.Function):
@@ -78,15 +122,26 @@ class Range(nn.Module):
         if self.low is None:
             return scale, torch.zeros_like(scale)
         z = (-_BYTE * slowed(self.low, slower) / scale).clamp(0, _BYTE)
-        return scale, z + (z.round() - z).detach()
+        return scale, _rounded(z)
 
     def forward(self, value: Value) -> Scaled:
         """In bytes, counted from the zero point."""
-        values = (value.whole if isinstance(value, Scaled) else value)[0].numel()
-        scale, z = self.now(1 / math.sqrt(_BYTE * values))
-        # One product of integers and a number: what the integer kernels round.
-        t = value.whole * (value.scale / scale) if isinstance(value, Scaled) else value / scale
-        return Scaled(steps(t, z), scale)
+        scale, z = self.now(1 / math.sqrt(_BYTE * _per_image(value)))
+        if isinstance(value, Sum | Product):
+            t = value.over(scale, z.detach())
+        elif isinstance(value, Scaled):
+            # One product of integers and a number: what the integer kernels round.
+            t = value.whole * (value.scale / scale)
+        else:
+            t = value / scale
+        return Scaled(steps(t, z), scale, z.detach())
+
+
+def _per_image(value: Value) -> int:
+    """How many numbers each image has."""
+    if isinstance(value, Sum):
+        return max(whole[0].numel() for whole in value.whole)
+    return (value if isinstance(value, Tensor) else value.whole)[0].numel()
 
 
 def slowed(parameter: Tensor, factor: float) -> Tensor:
@@ -120,4 +175,4 @@ def least_step(bias: Tensor, x_scale: Tensor) -> Tensor:
 def bias_in_steps(bias: Tensor, scale: Tensor) -> Tensor:
     """bias (C,) in whole steps of scale, as the integer kernel adds it; the gradient passes the rounding."""
     t = bias.double() / scale.detach().double()
-    return (t + (t.round() - t).detach()).clamp(-_INT32 - 1, _INT32).float()
+    return _rounded(t).clamp(-_INT32 - 1, _INT32).float()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.deployment import moves, products
-from pipeline.deployment.fake_quantisation import Scaled, Value, plain
+from pipeline.deployment.fake_quantisation import Scaled, Sum, Value, plain
 from pipeline.deployment.moves import Attributes
 
 
@@ -25,7 +25,7 @@ def _moving(move: Callable[[Tensor, Sequence[Any], Attributes], Any]) -> Callabl
         if not isinstance(x, Scaled) or x.scale.numel() > 1:
             return move(plain(x), others, given)
         made = move(x.whole, others, given)
-        return [Scaled(part, x.scale) for part in made] if isinstance(made, list) else Scaled(made, x.scale)
+        return [x._replace(whole=part) for part in made] if isinstance(made, list) else x._replace(whole=made)
 
     return operator
 
@@ -38,10 +38,19 @@ def _floating(compute: Callable[..., Any]) -> Callable[[Sequence[Any], Attribute
 def _concat(inputs: Sequence[Any], given: Attributes) -> Value:
     """Of floats; whole numbers take the type and the place of floats beside them."""
     if all(isinstance(x, Scaled) and x.scale is inputs[0].scale for x in inputs):
-        return Scaled(torch.cat([x.whole for x in inputs], given["axis"]), inputs[0].scale)
+        whole = torch.cat([x.whole for x in inputs], given["axis"])
+        return Scaled(whole, inputs[0].scale, inputs[0].zero)
     parts = [plain(x) for x in inputs]
     like = next((part for part in parts if part.is_floating_point()), parts[0])
     return torch.cat([part.to(like) for part in parts], given["axis"])
+
+
+def _add(inputs: Sequence[Any], given: Attributes) -> Value:
+    """Of bytes, what waits for its quantiser; else of floats."""
+    a, b = inputs
+    if isinstance(a, Scaled) and isinstance(b, Scaled) and a.zero is not None and b.zero is not None:
+        return Sum((a.whole, b.whole), (a.scale, b.scale), (a.zero, b.zero))
+    return plain(a) + plain(b)
 
 
 def _shape(x: Tensor, given: Attributes) -> Tensor:
@@ -98,7 +107,7 @@ OPERATORS: Mapping[str, Callable[[Sequence[Any], Attributes], Any]] = {
     "Gemm": products.gemm,
     "MatMul": products.matmul,
     "Mul": products.mul,
-    "Add": _floating(lambda a, b, _: a + b),
+    "Add": _add,
     "Sub": _floating(lambda a, b, _: a - b),
     "Div": _floating(lambda a, b, _: a / b),
     "Pow": _floating(lambda a, b, _: a**b),

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.deployment.fake_quantisation import Scaled, Value, bias_in_steps, plain
+from pipeline.deployment.fake_quantisation import Product, Scaled, Value, bias_in_steps, plain
 from pipeline.deployment.moves import Attributes
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d}
@@ -61,8 +61,8 @@ def matmul(inputs: Sequence[Any], given: Attributes) -> Value:
 def mul(inputs: Sequence[Any], given: Attributes) -> Value:
     """Mul, element by element."""
     a, b = inputs
-    if isinstance(a, Scaled) and isinstance(b, Scaled):
-        return Scaled(a.whole * b.whole, a.scale * b.scale)
+    if isinstance(a, Scaled) and isinstance(b, Scaled) and a.zero is not None and b.zero is not None:
+        return Product(a.whole * b.whole, a.scale * b.scale)
     return plain(a) * plain(b)
 
 

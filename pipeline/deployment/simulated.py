@@ -163,7 +163,7 @@ class Simulated(nn.Module):
         if isinstance(value, Scaled):
             return value
         scale, zero_point = (self.get_buffer(_buffer(name)) for name in node.input[1:3])
-        return Scaled(value - zero_point, scale)
+        return Scaled(value - zero_point, scale, zero_point)
 
     def _weight(self, node: onnx.NodeProto) -> Scaled:
         least = [

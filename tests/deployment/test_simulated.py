@@ -75,9 +75,7 @@ def test_the_simulation_computes_what_is_deployed_in_seven_bits_and_in_eight(mad
     expected, float32 = deployed(file, pixels), deployed(model, pixels)
     came = answers(simulated, pixels)
     record = check_simulation(came, expected, simulated.one_step(torch.from_numpy(pixels).float()))
-    # On a processor with VNNI, 16 of the 24 images come out the same of the MobileNet in eight bits, elsewhere more.
-    with_hard_swish = any(node.op_type == "HardSwish" for node in model.graph.node)
-    assert record["identical_percent"] > (50 if with_hard_swish and not seven_bits else 75)
+    assert record["identical_percent"] > 90
     # What ties cost is little beside what eight bits cost.
     assert (came - expected).square().mean().sqrt() < (float32 - expected).square().mean().sqrt() / 4
     # Without training, what is written is the file, number by number.
@@ -110,7 +108,8 @@ def test_after_training_the_written_file_still_computes_what_the_simulation_does
     changed = {name for name, array in after.items() if not np.array_equal(array, before[name])}
     assert {before[name].dtype.name for name in changed} >= {"int8", "int32", "float32"}
     assert all(after[name] == 0 for name, array in before.items() if array.dtype == np.uint8 and not array.any())
-    check_simulation(answers(simulated, pixels), deployed(written, pixels), simulated.one_step(images))
+    record = check_simulation(answers(simulated, pixels), deployed(written, pixels), simulated.one_step(images))
+    assert record["identical_percent"] > 90
 
 
 def test_a_logit_that_is_further_off_than_a_step_is_refused() -> None:

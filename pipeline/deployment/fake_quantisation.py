@@ -40,7 +40,7 @@ class Sum(NamedTuple):
     zero: tuple[Tensor, Tensor]
 
     def over(self, scale: Tensor, z: Tensor) -> Tensor:
-        """The sum in whole steps of `scale` from a zero point of z. The gradient passes the rounding, and no zero point.
+        """The sum in whole steps of `scale` from the zero point z. The gradient passes the rounding, and no zero point.
 
         ONNX Runtime's kernel multiplies the bytes themselves, adds all zero points as one number, and rounds at the
         end. That differs in the last bits from a sum of floats, and one of 100,000 sums lies so near to a tie that it

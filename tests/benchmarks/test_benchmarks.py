@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import augment as augment_benchmark
-from benchmarks import bare_epoch, gpu, kill, memory, step_profile, sweep, wrn_onnx
+from benchmarks import bare_epoch, gpu, kill, memory, step_profile, sweep, views, wrn_onnx
 from benchmarks import prepare as prepare_benchmark
 from benchmarks.plain import Images, PlainAttention, PlainLoop
 from pipeline.data.arrays import Split
@@ -215,3 +215,18 @@ def test_the_crops_that_are_timed_are_of_the_same_kind() -> None:
         assert batch.is_contiguous(memory_format=torch.channels_last), name
         if name != "ours_strong":
             torch.testing.assert_close(batch.mean((0, 2, 3)), batches["ours"].mean((0, 2, 3)), atol=0.1, rtol=0)
+
+
+def test_strong_views_are_timed_beside_weak_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "views.json"
+    words = "--pairs resnet8:resnet8 --methods kd,mlkd --rounds 2 --images 64 --out"
+    monkeypatch.setattr(sys, "argv", ["views", *words.split(), str(out)])
+    views.main()
+    rows = json.loads(out.read_text(encoding="utf-8"))["results"]
+    assert [(row["method"], row["views"]) for row in rows] == [
+        ("kd", "weak"),
+        ("kd", "strong"),
+        ("mlkd", "weak and strong"),
+    ]
+    assert rows[0]["beside"]["median"] == 1
+    assert all(row["images_per_s"] > 0 for row in rows)

@@ -54,7 +54,8 @@ def methods_page(schema: Schema, published: Mapping[str, Mapping[str, str]], pai
         "Methods that neighbouring toolboxes have and this one does not: AB, FSP and FT (factor transfer) train in two "
         "phases, with an optimiser for each, and a training here has one. HSAKD and SSKD train heads beside the "
         "teacher before any student, on turned copies of every image, which takes four times the work of a step. MGD "
-        "has no defined recipe for CIFAR-100.",
+        "has no defined recipe for CIFAR-100. Papers also report sums of two methods (WTTM with CRD or ITRD, DKD on "
+        "standardised logits); here a run has one method, and of the others only Hinton's KD term can be added to it.",
     ]
     properties = schema["$defs"]["Distill"]["properties"]["methods"]["properties"]
     for name in registry.names("pipeline.distillation"):

@@ -1,7 +1,7 @@
 """Where the networks compute, in what layout, and in what precision."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.system.errors import ParamsError
 
@@ -15,8 +15,26 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def channels_last(model: nn.Module, device: torch.device) -> None:
-    """Move a model to a device with its convolutions in NHWC layout, which they compute faster in."""
+class DepthwiseConv2d(nn.Conv2d):
+    """Every channel by itself, on a processor in float32.
+
+    In bf16 oneDNN takes two to three times as long for the gradients of such a convolution (benchmarks/depthwise.py).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H', W'), in float32 on a processor."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+def place(model: nn.Module, device: torch.device) -> None:
+    """Move a model to a device, with its convolutions as they compute fastest: in NHWC layout, depthwise as above."""
+    for module in model.modules():
+        # Exactly this type: timm has subclasses that do more.
+        if type(module) is nn.Conv2d and 1 < module.groups == module.in_channels:
+            module.__class__ = DepthwiseConv2d
     # torch's stubs know `memory_format` only beside a dtype.
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.data.augment import smaller
 from pipeline.data.card import DataCard
-from pipeline.devices.precision import channels_last
+from pipeline.devices.precision import place
 from pipeline.distillation.blocks import soft_kl
 from pipeline.models.base import Classifier, Features, Shapes, shapes, title
 from pipeline.models.fold import folded
@@ -254,10 +254,10 @@ class Method(nn.Module):
 
         From here on the teacher only answers: its BNs are folded where they stand behind a convolution.
         """
-        channels_last(self, device)
+        place(self, device)
         self._borrowed = tuple(map(folded, self._borrowed))
         for model in self._borrowed:
-            channels_last(model, device)
+            place(model, device)
         if self._renormalize is not None:
             scale, shift = self._renormalize
             self._renormalize = scale.to(device), shift.to(device)

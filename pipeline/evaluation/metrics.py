@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pipeline.data.feed import Feed, num_batches
 from pipeline.devices import distributed
-from pipeline.devices.precision import channels_last
+from pipeline.devices.precision import place
 
 Scores = dict[str, float]
 
@@ -30,7 +30,7 @@ def predict(model: nn.Module, feed: Feed) -> tuple[Tensor, Tensor]:
     to give the same figures in training and ever after. Where several processes train, each computes some of the same
     batches, and all get the whole.
     """
-    channels_last(model, feed.device)
+    place(model, feed.device)
     training = model.training
     model.eval()
     size = batch_size(feed.image_px)

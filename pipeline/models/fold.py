@@ -13,6 +13,7 @@ from itertools import pairwise
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.devices.precision import DepthwiseConv2d
 from pipeline.models.base import Classifier
 
 
@@ -40,7 +41,7 @@ def _neighbours(parent: nn.Module) -> list[tuple[str, str]]:
     return [
         (conv, norm)
         for conv, norm in pairs
-        if type(getattr(parent, conv)) is nn.Conv2d
+        if type(getattr(parent, conv)) in (nn.Conv2d, DepthwiseConv2d)
         and type(getattr(parent, norm)) is nn.BatchNorm2d
         and getattr(parent, norm).track_running_stats
     ]

@@ -1,7 +1,10 @@
 """What the precisions of params.yaml mean on processors and GPUs that are not here."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from pipeline.devices import precision
 from pipeline.system.errors import ParamsError
@@ -34,3 +37,22 @@ def test_float32_is_ieee_on_a_gpu() -> None:
     precision.best_device()
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_depthwise_convolutions_are_float32_on_a_processor_and_others_as_autocast_says() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 8, 3, groups=4), nn.Conv2d(8, 8, 1, groups=2))
+    images = torch.randn(2, 4, 8, 8)
+    expected, before = model(images), {name: value.clone() for name, value in model.state_dict().items()}
+    precision.place(model, CPU)
+    assert [isinstance(layer, precision.DepthwiseConv2d) for layer in model] == [False, True, False]
+    # In float32 nothing changes, and what is saved is what was there.
+    torch.testing.assert_close(model(images), expected)
+    assert model.state_dict().keys() == before.keys()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first = model[0](images)
+        second = model[1](first)
+        third = model[2](second)
+    assert [x.dtype for x in (first, second, third)] == [torch.bfloat16, torch.float32, torch.bfloat16]
+    torch.testing.assert_close(second, model[1](first.float()))
+    assert copy.deepcopy(model)[1](images).shape == (2, 8, 6, 6)

@@ -198,9 +198,8 @@ def test_experiments_run_compare_and_travel(said: dict[str, dict[str, str]], pro
     (row,) = re.findall(r"^(.*?)  +afd 0 (?:int8|fp32) ", compared, re.MULTILINE)
     assert "chosen" in row, "the folder, the commit and the experiment hold one measurement"
     for name in ("heavier", "lighter"):
-        assert re.search(
-            f"^Left out: {name}: has no .*latency.json; stages to run: .*benchmark", compared, re.MULTILINE
-        )
+        missing = f"^Left out: {name}: has no .*latency.json; stages to run: .*benchmark"
+        assert re.search(missing, compared, re.MULTILINE), compared
     assert (project / "report/frontier/frontier.png").is_file()
     there = page["cd ../pupil-elsewhere && dvc repro"]
     assert re.findall(r"^Running stage '(.+)':$", there, re.MULTILINE) == ["preflight"]

@@ -20,6 +20,7 @@ from tests import tiny_onnx
 from tests.attacks import INFER, TOKEN, ask, ask_and_close, infer, is_well, post, withstood
 
 MIB = 2**20
+FULL = "connections are open, which is as many as may"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert is_well(running)
         yield running
         assert running.stop() == 0
-        assert running.errors() == ""  # nothing that a client does is a traceback, or fills the log
+        # Nothing that a client does is a traceback, or fills the log. On a machine with other work the places for
+        # connections may run out, which one line a minute says.
+        said = [json.loads(line)["message"] for line in running.errors().splitlines()]
+        assert [message for message in said if FULL not in message] == []
+        assert len(said) < 10
 
 
 @pytest.fixture(params=[None, TOKEN], ids=["stranger", "with token"])

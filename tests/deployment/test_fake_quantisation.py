@@ -3,8 +3,11 @@
 import math
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.deployment.fake_quantisation import (
     Range,
@@ -15,6 +18,7 @@ from pipeline.deployment.fake_quantisation import (
     steps,
     weight_in_steps,
 )
+from pipeline.deployment.operators import OPERATORS
 
 X = torch.tensor(
     [-3, -1.3, -1.25, -0.26, -0.25, -0.2, -0.05, 0, 0.05, 0.05000001, 0.125, 0.375, 0.74, 1, 5, 40], dtype=torch.float32
@@ -138,3 +142,45 @@ def test_a_bias_is_counted_in_32_bits_and_its_weight_makes_room_for_it() -> None
     bias_in_steps(leaf, torch.tensor(0.01)).sum().backward()
     assert leaf.grad is not None
     torch.testing.assert_close(leaf.grad, torch.full((3,), 100.0))
+
+
+@pytest.mark.parametrize("operator", ["Add", "Mul"])
+def test_sums_and_products_of_bytes_are_rounded_as_onnx_runtime_rounds_them(operator: str) -> None:
+    generator = np.random.default_rng(0)
+    a, b = (x.reshape(1, -1).astype(np.uint8) for x in np.meshgrid(np.arange(256), np.arange(256)))
+    wrong = 0
+    for number in range(10):
+        # Powers of two make ties, of which an odd zero point sends each the other way.
+        powers, any_scale = 2.0 ** generator.integers(-7, -4, 3), generator.uniform(0.01, 0.03, 3)
+        *scales, of_outcome = (powers if number % 2 else any_scale).astype(np.float32)
+        zeros = generator.integers(0, 128, 3) * 2 + 1
+        file = in_bytes(operator, [*scales, of_outcome], zeros)
+        (expected,) = onnxruntime.InferenceSession(file).run(None, {"a": a, "b": b})
+        inputs = [
+            Scaled(torch.from_numpy(x).float() - zero, torch.tensor(scale), torch.tensor(float(zero)))
+            for x, scale, zero in zip((a, b), scales, zeros, strict=False)
+        ]
+        came = Range(float(of_outcome), int(zeros[2]))(OPERATORS[operator](inputs, {}))
+        wrong += (came.whole.detach().numpy() + zeros[2] != expected).sum()
+    assert wrong <= 2, "of 655,360"
+
+
+def in_bytes(operator: str, scales: list[np.float32], zeros: NDArray[np.int64]) -> bytes:
+    """a, b (1, N) -> outcome, all in bytes, with a scale and a zero point for each."""
+    names = ("a", "b", "outcome")
+    numbers = [
+        numpy_helper.from_array(value, f"{name}_{what}")
+        for name, scale, zero in zip(names, scales, zeros, strict=True)
+        for what, value in (("scale", np.array(scale, np.float32)), ("zero", np.array(zero, np.uint8)))
+    ]
+    nodes = [
+        *[helper.make_node("DequantizeLinear", [x, f"{x}_scale", f"{x}_zero"], [f"{x}_float"]) for x in ("a", "b")],
+        helper.make_node(operator, ["a_float", "b_float"], ["float"]),
+        helper.make_node("QuantizeLinear", ["float", "outcome_scale", "outcome_zero"], ["outcome"]),
+    ]
+    *inputs, outcome = (helper.make_tensor_value_info(x, TensorProto.UINT8, [1, None]) for x in names)
+    graph = helper.make_graph(nodes, "bytes", inputs, [outcome], numbers)
+    made: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9
+    ).SerializeToString()
+    return made

@@ -44,13 +44,13 @@ class Sum(NamedTuple):
 
         ONNX Runtime's kernel multiplies the bytes themselves, adds all zero points as one number, and rounds at the
         end. That differs in the last bits from a sum of floats, and one of 100,000 sums lies so near to a tie that it
-        is rounded otherwise.
+        is rounded otherwise; of some scales and zero points, far more.
         """
         a, b = (step / scale for step in self.scale)
         a_bytes, b_bytes = (whole + zero for whole, zero in zip(self.whole, self.zero, strict=True))
-        # Only the second product is rounded before they are added: processors do that in one instruction.
-        shift = z - (a.double() * self.zero[0] + b * self.zero[1]).float()
-        return _rounded(a_bytes * a + shift + b_bytes * b) - z
+        # Processors multiply and add in one instruction, without rounding between.
+        shift = z - _multiplied_and_added(self.zero[0], a, b * self.zero[1])
+        return _rounded(_multiplied_and_added(a_bytes, a, _multiplied_and_added(b_bytes, b, shift))) - z
 
 
 class Product(NamedTuple):
@@ -75,6 +75,11 @@ def plain(value: Value) -> Tensor:
         a, b = (whole * scale for whole, scale in zip(value.whole, value.scale, strict=True))
         return a + b
     return value.whole * value.scale
+
+
+def _multiplied_and_added(x: Tensor, factor: Tensor, term: Tensor) -> Tensor:
+    """x * factor + term, rounded once."""
+    return (x.double() * factor + term).float()
 
 
 def _rounded(t: Tensor) -> Tensor:

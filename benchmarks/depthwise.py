@@ -15,14 +15,12 @@ import numpy as np
 import torch
 
 from benchmarks import provenance
-from benchmarks.pair import CLASSES, CPU, SETTINGS, make_card
+from benchmarks.pair import CLASSES, CPU, SETTINGS, make_card, step_of
 from pipeline.devices.memory import keep_freed_memory
 from pipeline.devices.precision import DepthwiseConv2d, computes_in_bf16, place
 from pipeline.distillation import vanilla
-from pipeline.distillation.base import Batch
 from pipeline.models.base import build
 from pipeline.system.files import write_json
-from pipeline.training import engine
 from serve import machine
 from serve.timing import latency
 
@@ -80,11 +78,8 @@ def _step(arch: str, image_px: int, kind: str) -> Callable[[], object]:
         for module in method.modules():
             if isinstance(module, DepthwiseConv2d):
                 module.__class__ = torch.nn.Conv2d  # type: ignore[assignment]
-    images = torch.randn(SETTINGS.batch_size, 3, image_px, image_px).contiguous(memory_format=torch.channels_last)
-    batch = Batch(images, torch.arange(len(images)) % CLASSES, torch.arange(len(images)), 0.0, 0)
     settings = SETTINGS.model_copy(update={"precision": "fp32" if kind == "fp32" else "bf16"})
-    optimizer = engine.make_optimizer(method.train(), settings)
-    return lambda: engine.train_step(method, optimizer, batch, settings)
+    return step_of(method, image_px, settings)
 
 
 if __name__ == "__main__":

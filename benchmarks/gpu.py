@@ -20,13 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks import gpu_whole, provenance
-from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_method
+from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_method, noise_split
 from benchmarks.plain import PlainLoop
-from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed, num_batches
 from pipeline.devices.precision import best_device
 from pipeline.distillation.base import Batch
@@ -155,9 +153,7 @@ def epoch(
 ) -> Record:
     """Seconds of one epoch of the training loop, all of it: order, crops, mirrors, steps, sums. The second one."""
     settings = recipe(batch_size=batch_size)
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (images, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
-    feed = Feed(Split(pixels, generator.integers(0, CLASSES, images)), NORMALIZATION, device)
+    feed = Feed(noise_split(images), NORMALIZATION, device)
     method = make_method(teacher, student, name, images)
     method.begin(feed.labels)
     method.place_on(device)

@@ -2,16 +2,22 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from benchmarks.plain import PADDING_PX
+from pipeline.data.arrays import Split
 from pipeline.data.card import DataCard
+from pipeline.data.feed import Feed, num_batches
 from pipeline.devices.memory import keep_freed_memory
 from pipeline.distillation.base import Batch, Method, Output, Teacher, find
 from pipeline.models.base import build, count_macs
 from pipeline.settings.data import Augment, Normalization
 from pipeline.settings.training import Train
+from pipeline.system import interruption
 from pipeline.training import engine
+from pipeline.training.schedule import Schedule
+from pipeline.training.state import Tally
 
 CLASSES, IMAGE_PX = 100, 32
 NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -52,10 +58,29 @@ def make_step(teacher: str, student: str, name: str) -> Callable[[], Output]:
     method = make_method(teacher, student, name, SETTINGS.batch_size)
     method.begin(torch.arange(SETTINGS.batch_size) % CLASSES)
     method.place_on(CPU)
-    optimizer = engine.make_optimizer(method.train(), SETTINGS)
-    images = torch.randn(SETTINGS.batch_size, 3, IMAGE_PX, IMAGE_PX).contiguous(memory_format=torch.channels_last)
+    return step_of(method, IMAGE_PX, SETTINGS)
+
+
+def step_of(method: Method, image_px: int, settings: Train) -> Callable[[], Output]:
+    """A step of a method that is placed, on one batch of noise."""
+    optimizer = engine.make_optimizer(method.train(), settings)
+    images = torch.randn(settings.batch_size, 3, image_px, image_px).contiguous(memory_format=torch.channels_last)
     batch = Batch(images, torch.arange(len(images)) % CLASSES, torch.arange(len(images)), 0.0, 0)
-    return lambda: engine.train_step(method, optimizer, batch, SETTINGS)
+    return lambda: engine.train_step(method, optimizer, batch, settings)
+
+
+def epoch_of(method: Method, optimizer: torch.optim.Optimizer, feed: Feed, augment: Augment) -> Callable[[], object]:
+    """The first epoch of our loop over `feed`, by a method that is placed, as often as it is called."""
+    schedule = Schedule(SETTINGS, num_batches(len(feed), SETTINGS.batch_size, SETTINGS.drop_last))
+    stop = interruption.StopRequest()
+    return lambda: engine.train_epoch(method, optimizer, schedule, feed, SETTINGS, augment, 0, 0, Tally(), stop)
+
+
+def noise_split(images: int) -> Split:
+    """So many images of noise with labels, the same ones every time."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (images, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
+    return Split(pixels, generator.integers(0, CLASSES, images))
 
 
 def flops_per_image(teacher: str, student: str, name: str) -> float:

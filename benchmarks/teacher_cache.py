@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks import provenance
-from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_card, make_method
-from pipeline.data.arrays import Split
+from benchmarks.pair import AUGMENT, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_card, make_method, noise_split
 from pipeline.data.feed import Feed
 from pipeline.devices.memory import keep_freed_memory
 from pipeline.devices.precision import computes_in_bf16
@@ -75,9 +74,7 @@ def _precision() -> str:
 
 
 def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (arguments.images, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
-    feed = Feed(Split(pixels, generator.integers(0, CLASSES, arguments.images)), NORMALIZATION, CPU, 1)
+    feed = Feed(noise_split(arguments.images), NORMALIZATION, CPU, 1)
     methods = {kind: make_method(teacher, student, name, arguments.images) for kind in ("running", "cached")}
     facts = Facts(
         teacher_sha256="",

@@ -22,18 +22,24 @@ import numpy as np
 import torch
 
 from benchmarks import provenance
-from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, flops_per_image, make_method
+from benchmarks.pair import (
+    AUGMENT,
+    CPU,
+    IMAGE_PX,
+    NORMALIZATION,
+    SETTINGS,
+    epoch_of,
+    flops_per_image,
+    make_method,
+    noise_split,
+)
 from benchmarks.plain import Images, PlainLoop
-from pipeline.data.arrays import Split
-from pipeline.data.feed import Feed, num_batches
+from pipeline.data.feed import Feed
 from pipeline.devices.memory import keep_freed_memory
 from pipeline.devices.precision import computes_in_bf16
 from pipeline.distillation.base import Batch
-from pipeline.system import interruption
 from pipeline.system.files import write_json
 from pipeline.training import engine
-from pipeline.training.schedule import Schedule
-from pipeline.training.state import Tally
 from serve import machine
 from serve.timing import latency
 
@@ -147,9 +153,7 @@ def _work(
     """In a process of its own: do what the pipe asks for, answer when it is done."""
     torch.set_num_threads(threads)
     method = make_method(teacher, student, name, images)
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (images, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
-    split = Split(pixels, generator.integers(0, CLASSES, images))
+    split = noise_split(images)
     feed = Feed(split, NORMALIZATION, CPU)
     ready, labels, positions = next(feed.train_batches(AUGMENT, 0, 0, SETTINGS.batch_size, True))
     method.begin(feed.labels)
@@ -160,13 +164,10 @@ def _work(
         if kind == "compiled":
             engine.compile_for(method, CPU)
         optimizer = engine.make_optimizer(method.train(), SETTINGS)
-        batch, stop = Batch(ready, labels, positions, 0.0, 0), interruption.StopRequest()
-        schedule = Schedule(SETTINGS, num_batches(images, SETTINGS.batch_size, SETTINGS.drop_last))
+        batch = Batch(ready, labels, positions, 0.0, 0)
         calls = {
             "step": lambda: engine.train_step(method, optimizer, batch, SETTINGS).terms,
-            "epoch": lambda: engine.train_epoch(
-                method, optimizer, schedule, feed, SETTINGS, AUGMENT, 0, 0, Tally(), stop
-            ),
+            "epoch": epoch_of(method, optimizer, feed, AUGMENT),
         }
     else:
         loop = PlainLoop(method, IMAGE_PX, SETTINGS.lr, SETTINGS.momentum, SETTINGS.weight_decay)

@@ -17,16 +17,13 @@ import numpy as np
 import torch
 
 from benchmarks import provenance
-from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_method
-from pipeline.data.arrays import Split
-from pipeline.data.feed import Feed, num_batches
+from benchmarks.pair import AUGMENT, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, epoch_of, make_method, noise_split
+from pipeline.data.feed import Feed
 from pipeline.devices.memory import keep_freed_memory
+from pipeline.distillation.base import find
 from pipeline.settings.data import Augment
-from pipeline.system import interruption
 from pipeline.system.files import write_json
 from pipeline.training import engine
-from pipeline.training.schedule import Schedule
-from pipeline.training.state import Tally
 from serve import machine
 from serve.timing import latency
 
@@ -64,17 +61,17 @@ def main() -> None:
 
 
 def _pair(teacher: str, student: str, methods: list[str], images: int, rounds: int) -> list[dict[str, Any]]:
-    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    calls: dict[str, Callable[[], object]] = {}
+    named: dict[str, tuple[str, str]] = {}
     for name in methods:
-        method = make_method(teacher, student, name, images)
-        kinds = {"weak and strong": AUGMENT} if method.views == 2 else {"weak": AUGMENT, "strong": STRONG}
-        calls |= {(name, kind): _epoch(teacher, student, name, images, augment) for kind, augment in kinds.items()}
-    keys = {f"{name}, {kind}": (name, kind) for name, kind in calls}
-    samples = latency.measure({label: calls[key] for label, key in keys.items()}, rounds, warmup=1)
-    first = next(iter(samples))
+        two = find(name).Method.views == 2
+        for kind, augment in ({"weak and strong": AUGMENT} if two else {"weak": AUGMENT, "strong": STRONG}).items():
+            label = f"{name}, {kind}"
+            calls[label], named[label] = _epoch(teacher, student, name, images, augment), (name, kind)
+    samples = latency.measure(calls, rounds, warmup=1)
     rows = []
-    for label, (name, kind) in keys.items():
-        ratio = latency.paired_ratio(samples[label], samples[first])
+    for label, (name, kind) in named.items():
+        ratio = latency.paired_ratio(samples[label], next(iter(samples.values())))
         speed = images / float(np.median(samples[label])) * 1e9
         print(f"{teacher} to {student}, {label}: {speed:.0f} images/s, {ratio.median:.2f} times as long", flush=True)
         rows.append(
@@ -93,15 +90,10 @@ def _pair(teacher: str, student: str, methods: list[str], images: int, rounds: i
 def _epoch(teacher: str, student: str, name: str, images: int, augment: Augment) -> Callable[[], object]:
     """One epoch of our training loop."""
     method = make_method(teacher, student, name, images)
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (images, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
-    feed = Feed(Split(pixels, generator.integers(0, CLASSES, images)), NORMALIZATION, CPU)
+    feed = Feed(noise_split(images), NORMALIZATION, CPU)
     method.begin(feed.labels)
     method.place_on(CPU)
-    optimizer = engine.make_optimizer(method.train(), SETTINGS)
-    schedule = Schedule(SETTINGS, num_batches(images, SETTINGS.batch_size, SETTINGS.drop_last))
-    stop = interruption.StopRequest()
-    return lambda: engine.train_epoch(method, optimizer, schedule, feed, SETTINGS, augment, 0, 0, Tally(), stop)
+    return epoch_of(method, engine.make_optimizer(method.train(), SETTINGS), feed, augment)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,11 @@ PROBE_CPU_S = 2.0
 """What a server computes at most while a health probe waits. Its own time, as other processes may hold the machine."""
 
 
+def full(places: int) -> str:
+    """What the log of a server with so many places for connections says when all are taken, at most once a minute."""
+    return f"{places} connections are open, which is as many as may (--max-connections); others are answered 503."
+
+
 def post(content: bytes, *lines: str, target: str = INFER, token: str | None = TOKEN) -> bytes:
     """A whole request."""
     return head("POST", target, f"Content-Length: {len(content)}", *lines, token=token) + content

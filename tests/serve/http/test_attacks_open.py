@@ -11,11 +11,10 @@ import pytest
 from benchmarks.attacks import answers, connect, head
 from benchmarks.serving import Served, served
 from tests import tiny_onnx
-from tests.attacks import ask, infer, is_well, withstood
+from tests.attacks import ask, full, infer, is_well, withstood
 
 INFER = "/v2/models/student/infer"
 PLACES = 20
-FULL = f"{PLACES} connections are open, which is as many as may (--max-connections); others are answered 503."
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
         assert running.stop() == 0
         # One line for all the crowds of a minute, and no other.
-        assert [json.loads(line)["message"] for line in running.errors().splitlines()] == [FULL]
+        assert [json.loads(line)["message"] for line in running.errors().splitlines()] == [full(PLACES)]
 
 
 def sent_by_a_browser(server: Served, *lines: str, host: str | None = None, method: str = "POST") -> int:

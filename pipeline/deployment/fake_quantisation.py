@@ -47,10 +47,13 @@ class Sum(NamedTuple):
         is rounded otherwise; of some scales and zero points, far more.
         """
         a, b = (step / scale for step in self.scale)
-        a_bytes, b_bytes = (whole + zero for whole, zero in zip(self.whole, self.zero, strict=True))
-        # Processors multiply and add in one instruction, without rounding between.
-        shift = z - _multiplied_and_added(self.zero[0], a, b * self.zero[1])
-        return _rounded(_multiplied_and_added(a_bytes, a, _multiplied_and_added(b_bytes, b, shift))) - z
+        t = self.whole[0] * a + self.whole[1] * b
+        with torch.no_grad():
+            # Processors multiply and add in one instruction, without rounding between.
+            shift = z - _multiplied_and_added(self.zero[0], a, b * self.zero[1])
+            inner = _multiplied_and_added(self.whole[1] + self.zero[1], b, shift)
+            made = _multiplied_and_added(self.whole[0] + self.zero[0], a, inner).round() - z
+        return t + (made - t).detach()
 
 
 class Product(NamedTuple):

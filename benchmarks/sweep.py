@@ -33,6 +33,7 @@ PRESETS: dict[str, Any] = {
     "pairs/small.yaml": {"teacher": {"arch": "resnet14"}, "student": {"arch": "resnet8"}},
     "protocols/short.yaml": {"teacher": {"train": TRAIN | {"epochs": 1}}, "distill": {"train": TRAIN}},
 }
+NO_FIGURES: dict[str, Any] = {"networks": {}, "variants": {}, "plain": [], "augmented": []}
 
 
 def main() -> None:
@@ -69,7 +70,9 @@ def main() -> None:
 def write_project(folder: Path) -> None:
     """Parameters and presets of the table: networks and data that take seconds."""
     yaml = YAML(typ="safe", pure=True)
-    files = {"params.yaml": PARAMS, "published.yaml": {}} | {f"presets/{name}": v for name, v in PRESETS.items()}
+    files = {"params.yaml": PARAMS, "published.yaml": NO_FIGURES} | {
+        f"presets/{name}": v for name, v in PRESETS.items()
+    }
     for name, values in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("w", encoding="utf-8") as file:

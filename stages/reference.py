@@ -30,9 +30,9 @@ def reference(root: Path = Path(".")) -> None:
 
 
 def _said(name: str, figure: figures.Figure) -> str:
-    """Top-1, a star where other views were used, and in brackets the student alone, where the same source gives it."""
+    """The figure, and in brackets the student alone, where the same source gives it."""
     alone = "" if figure.alone is None or name == "vanilla" else f" ({figure.alone:.2f})"
-    return f"{figure.top1:.2f}{'*' if figure.augmented else ''}{alone}"
+    return f"{figure}{alone}"
 
 
 if __name__ == "__main__":

@@ -56,6 +56,9 @@ def table(
     runs = [run for run in runs if (run.pair, run.method) not in refused]
     missing = [run for run in runs if not run.is_done()]
     print(f"{len(runs)} runs, {len(missing)} of them missing", flush=True)
+    for run in runs:
+        prepare(run.params, run.data)
+        prepare(run.teacher_params, run.teacher_data)
     _write(runs, remarks, protocol, published, out)
     failed, started = 0, time.monotonic()
     for number, (run, reason) in enumerate(_trained(missing, cpus, gpus), start=1):
@@ -71,12 +74,8 @@ def table(
 
 
 def _trained(runs: list[Run], cpus: float, gpus: float | None) -> Iterator[tuple[Run, str | None]]:
-    if not runs:
-        return
-    for run in runs:
-        prepare(run.params, run.data)
-        prepare(run.teacher_params, run.teacher_data)
-    yield from _table_ray.train(runs, cpus, gpus)
+    if runs:
+        yield from _table_ray.train(runs, cpus, gpus)
 
 
 def _write(runs: list[Run], remarks: list[str], protocol: str, published: Path, out: Path) -> None:

@@ -17,8 +17,8 @@ deployed. A teacher that is nowhere as sure as the thresholds leaves the cross-e
 
 Zhang, Liu, Cai, Ma, "Cross-View Consistency Regularisation for Knowledge Distillation", ACM MM 2024, arXiv:2412.16493.
 Defaults are those of the official code, which has none for single pairs. A later re-implementation sets within_weight
-to 0.5 (ResNet-56 to -20, WRN-40-2 to WRN-40-1) or 1 (ResNet-110 to -20 and -32). The loss is the same; kl_weight is an
-extra.
+to 0.5 (ResNet-56 to -20, WRN-40-2 to WRN-40-1, ResNet-32x4 to ShuffleNetV2) or 1 (ResNet-110 to -20 and -32, WRN-40-2
+to ResNet-8x4). The loss is the same; kl_weight is an extra.
 """
 
 from typing import Annotated, ClassVar, Literal

@@ -29,8 +29,9 @@ that form.
 
 With `standardize: true` the divergences alone read z~ = (z - mean z) / (1e-7 + std z), std with K - 1, as in Sun, Ren,
 Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", CVPR 2024, arXiv:2403.01427. There temperature is 2
-and kl_weight 9 (6 for VGG-13 to VGG-8 or MobileNetV2 and for ResNet-32x4 to ShuffleNetV2). The published numbers of
-both are those of the best of 480 epochs (960 for ShuffleNets) on the test split.
+and kl_weight 9 (6 for VGG-13 to VGG-8 or MobileNetV2 and for ResNet-32x4 to ShuffleNetV2), and the learning rate is
+that of presets/published/mlkd.yaml, but 0.01 for VGG-13 to VGG-8 and 0.005 for WRN-40-2 to MobileNetV2. The published
+numbers of both are those of the best of 480 epochs (960 for ShuffleNets) on the test split.
 """
 
 from typing import Annotated, ClassVar, Literal

@@ -21,7 +21,9 @@ all classes: it is large, and never 0. (In its own paper NKD leaves the labelled
 those of SD-DKD from ResNet-32x4 to -8x4. Of the source's other settings, num_scales is 3 for networks of two families,
 and nontarget_weight of dkd and nkd is 6 for WRN-40-2 and VGG-13 as teachers (8 for ShuffleNetV1 and VGG-8 as their
 students), 2 for ResNet-56 and -110, else 8. SD-KD is kind kd with ce_weight 0.1, region_weight 0.9 and warmup_epochs 0.
-The warm-up counts whole epochs, so shorten it for a run that is not much longer.
+The warm-up counts whole epochs, so shorten it for a run that is not much longer. Networks whose classifier reads an
+average behind one more convolution, as MobileNetV2 and ShuffleNetV2 do, are refused, though the source has figures of
+such students: it takes the map behind that convolution, which is no tap here.
 """
 
 from typing import Annotated, ClassVar, Literal

@@ -1,8 +1,8 @@
 """Figures that others printed, to stand beside ours where data and networks are the same."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 from ruamel.yaml import YAML
@@ -40,12 +40,29 @@ class Figure(NamedTuple):
     augmented: bool
     """Made with other views of the images than crops and flips, or by a teacher that learned from such."""
 
+    def __str__(self) -> str:
+        return shown(self.top1, self.augmented)
+
+
+def shown(top1: float, augmented: bool) -> str:
+    """A figure for people, with a star where it must not be ranked with the rest."""
+    return f"{top1:.2f}{'*' if augmented else ''}"
+
+
+class Variant(Section):
+    """A row of figures of one method that is set up otherwise than by default."""
+
+    method: str
+    settings: dict[str, Any]
+
 
 class Published(Section):
     """All tables, in the order in which they count."""
 
     networks: dict[str, tuple[str, str]]
     """Pair -> teacher and student."""
+    variants: dict[str, Variant]
+    """By the name of their row."""
     plain: tuple[Table, ...]
     augmented: tuple[Table, ...]
 
@@ -58,6 +75,13 @@ class Published(Section):
                 for name, top1 in figures.items():
                     found.setdefault(name, Figure(top1, figures.get("vanilla"), table, augmented))
         return found
+
+    def row_name(self, method: str, settings: Mapping[str, Any]) -> str:
+        """Which row has the figures of a method under these settings of it; that row may have none."""
+        for name, variant in self.variants.items():
+            if variant.method == method and all(settings.get(key) == it for key, it in variant.settings.items()):
+                return name
+        return method
 
     def beside(self, teacher: str, student: str, labels: tuple[str, ...]) -> dict[str, Figure]:
         """The same for two networks; nothing for other classes than CIFAR-100's, and for other networks."""
@@ -76,7 +100,9 @@ def sources(figures: Iterable[tuple[str, Figure]]) -> list[str]:
     """A sentence for each table that figures come from, with the names that go with them, each once."""
     names: dict[str, dict[str, None]] = {}
     for name, figure in figures:
-        table, views = figure.table, ", with other views of the images than crops and flips" if figure.augmented else ""
+        table, views = figure.table, ""
+        if figure.augmented:
+            views = ", with other views of the images than crops and flips (*)"
         said = f"{table.source}: {table.epochs} epochs{views}; epoch: {table.chosen}; teachers: {table.teachers}"
         names.setdefault(said, {})[name] = None
     return [f"{', '.join(methods)} by {said}." for said, methods in names.items()]

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.data import card as cards
 from pipeline.evaluation.metrics import mean_and_spread
-from pipeline.evaluation.published import TEACHER, Figure, Published, sources
+from pipeline.evaluation.published import TEACHER, Figure, Published, shown, sources
 from pipeline.sweep.plan import Run
 
 TIE_POINTS = 0.5
@@ -19,8 +20,9 @@ def aggregate(runs: Sequence[Run], published: Published, facts: Mapping[str, Any
     """Everything the table says of finished runs, as plain data, from the JSON files that they left.
 
     Args:
-        runs: finished; each has evaluation.json and history.json in `out`, and its teacher an evaluation.json.
-        published: to stand beside.
+        runs: finished; each has evaluation.json and history.json in `out`, its teacher an evaluation.json, and its
+            data a card.json.
+        published: to stand beside, where data and networks are the same.
         facts: what to say of how it was made: title, remarks, command, machine.
     """
     cells: dict[str, dict[str, list[Results]]] = {}
@@ -28,31 +30,42 @@ def aggregate(runs: Sequence[Run], published: Published, facts: Mapping[str, Any
         record = {"seed": run.seed} | {name: _read(run.out / f"{name}.json") for name in ("evaluation", "history")}
         cells.setdefault(run.pair, {}).setdefault(run.method, []).append(record)
     teachers = {run.pair: _read(run.teacher / "evaluation.json") for run in runs}
-    rows = {pair: published.row(pair) for pair in cells}
-    shown = [(name, row[name]) for pair, row in rows.items() for name in (TEACHER, *cells[pair]) if name in row]
+    figures: dict[str, dict[str, Figure | None]] = {pair: {} for pair in cells}
+    beside: dict[tuple[str, str], Figure] = {}
+    for run in runs:
+        student = cells[run.pair][run.method][0]["evaluation"]["arch"]
+        printed = published.beside(teachers[run.pair]["arch"], student, cards.load(run.data).labels)
+        row = published.row_name(run.method, run.params["distill"]["methods"][run.method])
+        for who, name in ((TEACHER, TEACHER), (run.method, row)):
+            figures[run.pair][who] = printed.get(name)
+            if name in printed:
+                beside[run.pair, name] = printed[name]
     return {
         **facts,
-        "published_by": sources(shown),
+        "published_by": sources((name, figure) for (_, name), figure in beside.items()),
         "teachers": {
             pair: {
                 "arch": evaluation["arch"],
                 "test_top1": evaluation["test"]["top1"],
-                "published": _top1(rows[pair].get(TEACHER)),
+                **_beside(evaluation["test"]["top1"], figures[pair][TEACHER]),
             }
             for pair, evaluation in teachers.items()
         },
         "pairs": {
             pair: {
-                method: _cell(seeds, methods.get("vanilla"), _top1(rows[pair].get(method)))
-                for method, seeds in methods.items()
+                method: _cell(seeds, methods.get("vanilla"), figures[pair][method]) for method, seeds in methods.items()
             }
             for pair, methods in cells.items()
         },
     }
 
 
-def _top1(figure: Figure | None) -> float | None:
-    return None if figure is None else figure.top1
+def _beside(top1: float, figure: Figure | None) -> Results:
+    return {
+        "published": None if figure is None else figure.top1,
+        "published_augmented": figure is not None and figure.augmented,
+        "over_published": None if figure is None else top1 - figure.top1,
+    }
 
 
 def _read(path: Path) -> Any:
@@ -60,7 +73,7 @@ def _read(path: Path) -> Any:
 
 
 def _cell(
-    seeds: Sequence[Mapping[str, Any]], vanilla: Sequence[Mapping[str, Any]] | None, published: float | None
+    seeds: Sequence[Mapping[str, Any]], vanilla: Sequence[Mapping[str, Any]] | None, figure: Figure | None
 ) -> Any:
     test = mean_and_spread([run["evaluation"]["test"]["top1"] for run in seeds])
     gain = None
@@ -72,8 +85,7 @@ def _cell(
         "val_top1_best": mean_and_spread([run["history"]["best"]["val_top1"] for run in seeds]),
         "val_seen_in_training": any(run["history"]["val_seen_in_training"] for run in seeds),
         "over_vanilla": gain,
-        "published": published,
-        "over_published": None if published is None else test["mean"] - published,
+        **_beside(test["mean"], figure),
         "student": seeds[0]["evaluation"]["arch"],
         "num_parameters": seeds[0]["evaluation"]["num_parameters"],
         "epochs": len(seeds[0]["history"]["epochs"]),
@@ -105,7 +117,8 @@ def markdown(results: Results) -> str:
         "Each cell: test top-1 in percent of the epoch that ships, mean +- standard deviation over n seeds (unknown "
         f"for n = 1); then the difference to vanilla (= where it is below {TIE_POINTS} points, a tie); the validation "
         "top-1 of the last and of the best epoch; and the published figure, where there is one, with the difference "
-        "to it.",
+        "to it. A star marks one made with other views of the images than crops and flips, which must not be ranked "
+        "with the rest.",
         "",
         *(f"Published: {said}" for said in results["published_by"]),
     ]
@@ -118,7 +131,7 @@ def _names(results: Results, pair: str) -> str:
 
 
 def _teacher(teacher: Mapping[str, Any]) -> str:
-    return f"{teacher['test_top1']:.2f}" + _published(teacher["published"], teacher["test_top1"])
+    return f"{teacher['test_top1']:.2f}" + _published(teacher)
 
 
 def _text(cell: Mapping[str, Any] | None) -> str:
@@ -131,11 +144,14 @@ def _text(cell: Mapping[str, Any] | None) -> str:
         text += f", {_difference(cell['over_vanilla'])} over vanilla"
     seen = " (images seen in training)" if cell["val_seen_in_training"] else ""
     text += f"; val{seen} last {cell['val_top1_last']['mean']:.2f}, best {cell['val_top1_best']['mean']:.2f}"
-    return text + _published(cell["published"], test["mean"])
+    return text + _published(cell)
 
 
-def _published(published: float | None, came: float) -> str:
-    return "" if published is None else f"; published {published:.2f} ({_difference(came - published)})"
+def _published(cell: Mapping[str, Any]) -> str:
+    if cell["published"] is None:
+        return ""
+    figure = shown(cell["published"], cell["published_augmented"])
+    return f"; published {figure} ({_difference(cell['over_published'])})"
 
 
 def _difference(points: float) -> str:

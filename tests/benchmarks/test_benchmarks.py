@@ -21,6 +21,7 @@ from benchmarks import prepare as prepare_benchmark
 from benchmarks.plain import Images, PlainAttention, PlainLoop
 from pipeline.data.arrays import Split
 from pipeline.distillation import afd
+from pipeline.evaluation import published
 from pipeline.models.base import MapShape
 from pipeline.preparation.prepare import prepare
 from pipeline.settings import params, presets
@@ -185,6 +186,7 @@ def test_the_table_of_the_sweep_is_one_that_can_be_trained(tmp_path: Path) -> No
     params.check_all(whole)
     assert (whole.teacher.arch, whole.student.arch) == ("resnet14", "resnet8")
     assert whole.distill.train.epochs > 1
+    assert published.read(tmp_path / "published.yaml").row("small") == {}
 
 
 def test_the_network_of_the_servers_benchmarks_can_be_served(tmp_path: Path) -> None:

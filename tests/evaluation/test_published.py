@@ -1,6 +1,7 @@
 """Published figures: which one stands beside ours, and where it comes from."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -80,10 +81,38 @@ def test_of_several_tables_the_first_one_counts_and_the_source_is_said(ours: pub
     assert row["kd"].top1 == 70.57  # 70.66 by the second table
     said = published.sources((name, row[name]) for name in ("kd", "mlkd", "sakd", "kd"))
     assert [line.split(" by ")[0] for line in said] == ["kd, sakd", "mlkd"]
-    assert "480 epochs, with other views of the images than crops and flips; epoch: best" in said[1]
+    assert "480 epochs, with other views of the images than crops and flips (*); epoch: best" in said[1]
+    assert [str(row[name]) for name in ("kd", "mlkd")] == ["70.57", "72.19*"]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "pair", "top1"),
+    [
+        ("mlkd", {}, "a", 72.19),
+        ("mlkd", {"standardize": False, "form": "executed"}, "a", 72.19),
+        ("mlkd", {"standardize": True}, "a", 72.33),
+        ("mlkd", {"standardize": True, "form": "repaired"}, "a", None),
+        ("wttm", {"power": 0.3}, "a", 71.92),
+        ("wttm", {"weighted": False}, "a", 71.83),
+        ("ickd", {"kl_weight": 1.0}, "f", 75.57),
+        ("sdd", {"kind": "nkd"}, "vgg13-mobilenet_v2_half", 69.50),
+    ],
+)
+def test_a_figure_is_that_of_the_same_form_of_a_method(
+    ours: published.Published, method: str, settings: dict[str, Any], pair: str, top1: float | None
+) -> None:
+    figure = ours.row(pair).get(ours.row_name(method, settings))
+    assert (figure and figure.top1) == top1
+
+
+def test_variants_are_settings_of_methods(ours: published.Published) -> None:
+    for name, variant in ours.variants.items():
+        config = registry.find("pipeline.distillation", variant.method, name).Config
+        assert config(**variant.settings) != config(), name
+        assert name not in registry.names("pipeline.distillation")
 
 
 def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("networks: {}\nplain: []\n", encoding="utf-8")
+    (tmp_path / "p.yaml").write_text("networks: {}\nvariants: {}\nplain: []\n", encoding="utf-8")
     with pytest.raises(ParamsError, match=r"p\.yaml: augmented"):
         published.read(tmp_path / "p.yaml")

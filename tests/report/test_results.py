@@ -291,6 +291,15 @@ def test_the_best_student_and_its_ties_are_marked(run: Run) -> None:
     assert [network.ties_with_best for network in run.results().methods] == [False, True, True]
 
 
+def test_a_published_figure_has_a_star_where_it_must_not_be_ranked_with_the_rest(run: Run) -> None:
+    results = run.results()
+    assert not wording.has_published(results)
+    network = results.methods[0].model_copy(update={"published": 78.44, "published_augmented": True})
+    text = markdown.render(results.model_copy(update={"methods": (network, *results.methods[1:])}))
+    assert "| published % |" in text
+    assert "| 78.44* |" in text
+
+
 def test_a_busy_machine_is_told(run: Run) -> None:
     assert "other work" not in wording.machine(run.results())
     run.edit("deploy/latency.json", load_average=4.5)

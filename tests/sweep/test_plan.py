@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.published import Published, Table
+from pipeline.evaluation.published import Published, Table, Variant
 from pipeline.models.base import build, num_parameters
 from pipeline.settings.params import Params
 from pipeline.settings.reading import parse
@@ -14,9 +14,10 @@ from pipeline.sweep.rehearsal import rehearse
 from pipeline.system import registry
 from pipeline.system.errors import CheckpointError, ParamsError
 from pipeline.system.files import write_json
+from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-NOTHING_PUBLISHED = Published(networks={}, plain=(), augmented=())
+CIFAR100 = ("apple", "aquarium_fish", "baby", *map(str, range(97)))
 SETTINGS = {
     # setting: (teacher parameters, student parameters), as the table of the published project sizes them
     "a": (861_620, 278_324),
@@ -190,7 +191,9 @@ def test_a_method_that_cannot_serve_a_pair_is_known_before_anything_trains() -> 
 def finished(out: Path, method: str, seed: int, top1: float, seen: bool = False) -> sweep.Run:
     """A run with the files that training and evaluation would have left."""
     folder = out / method / str(seed)
-    run = sweep.Run("a", method, seed, {}, {}, out / "data", out / "data", out / "teacher", folder, key="")
+    write_json(out / "data/card.json", tiny.card(classes=100).model_dump() | {"labels": CIFAR100})
+    params = {"distill": {"methods": {method: {}}}}
+    run = sweep.Run("a", method, seed, params, {}, out / "data", out / "data", out / "teacher", folder, key="")
     curve = [{"val": {"top1": 1.0}}, {"val": {"top1": top1 - 1}}]
     last, best = {"val_top1": top1 - 1}, {"val_top1": top1 + 1}
     evaluation = {"arch": "resnet20", "num_parameters": 7, "test": {"top1": top1}}
@@ -200,15 +203,26 @@ def finished(out: Path, method: str, seed: int, top1: float, seen: bool = False)
     return run
 
 
+PUBLISHED = Published(
+    networks={"a": ("resnet56", "resnet20")},
+    variants={"mlkd+ls": Variant(method="mlkd", settings={"standardize": True})},
+    plain=(
+        Table(source="S", teachers="theirs", epochs=240, chosen="last", pairs={"a": {"teacher": 73.03, "kd": 70.57}}),
+    ),
+    augmented=(
+        Table(source="M", teachers="theirs", epochs=480, chosen="best", pairs={"a": {"mlkd": 72.19, "mlkd+ls": 72.33}}),
+    ),
+)
+
+
+def aggregated(runs: list[sweep.Run]) -> table.Results:
+    write_json(runs[0].teacher / "evaluation.json", {"arch": "resnet56", "test": {"top1": 73.0}})
+    return table.aggregate(runs, PUBLISHED, {"title": "T", "remarks": []})
+
+
 def test_the_table_says_mean_spread_gain_and_published(tmp_path: Path) -> None:
     tops = (("vanilla", 0, 69.0), ("kd", 0, 70.0), ("kd", 1, 72.0), ("afd", 0, 69.3))
-    runs = [finished(tmp_path, *top) for top in tops]
-    write_json(tmp_path / "teacher" / "evaluation.json", {"arch": "resnet56", "test": {"top1": 73.0}})
-    source = Table(
-        source="S", teachers="theirs", epochs=240, chosen="last", pairs={"a": {"teacher": 73.03, "kd": 70.57}}
-    )
-    published = Published(networks={"a": ("resnet56", "resnet20")}, plain=(source,), augmented=())
-    results = table.aggregate(runs, published, {"title": "T", "remarks": []})
+    results = aggregated([finished(tmp_path, *top) for top in tops])
     kd = results["pairs"]["a"]["kd"]
     assert kd["test_top1"] == {"mean": 71.0, "std": pytest.approx(2**0.5), "n": 2}
     assert kd["over_vanilla"] == pytest.approx(2.0)
@@ -223,11 +237,20 @@ def test_the_table_says_mean_spread_gain_and_published(tmp_path: Path) -> None:
     assert "Published: teacher, kd by S: 240 epochs; epoch: last; teachers: theirs." in text
 
 
+def test_figures_stand_beside_the_same_data_and_form_alone_with_a_star_where_views_differ(tmp_path: Path) -> None:
+    run = finished(tmp_path, "mlkd", 0, 72.0)
+    text = table.markdown(aggregated([run]))
+    assert "published 72.19* (-0.19 =)" in text
+    assert "mlkd by M: 480 epochs, with other views of the images than crops and flips (*)" in text
+    run.params["distill"]["methods"]["mlkd"]["standardize"] = True
+    assert "published 72.33* (-0.33 =)" in table.markdown(aggregated([run]))
+    write_json(run.data / "card.json", tiny.card(classes=100).model_dump())
+    assert "; published" not in table.markdown(aggregated([run]))
+
+
 def test_the_table_says_where_validation_images_were_trained_on(tmp_path: Path) -> None:
-    run = finished(tmp_path, "kd", 0, 70.0, seen=True)
-    write_json(run.teacher / "evaluation.json", {"arch": "resnet56", "test": {"top1": 73.0}})
-    results = table.aggregate([run], NOTHING_PUBLISHED, {"title": "T", "remarks": []})
-    assert "; val (images seen in training) last 69.00, best 71.00 |" in table.markdown(results)
+    results = aggregated([finished(tmp_path, "kd", 0, 70.0, seen=True)])
+    assert "; val (images seen in training) last 69.00, best 71.00; published" in table.markdown(results)
 
 
 def test_repeated_views_are_another_run_and_a_teacher_cache_is_refused(tmp_path: Path) -> None:

@@ -64,8 +64,10 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
         read(History, sources.teacher / "history.json", "train_teacher"),
     )
     comparison = read(Comparison, sources.comparison, "compare")
-    figures = published.read(sources.published).beside(teacher_run[0].arch, settings.student.arch, card.labels)
-    shown = [(name, figures[name]) for name in (published.TEACHER, *distill.methods) if name in figures]
+    printed = published.read(sources.published)
+    figures = printed.beside(teacher_run[0].arch, settings.student.arch, card.labels)
+    rows = {method: printed.row_name(method, config) for method, config in distill.methods.items()}
+    shown = [(name, figures[name]) for name in (published.TEACHER, *rows.values()) if name in figures]
     top1 = {method: _top1(run) for method, run in runs.items()}
     best = max(top1.values(), key=lambda spread: spread.mean)
     networks = [
@@ -73,7 +75,7 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
             method,
             run,
             gain=_gain_over_baseline(method, top1, comparison),
-            figure=figures.get(method),
+            figure=figures.get(rows[method]),
             ties_with_best=gain(top1[method], best).tie,
             deployed=method == ships.method,
         )
@@ -184,6 +186,7 @@ def _network(
         val_best=None if None in best else spread([score.val_top1 for score in best]),
         gain=gain,
         published=figure.top1 if figure else None,
+        published_augmented=figure is not None and figure.augmented,
         ties_with_best=ties_with_best,
         deployed=deployed,
         num_parameters=first.num_parameters,

@@ -48,6 +48,8 @@ class Network(Record):
     """Over the method 'vanilla', where that was run."""
     published: float | None
     """Test top-1 in percent that others printed for this pair of networks and this method."""
+    published_augmented: bool
+    """They used other views of the images than crops and flips, so that the figure must not be ranked with the rest."""
     ties_with_best: bool
     """It is the best student by mean test top-1, or ties with it."""
     deployed: bool

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.evaluation.published import shown
 from pipeline.report.artefacts.results import TIE_POINTS, Commit, Network, Results
 from pipeline.report.findings.formats import (
     NONE,
@@ -82,7 +83,7 @@ def has_published(results: Results) -> bool:
 
 def published(network: Network) -> str:
     """What others printed."""
-    return NONE if network.published is None else percent(network.published)
+    return NONE if network.published is None else shown(network.published, network.published_augmented)
 
 
 def machine(results: Results) -> str:

@@ -30,7 +30,8 @@ def choose(params: Path, students: Path, out: Path) -> None:
     write_json(out / "student.json", asdict(chosen))
     number = chosen.of_methods * chosen.of_seeds
     why = "as params.yaml says" if number == 1 else f"the best of {number} students on validation"
-    print(f"{chosen.method} with seed {chosen.seed}, {why}: validation top-1 {chosen.val_top1:.2f} %")
+    val = "validation (images seen in training)" if chosen.val_seen_in_training else "validation"
+    print(f"{chosen.method} with seed {chosen.seed}, {why}: {val} top-1 {chosen.val_top1:.2f} %")
 
 
 if __name__ == "__main__":

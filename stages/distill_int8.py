@@ -79,10 +79,11 @@ def distill_int8(
     with torch.inference_mode():
         expected = torch.cat([simulated(pixels[at : at + size]) for at in range(0, len(pixels), size)])
     agreement = check_simulation(expected, gate.predict(written, val, size, some), simulated.one_step(pixels))
-    record = {"distilled": True, "teacher": asked.teacher, **result.summary(), "simulation": agreement}
+    summary = {**result.summary(), "val_seen_in_training": seen_val}
+    record = {"distilled": True, "teacher": asked.teacher, **summary, "simulation": agreement}
     with replacing_folder(out) as folder:
         onnx_file.write(written, card, folder / quantizing.INT8)
-        write_json(folder / "history.json", {**result.summary(), "epochs": result.history})
+        write_json(folder / "history.json", {**summary, "epochs": result.history})
         write_json(folder / "record.json", record)
     state.clear()
 

@@ -43,8 +43,8 @@ def frontier(
         found = find(shown, read, Places(artifacts.as_posix(), data.as_posix()))
     if not found.students:
         raise PupilError(
-            "No experiment has a student that was deployed and timed. Run `dvc repro`, or `dvc exp run` without a "
-            "stage.\n" + "\n".join(found.left_out)
+            "No experiment has a student to compare: deployed, timed, and scored on validation images that were not "
+            "trained on. Run `dvc repro`, or `dvc exp run` without a stage.\n" + "\n".join(found.left_out)
         )
     table = aligned([fronts.TITLES, *fronts.rows(found.students, budget)], right=range(2, 6))
     print("\n".join([*table, "", *fronts.notes(found, budget)]))

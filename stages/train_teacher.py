@@ -72,10 +72,13 @@ def _take(teacher: Teacher, card: DataCard, data: Path, out: Path) -> None:
         model, card, normalization, None, None, {"weights_sha256": weight_files.sha256(path)}
     )
     checkpoint.save(model, header, out / "model.safetensors")
-    with recorder(out) as record:
+    seen = card.train_includes_val
+    with recorder(out, seen) as record:
         record({"epoch": 0, "val": scores})
-    write_json(out / "history.json", {"taken": {"val_top1": scores["top1"]}, "epochs": []})
-    print(f"{teacher.arch} taken from {path}: validation top-1 {scores['top1']:.2f} %")
+    history = {"taken": {"val_top1": scores["top1"]}, "val_seen_in_training": seen, "epochs": []}
+    write_json(out / "history.json", history)
+    val = "validation (images seen in training)" if seen else "validation"
+    print(f"{teacher.arch} taken from {path}: {val} top-1 {scores['top1']:.2f} %")
     if doubt is not None:
         print(f"warning: {doubt.text}", file=sys.stderr)
 

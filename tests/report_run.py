@@ -53,7 +53,8 @@ def history(*val_top1: float) -> dict[str, Any]:
     ]
     best = max(epochs, key=lambda record: record["val"]["top1"])
     last, best = ({"epoch": e["epoch"], "val_top1": e["val"]["top1"]} for e in (epochs[-1], best))
-    return {"last": last, "best": best, "shipped_epoch": len(epochs), "epochs": epochs}
+    shipped = len(epochs)
+    return {"last": last, "best": best, "shipped_epoch": shipped, "val_seen_in_training": False, "epochs": epochs}
 
 
 def timing(p50_ms: float, n: int) -> dict[str, Any]:

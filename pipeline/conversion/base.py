@@ -46,7 +46,8 @@ def require(runtime: ModuleType, name: str) -> None:
     if missing:
         raise PupilError(
             f"--to {name} needs {' and '.join(missing)}, which this environment does not have. Install it: "
-            f"uv pip install {' '.join(missing)} (docs/runtimes.md says which versions were tried)."
+            f".venv/uv/bin/uv pip install --python .venv/bin/python {' '.join(missing)} (docs/runtimes.md says which "
+            "versions were tried)."
         )
 
 

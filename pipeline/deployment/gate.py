@@ -93,10 +93,10 @@ def sqnr_db(float32: Tensor, logits: Tensor) -> float | None:
 
 
 def on_train(
-    float32: onnx.ModelProto, train: Split, batch_size: int
+    float32: onnx.ModelProto, train: Split, images: int, batch_size: int
 ) -> Callable[[onnx.ModelProto], tuple[Tensor, Tensor]]:
-    """What float32 and another network say of some images of train: a function of the other, for `decide`."""
-    some = spread(len(train))
+    """What float32 and another say of some of the first `images` of train: a function of the other, for `decide`."""
+    some = spread(images)
     known = cache(lambda: predict(float32, train, batch_size, some))
     return lambda other: (known(), predict(other, train, batch_size, some))
 
@@ -126,8 +126,9 @@ def decide(
     lost, gained, images = int((before & ~after).sum()), int((after & ~before).sum()), len(labels)
     drop, (low, high) = _drop(float32, logits, labels), paired_interval(lost, gained, images)
     top1 = " -> ".join(f"{100 * right.double().mean().item():.2f}" for right in (before, after))
+    val = "validation (images seen in training)" if seen else "validation"
     change = (
-        f"validation top-1 {top1} %, a {'drop' if drop >= 0 else 'gain'} of {abs(drop):.2f} points: {lost} of {images} "
+        f"{val} top-1 {top1} %, a {'drop' if drop >= 0 else 'gain'} of {abs(drop):.2f} points: {lost} of {images} "
         f"images turned wrong and {gained} right (the drop lies in [{low:.2f}, {high:.2f}])"
     )
     limit = f"deploy.max_drop {max_drop:.2f}"

@@ -63,7 +63,9 @@ class Judge:
         self.train, self.val, self._test = (Split.load(data, name, card, image_px) for name in ("train", "val", "test"))
         self._max_drop, self._taught, self._bootstrap = max_drop, teacher == self._test.labels, bootstrap
         self.on_val, self._on_test = (gate.predict(float32, split, self.batch_size) for split in (self.val, self._test))
-        self._on_train = gate.on_train(float32, self.train, self.batch_size)
+        # Without those of val that stand behind them: the search chose the ranges by these.
+        own = len(self.train) - (len(self.val) if self._seen else 0)
+        self._on_train = gate.on_train(float32, self.train, own, self.batch_size)
 
     def judge(self, network: onnx.ModelProto) -> Judged:
         """The verdict on a network."""

@@ -23,6 +23,8 @@ class Choice:
     """Percent."""
     of_methods: int
     of_seeds: int
+    val_seen_in_training: bool = False
+    """The validation images were trained on, so that its score on them is none on new images."""
 
 
 def choose(students: Path, deploy: Deploy, distill: Distill) -> Choice:
@@ -33,20 +35,23 @@ def choose(students: Path, deploy: Deploy, distill: Distill) -> Choice:
     """
     methods = sorted(distill.methods) if deploy.method == BEST else [deploy.method]
     seeds = sorted(distill.seeds) if deploy.seed == BEST else [deploy.seed]
-    scores = {(method, seed): _val_top1(students, method, seed) for method in methods for seed in seeds}
+    scores = {(method, seed): _validation(students, method, seed) for method in methods for seed in seeds}
     # max() keeps the first of equal ones.
-    method, seed = max(scores, key=lambda place: scores[place])
-    return Choice(method, seed, scores[method, seed], len(methods), len(seeds))
+    method, seed = max(scores, key=lambda place: scores[place][0])
+    top1, seen = scores[method, seed]
+    return Choice(method, seed, top1, len(methods), len(seeds), seen)
 
 
-def _val_top1(students: Path, method: str, seed: int) -> float:
+def _validation(students: Path, method: str, seed: int) -> tuple[float, bool]:
+    """Top-1 of the epoch that was kept, and whether its images were trained on."""
     path = students / method / str(seed) / "history.json"
     try:
         history = json.loads(path.read_text(encoding="utf-8"))
         (score,) = [it["val"]["top1"] for it in history["epochs"] if it["epoch"] == history["shipped_epoch"]]
-        return float(score)
+        return float(score), bool(history["val_seen_in_training"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PupilError(
-            f"{path} should say by 'epochs' and 'shipped_epoch' which validation top-1 the student has, but could not "
-            f"be read so ({type(error).__name__}: {error}). Run `dvc repro distill@{method}-{seed}`."
+            f"{path} should say by 'epochs', 'shipped_epoch' and 'val_seen_in_training' which validation top-1 the "
+            f"student has, but could not be read so ({type(error).__name__}: {error}). "
+            f"Run `dvc repro distill@{method}-{seed}`."
         ) from error

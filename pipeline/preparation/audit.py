@@ -109,6 +109,7 @@ class Audit(_Record):
     source: str
     on_bad: str
     leaks: str
+    train_includes_val: bool
     left_out: tuple[LeftOutAudit, ...]
     """All files below data.path stand here or were opened."""
     splits: dict[str, SplitAudit]
@@ -178,7 +179,8 @@ def examine(
         width, height = (looks[place.split][side][place.position] for side in ("width", "height"))
         reason = f"{width} x {height} px, enlarged to {data.image_px}"
         found.append((_finding("tiny", place, reason, source, parts), place))
-    found += [(finding, None) for finding in _rare_classes(source, parts["train"].labels[keep["train"]])]
+    trained = [parts[name].labels[keep[name]] for name in ("train", *(["val"] if data.train_includes_val else []))]
+    found += [(finding, None) for finding in _rare_classes(source, np.concatenate(trained))]
     # A stable sort: within a split the findings of a kind stay in their order.
     found.sort(key=lambda it: (KINDS.index(it[0].kind), list(parts).index(it[0].split)))
     counts: dict[str, int] = {kind: sum(finding.kind == kind for finding, _ in found) for kind in KINDS}
@@ -186,6 +188,7 @@ def examine(
         source=data.source,
         on_bad=data.on_bad,
         leaks=data.leaks,
+        train_includes_val=data.train_includes_val,
         left_out=tuple(
             LeftOutAudit(count=len(group.names), why=group.why, names=group.names[:NAMED_AT_MOST])
             for group in source.left_out

@@ -35,6 +35,8 @@ def text(audit: Audit) -> str:
     if UNLABELLED in audit.splits:
         copies = audit.splits[UNLABELLED].dropped
         lines.append(f"Of the images without labels, {copies:,} are copies of labelled ones and are dropped.")
+    if audit.train_includes_val:
+        lines.append("val is trained on too (data.train_includes_val): what train shares with it is a repetition.")
     home = audit.source_splits
     if home.leaks or home.repeats:
         lines.append(

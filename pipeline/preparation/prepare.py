@@ -76,7 +76,7 @@ def write(
     fingerprint: str = "",
 ) -> DataCard:
     """`prepare` for a source that is already open."""
-    check({name: records.labels for name, records in source.splits.items()}, source.labels)
+    check(_as_trained({name: records.labels for name, records in source.splits.items()}, data), source.labels)
     if data.on_bad == "fail":
         _check_left_out(source)
     parts = divide(source, data)
@@ -115,6 +115,13 @@ def _check_left_out(source: Source) -> None:
         )
 
 
+def _as_trained(labels: dict[str, NDArray[np.int64]], data: Data) -> dict[str, NDArray[np.int64]]:
+    """Class numbers (N,) by split, of train with those that are trained on too."""
+    if not data.train_includes_val or not all(len(labels.get(name, ())) for name in ("train", "val")):
+        return labels
+    return labels | {"train": np.concatenate([labels["train"], labels["val"]])}
+
+
 def _key(source: Source, data: Data, fingerprint: str) -> str:
     """Of all that decides what the pass reads, and in which order."""
     labels = hashlib.sha256("\n".join(source.labels).encode())
@@ -141,7 +148,8 @@ def _problem(source: Source, parts: Mapping[str, Part], examined: Examined, data
             "remove them and run again, or set data.on_bad to skip to leave them out."
         )
     try:
-        check({name: part.labels[examined.keep[name]] for name, part in parts.items()}, source.labels)
+        kept = {name: part.labels[examined.keep[name]] for name, part in parts.items()}
+        check(_as_trained(kept, data), source.labels)
     except DataError as error:
         bad, dropped = (sum(getattr(it, what) for it in audit.splits.values()) for what in ("bad", "dropped"))
         return f"Without {bad} images that cannot be read and {dropped} that leak into another split: {error}"

@@ -64,6 +64,7 @@ class Epoch(Record):
 class History(Record):
     """history.json of one student."""
 
+    val_seen_in_training: bool
     epochs: tuple[Epoch, ...]
 
 
@@ -74,6 +75,8 @@ class Course(Record):
     seed: int
     seen: Annotated[tuple[tuple[int, Attention], ...], Field(min_length=1)]
     """Epochs, counted from 1, and the attention after them."""
+    val_seen_in_training: bool
+    """The validation images, which it is a mean over, were trained on."""
 
     def pictures(self) -> tuple[tuple[int, Attention], ...]:
         """The first epoch, the middle one and the last, as far as there are."""
@@ -162,10 +165,11 @@ def collect(students: Path, methods: Sequence[str], seed: int, energy_maps: Path
     """
     courses = []
     for method in methods:
-        epochs = read(History, students / method / str(seed) / "history.json", "distill").epochs
-        seen = tuple((it.epoch, it.attention) for it in epochs if it.attention is not None)
+        history = read(History, students / method / str(seed) / "history.json", "distill")
+        seen = tuple((it.epoch, it.attention) for it in history.epochs if it.attention is not None)
         if seen:
-            courses.append(Course(method=method, seed=seed, seen=seen))
+            on = history.val_seen_in_training
+            courses.append(Course(method=method, seed=seed, seen=seen, val_seen_in_training=on))
     return Shown(courses=tuple(courses), energy=read(EnergyMaps, energy_maps, "energy_maps"))
 
 

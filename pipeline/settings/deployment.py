@@ -33,8 +33,8 @@ class Deploy(Section):
     """Largest difference in any probability between torch and ONNX Runtime, both in float32 (stage export)."""
     max_drop: Annotated[float, Field(ge=0, le=100)] = 0.5
     """Percentage points of validation top-1 accuracy that a quantised or half-precision student may lose. If it loses
-    more, it is refused (stage quantize). If the validation split is too small to tell, the agreement with float32 on
-    images of train decides (docs/quantization.md)."""
+    more, it is refused (stage quantize). If the validation split is too small to tell, or was trained on
+    (data.train_includes_val), the agreement with float32 on images of train decides (docs/quantization.md)."""
     batch_size: Positive = 1
     """Number of images in the calls that decide which file ships: the fastest on this machine of those that were
     accepted (stage ship)."""

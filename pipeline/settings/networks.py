@@ -72,12 +72,12 @@ class Pruned(Section):
     """The student, exported with one image a call, is at least so many times as fast as the teacher on the machine that
     cuts it."""
     cut: Literal["channels", "blocks"] = "channels"
-    """What goes: the same share of every layer's channels; or whole residual blocks, those first that change what they
-    are given least on some hundred training images. A thin network is faster with fewer blocks, hardly with fewer
-    channels."""
+    """What goes: the same share of every layer's channels; or whole residual blocks, starting with those that
+    change their input least, measured on 512 training images. A thin network is faster with fewer blocks, hardly with
+    fewer channels."""
     importance: Literal["magnitude", "taylor"] = "magnitude"
-    """Which channels stay: those with the largest weights, or those that change the loss most by its gradient on some
-    hundred training images."""
+    """Which channels stay: those with the largest weights, or those that change the loss most by its gradient on 512
+    training images."""
     round_to: Positive = 16
     """Layers keep a multiple of so many channels. ONNX Runtime computes them in blocks: 16 on processors with AVX-512,
     8 with AVX2; a thin network may need less."""

@@ -70,6 +70,8 @@ def plan(
     for pair in pairs:
         recipe, networks = _preset(folder / "protocols", _base_protocol(protocol)), _preset(folder / "pairs", pair)
         common = presets.overlaid(params, [recipe, networks])
+        common.pop("deploy", None)  # a table deploys nothing, so what chooses the student contradicts nothing here
+        parse(Params, common, "", pair)
         weights = common["teacher"].get("weights")
         # By its bytes: another file at the same path is another teacher.
         known = {**common["teacher"], "weights": weights and weight_files.sha256(Path(weights).expanduser())}
@@ -80,7 +82,7 @@ def plan(
             values = _for_one_method(presets.overlaid(params, layers), method, protocol)
             for seed in seeds:
                 values = {**values, "distill": {**values["distill"], "seeds": [seed]}}
-                values["deploy"] = {**values.get("deploy", {}), "method": method, "seed": seed}
+                values["deploy"] = {"method": method, "seed": seed}
                 checked = parse(Params, values, "", f"{pair}, {method}")
                 check_all(checked)
                 if checked.teach.cache:

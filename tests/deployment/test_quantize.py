@@ -282,7 +282,9 @@ def test_images_seen_in_training_can_tell_of_a_loss_alone() -> None:
     verdict = gate.decide(*answers(5000, 0, 0), 0.5, lambda: train, seen=True)
     assert (verdict.accepted, verdict.validation_tells) == (True, False)
     assert "these 5000 images were trained on and cannot tell" in verdict.reason
-    assert not gate.decide(*answers(5000, 90, 0), 0.5, never, seen=True).accepted
+    verdict = gate.decide(*answers(5000, 90, 0), 0.5, never, seen=True)
+    assert not verdict.accepted
+    assert verdict.reason.startswith("refused: validation (images seen in training) top-1 100.00 -> 98.20 %")
     float32, other, labels = answers(5000, 0, 0)
     # Two answers in ten change, at a cost that float32's probabilities say.
     swapped = float32[:10].clone()
@@ -408,6 +410,19 @@ def test_the_best_ranges_are_taken_and_the_search_ends_in_time(model: onnx.Model
     hours = itertools.count(step=0.4 * search.SECONDS)
     cut, judged = searched(lambda: next(hours))
     assert (len(cut.trials), judged.verdict.accepted) == (3, True)
+
+
+def test_ranges_chosen_on_validation_are_not_accepted_by_its_images_in_train(
+    model: onnx.ModelProto, tmp_path: Path
+) -> None:
+    answers = gate.predict(model, tiny.split(64, seed=1), 64).argmax(1).numpy()
+    card = cards.load(prepared(tmp_path / "data", answers))
+    for name in ("images", "labels"):  # as prepare joins them
+        both = [np.load(tmp_path / f"data/{split}/{name}.npy") for split in ("train", "val")]
+        np.save(tmp_path / f"data/train/{name}.npy", np.concatenate(both))
+    seen = card.model_copy(update={"train_includes_val": True, "counts": card.counts | {"train": 128}})
+    judge = Judge(model, tmp_path / "data", seen, card.image_px, 50, answers, Bootstrap(100, 0))
+    assert "of 64 images of train 100.00 % get the same answer" in judge.judge(model).verdict.reason
 
 
 def test_a_depthwise_network_keeps_at_least_as_many_answers_as_by_plain_ranges(tmp_path: Path) -> None:

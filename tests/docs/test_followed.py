@@ -187,7 +187,7 @@ def test_experiments_run_compare_and_travel(said: dict[str, dict[str, str]], pro
     assert "val.nll" in page["dvc metrics diff"]
     assert page["dvc queue status"].count("Success") == 1
     assert "distill@afd-0" in page["dvc queue logs lighter"]
-    table = page["dvc exp show --only-changed --drop '.*train.*'"]
+    table = page["dvc exp show --only-changed --drop '(.*:)?train\\..*'"]
     assert all(name in table for name in ("heavier", "lighter"))
     assert "!" not in table, "an experiment has lost its metrics"
     # What is chosen is deployed without another training; where it is pulled to, nothing is left to do.

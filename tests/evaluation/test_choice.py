@@ -32,7 +32,7 @@ def students(tmp_path: Path) -> Path:
     for (method, seed), top1 in KEPT.items():
         folder = tmp_path / "students" / method / str(seed)
         epochs = [{"epoch": number + 1, "val": {"top1": value}} for number, value in enumerate((99.0, top1, 1.0))]
-        write_json(folder / "history.json", {"shipped_epoch": 2, "epochs": epochs})
+        write_json(folder / "history.json", {"shipped_epoch": 2, "val_seen_in_training": False, "epochs": epochs})
         write_json(folder / "evaluation.json", {"test": {"top1": 100 - top1}})
         for name in HANDED_ON:
             if not (folder / name).exists():
@@ -64,7 +64,7 @@ def test_of_equal_students_the_first_by_name_and_then_by_seed_is_taken(students:
     assert choose(students, Deploy(method="vanilla", seed="best"), distill).seed == 0
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"epochs": [], "shipped_epoch": 1}'])
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"epochs": [], "shipped_epoch": 1, "val_seen_in_training": false}'])
 def test_a_history_that_does_not_say_it_is_named_with_its_stage(text: str | None, students: Path) -> None:
     path = students / "kd/1/history.json"
     path.unlink() if text is None else path.write_text(text, encoding="utf-8")
@@ -86,3 +86,9 @@ def test_the_chosen_student_is_handed_on_whichever_it_is(
         for file in HANDED_ON:
             assert (out / file).read_bytes() == (students / name / file).read_bytes()
         assert f"{name[:-2]} with seed {name[-1]}, {why}: validation top-1 71.00 %" in capsys.readouterr().out
+    history = students / "kd/0/history.json"
+    seen = json.loads(history.read_text()) | {"val_seen_in_training": True}
+    history.write_text(json.dumps(seen))
+    stage(params, students, out)
+    assert json.loads((out / "student.json").read_text())["val_seen_in_training"]
+    assert "as params.yaml says: validation (images seen in training) top-1 71.00 %" in capsys.readouterr().out

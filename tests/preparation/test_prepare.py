@@ -1,6 +1,7 @@
 """prepare: same seed same bytes, nothing half-written ever looks finished, and unfit sources are refused in words."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -129,6 +130,19 @@ def test_train_includes_val_and_val_stays_as_it_is(tmp_path: Path) -> None:
         scaled = np.asarray(both.images, dtype=np.float64).reshape(-1, 3) / 255
         np.testing.assert_allclose(joined.normalization.mean, scaled.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(joined.normalization.std, scaled.std(axis=0), rtol=1e-12)
+
+
+def test_train_includes_val_is_judged_by_all_that_is_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Class c has images in val alone, and class b few in train.
+    source = toy([0] * 40 + [1], val=[1] * 9 + [2] * 9, test=[0, 1, 2], names="abc")
+    with pytest.raises(DataError, match="1 classes occur in val but not in train"):
+        prepare.write(source, DATA, tmp_path / "apart", progress=False)
+    prepare.write(source, DATA.model_copy(update={"train_includes_val": True}), tmp_path / "joined")
+    assert "val is trained on too (data.train_includes_val)" in capsys.readouterr().out
+    found = json.loads((tmp_path / "joined/audit.json").read_text())
+    assert (found["train_includes_val"], found["counts"]["imbalance"]) == (True, 0)
 
 
 def test_train_includes_val_leaves_out_what_the_audit_leaves_out(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, trained: tuple[Method, engin
         header = checkpoint.make_header(network, card, tiny.NORMALIZATION, None, 3, {})
         checkpoint.save(network, header, folder / name / "model.safetensors")
         history = trained[1].history if "afd" in name else [{"epoch": 1}]
-        write_json(folder / name / "history.json", {"epochs": history})
+        write_json(folder / name / "history.json", {"val_seen_in_training": False, "epochs": history})
     methods: dict[str, Any] = {name: {} for name in ("vanilla", "kd", "afd", "rkd")}
     write_json(folder / "params.yaml", {"distill": {"seeds": [3], "methods": methods}})
     write_json(folder / "chosen.json", {"method": "kd", "seed": 3})
@@ -230,6 +230,13 @@ def test_a_training_of_one_epoch_has_one_picture_and_no_course(shown: attention.
     assert "over training" not in html
 
 
+def test_a_mean_over_images_seen_in_training_is_labelled(shown: attention.Shown) -> None:
+    assert "seen in training" not in attention.section(shown)
+    course = shown.courses[0].model_copy(update={"val_seen_in_training": True})
+    html = attention.section(shown.model_copy(update={"courses": (course,)}))
+    assert "validation images, seen in training, the same after every epoch" in html
+
+
 def test_torn_attention_is_refused_by_its_file_and_stage(shown: attention.Shown, tmp_path: Path) -> None:
     torn = shown.energy.model_dump()
     torn["networks"][1]["stages"][0]["maps"] = []
@@ -239,7 +246,10 @@ def test_torn_attention_is_refused_by_its_file_and_stage(shown: attention.Shown,
     ):
         attention.collect(tmp_path, (), 0, tmp_path / "maps.json")
     weights_torn = {"rows": ["1"], "columns": ["1", "2"], "weights": [[1.0]], "images": 2}
-    write_json(tmp_path / "afd/0/history.json", {"epochs": [{"epoch": 1, "attention": weights_torn}]})
+    write_json(
+        tmp_path / "afd/0/history.json",
+        {"val_seen_in_training": False, "epochs": [{"epoch": 1, "attention": weights_torn}]},
+    )
     with pytest.raises(
         PupilError, match=r"history\.json .*must have one row for each teacher block.*dvc repro distill"
     ):

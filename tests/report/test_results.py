@@ -97,7 +97,9 @@ def test_validation_figures_of_images_seen_in_training_are_labelled(run: Run) ->
             "val (images seen in training), best epoch %",
             "val (images seen in training) top",
             "say nothing of new ones, and only the test split was left out",
-            "trained on, so that they cannot show that no more",
+            "The validation images were trained on, so that they can only refuse a file",
+            "are on val (images seen in training)",
+            "what train shares with it is a repetition",
             "train, with val",
         ):
             assert label in re.sub(r"\\(.)", r"\1", said)

@@ -148,9 +148,18 @@ def test_a_recipe_of_a_methods_own_does_not_ask_for_a_teacher_of_its_own() -> No
     assert parse(Params, sakd.teacher_params, "", "run").augment == settings(kd).augment
 
 
+def test_which_student_params_yaml_would_deploy_is_nothing_to_a_table(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("  method: afd\n", "  method: best\n"), encoding="utf-8")
+    planned = sweep.plan(tmp_path / "params.yaml", ROOT / "presets", ["a"], ["kd"], [0], "unified", Path("out"))
+    (run,) = planned
+    assert parse(Params, run.teacher_params, "", "teacher").data.train_includes_val
+    assert [run] == plan("a", "kd")
+
+
 def test_weights_from_outside_make_a_run_by_their_bytes(tmp_path: Path) -> None:
     weights, params = tmp_path / "weights.safetensors", tmp_path / "params.yaml"
-    params.write_text(f"teacher: {{weights: {weights}}}\nstudent: {{}}\ndistill: {{methods: {{}}}}\n")
+    params.write_text(f"teacher: {{weights: {weights}}}\nstudent: {{}}\ndistill: {{methods: {{kd: {{}}}}}}\n")
 
     def planned() -> sweep.Run:
         (run,) = sweep.plan(params, ROOT / "presets", ["a"], ["kd"], [0], "unified", Path("out"))

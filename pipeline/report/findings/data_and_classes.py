@@ -71,6 +71,8 @@ def found(results: Results) -> str:
     }
     without = audit.splits[_UNLABELLED].dropped if _UNLABELLED in audit.splits else 0
     labelled = drops.get(audit.leaks, "") if audit.counts.get("leak", 0) > without else ""
+    if results.data.train_includes_val:
+        labelled += " Val is trained on too (data.train_includes_val): what train shares with it is a repetition."
     copies = f" {count(without)} images without labels are copies of labelled ones and were dropped." if without else ""
     return looked + skips + labelled + copies + _in_source(audit)
 

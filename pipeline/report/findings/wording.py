@@ -164,12 +164,19 @@ def student_file_titles(results: Results) -> list[str]:
 
 def gate(results: Results) -> str:
     """What decided which files are accepted."""
-    unsure = "trained on, so that they cannot show" if results.data.train_includes_val else "too few to show"
-    return (
+    decides = (
         "Validation top-1 decides what is accepted, by the images whose answer turned wrong or right. Where these are "
-        f"{unsure} that no more than deploy.max_drop is lost, agreement with float32 on images of train decides, each "
-        "changed answer at what it costs by float32's probabilities. Agreement and SQNR (of logits) in the table are "
-        f"on validation. {results.shipped.file} ships, because {results.shipped.reason}."
+        "too few to show that no more than deploy.max_drop is lost, agreement with float32"
+    )
+    if results.data.train_includes_val:
+        decides = (
+            "The validation images were trained on, so that they can only refuse a file, by the images whose answer "
+            "turned wrong or right. Otherwise agreement with float32"
+        )
+    return (
+        f"{decides} on images of train decides, each changed answer at what it costs by float32's probabilities. "
+        f"Agreement and SQNR (of logits) in the table are on {val(results)}. {results.shipped.file} ships, because "
+        f"{results.shipped.reason}."
     )
 
 

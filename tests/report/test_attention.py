@@ -261,7 +261,8 @@ def test_a_long_course_is_drawn_by_at_most_sixty_epochs_with_the_first_and_the_l
         weights = ((epoch / 200, 1 - epoch / 200),)
         return attention.Attention(rows=("1",), columns=("1", "2"), weights=weights, images=2)
 
-    course = attention.Course(method="afd", seed=0, seen=tuple((epoch, after(epoch)) for epoch in range(1, 201)))
+    seen = tuple((epoch, after(epoch)) for epoch in range(1, 201))
+    course = attention.Course(method="afd", seed=0, seen=seen, val_seen_in_training=False)
     first, second = course.strip(0)
     assert (len(first), first[0], first[-1]) == (60, 1 / 200, 1.0)
     np.testing.assert_allclose(np.add(first, second), 1)

@@ -222,6 +222,7 @@ def test_the_best_student_ships_by_itself_and_another_one_runs_what_lies_behind_
         "method": best,
         "seed": 0,
         "val_top1": histories[best]["last"]["val_top1"],
+        "val_seen_in_training": False,
         "of_methods": 2,
         "of_seeds": 1,
     }

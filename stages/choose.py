@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.evaluation import choice
 from pipeline.settings import params as parameters
+from pipeline.settings.data import validation_label
 from pipeline.system.files import replacing, write_json
 from stages import _run
 
@@ -30,7 +31,7 @@ def choose(params: Path, students: Path, out: Path) -> None:
     write_json(out / "student.json", asdict(chosen))
     number = chosen.of_methods * chosen.of_seeds
     why = "as params.yaml says" if number == 1 else f"the best of {number} students on validation"
-    val = "validation (images seen in training)" if chosen.val_seen_in_training else "validation"
+    val = validation_label("validation", chosen.val_seen_in_training)
     print(f"{chosen.method} with seed {chosen.seed}, {why}: {val} top-1 {chosen.val_top1:.2f} %")
 
 

@@ -17,6 +17,7 @@ from pipeline.evaluation.metrics import classification, predict
 from pipeline.models import checkpoint
 from pipeline.models.base import build_to_train, spec_of
 from pipeline.settings import params as parameters
+from pipeline.settings.data import validation_label
 from pipeline.settings.networks import Teacher
 from pipeline.system.errors import CheckpointError
 from pipeline.system.files import write_json
@@ -77,8 +78,7 @@ def _take(teacher: Teacher, card: DataCard, data: Path, out: Path) -> None:
         record({"epoch": 0, "val": scores})
     history = {"taken": {"val_top1": scores["top1"]}, "val_seen_in_training": seen, "epochs": []}
     write_json(out / "history.json", history)
-    val = "validation (images seen in training)" if seen else "validation"
-    print(f"{teacher.arch} taken from {path}: {val} top-1 {scores['top1']:.2f} %")
+    print(f"{teacher.arch} taken from {path}: {validation_label('validation', seen)} top-1 {scores['top1']:.2f} %")
     if doubt is not None:
         print(f"warning: {doubt.text}", file=sys.stderr)
 

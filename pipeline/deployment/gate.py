@@ -34,6 +34,7 @@ from pipeline.data.arrays import Split
 from pipeline.deployment.quantize import Quantizer
 from pipeline.evaluation import metrics
 from pipeline.evaluation.comparison import Z
+from pipeline.settings.data import validation_label
 
 _AGREEMENT_IMAGES = 2048
 _RANKING_IMAGES = 512
@@ -126,7 +127,7 @@ def decide(
     lost, gained, images = int((before & ~after).sum()), int((after & ~before).sum()), len(labels)
     drop, (low, high) = _drop(float32, logits, labels), paired_interval(lost, gained, images)
     top1 = " -> ".join(f"{100 * right.double().mean().item():.2f}" for right in (before, after))
-    val = "validation (images seen in training)" if seen else "validation"
+    val = validation_label("validation", seen)
     change = (
         f"{val} top-1 {top1} %, a {'drop' if drop >= 0 else 'gain'} of {abs(drop):.2f} points: {lost} of {images} "
         f"images turned wrong and {gained} right (the drop lies in [{low:.2f}, {high:.2f}])"

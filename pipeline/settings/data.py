@@ -73,6 +73,11 @@ class Data(Section):
         return self
 
 
+def validation_label(name: str, seen: bool) -> str:
+    """What the validation split is called beside a figure: `name`, and what to know of it where it was trained on."""
+    return f"{name} (images seen in training)" if seen else name
+
+
 class Augment(Section):
     """Random changes of training images. They are drawn from (seed, epoch, position), so that they can be repeated."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.data import card as cards
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.published import TEACHER, Figure, Published, shown, sources
+from pipeline.settings.data import validation_label
 from pipeline.sweep.plan import Run
 
 TIE_POINTS = 0.5
@@ -142,8 +143,8 @@ def _text(cell: Mapping[str, Any] | None) -> str:
     text = f"**{test['mean']:.2f}** +- {spread} (n={test['n']})"
     if cell["over_vanilla"] is not None:
         text += f", {_difference(cell['over_vanilla'])} over vanilla"
-    seen = " (images seen in training)" if cell["val_seen_in_training"] else ""
-    text += f"; val{seen} last {cell['val_top1_last']['mean']:.2f}, best {cell['val_top1_best']['mean']:.2f}"
+    val = validation_label("val", cell["val_seen_in_training"])
+    text += f"; {val} last {cell['val_top1_last']['mean']:.2f}, best {cell['val_top1_best']['mean']:.2f}"
     return text + _published(cell)
 
 

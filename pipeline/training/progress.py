@@ -2,6 +2,7 @@
 
 import time
 
+from pipeline.settings.data import validation_label
 from pipeline.training.state import Record
 
 
@@ -23,7 +24,7 @@ def epoch_line(record: Record, epochs: int, left: float, val_is_seen: bool) -> s
     `val_is_seen`: the validation images are trained on, and the line says so.
     """
     scores = record["train"]
-    val = "val (images seen in training)" if val_is_seen else "val"
+    val = validation_label("val", val_is_seen)
     terms = " + ".join(f"{name} {value:.3g}" for name, value in scores.items() if name not in ("loss", "top1"))
     return (
         f"epoch {record['epoch']}/{epochs}  lr {record['lr']:.4g}  loss {scores['loss']:.4g} ({terms})  "

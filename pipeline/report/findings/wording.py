@@ -17,6 +17,7 @@ from pipeline.report.findings.formats import (
     size,
     tiny,
 )
+from pipeline.settings.data import validation_label
 
 PUBLISHED = (
     "Published: test top-1 on CIFAR-100 of the same two networks, as others printed it. Their recipes differ from row "
@@ -50,7 +51,7 @@ def columns(results: Results) -> tuple[Column, ...]:
 
 def val(results: Results) -> str:
     """What the validation split is called beside a figure."""
-    return "val (images seen in training)" if results.data.train_includes_val else "val"
+    return validation_label("val", results.data.train_includes_val)
 
 
 def method_titles(results: Results) -> list[str]:

@@ -26,6 +26,8 @@ def train(runs: list[Run], cpus: float, gpus: float | None) -> Iterator[tuple[Ru
 
     Each takes that many cores and GPUs of a node (see cluster.needs). The data of all runs are prepared.
     """
+    if not runs:  # starting Ray takes seconds
+        return
     with cluster.joined(Path(__file__).parent.parent):
         yield from _train(runs, cluster.needs(cpus, gpus))
 

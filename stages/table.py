@@ -8,7 +8,6 @@ A method that cannot serve a pair is left out before anything trains, and a run 
 
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.evaluation import published as figures
@@ -61,7 +60,7 @@ def table(
         prepare(run.teacher_params, run.teacher_data)
     _write(runs, remarks, protocol, published, out)
     failed, started = 0, time.monotonic()
-    for number, (run, reason) in enumerate(_trained(missing, cpus, gpus), start=1):
+    for number, (run, reason) in enumerate(_table_ray.train(missing, cpus, gpus), start=1):
         name = f"{run.pair} {run.method} seed {run.seed}"
         if reason is not None:
             failed += 1
@@ -71,11 +70,6 @@ def table(
         print(f"[{number}/{len(missing)}] {name}: {reason or 'done'}; about {left / 60:.0f} min left", flush=True)
     if failed or not runs:
         raise PupilError(f"{failed} of {len(missing)} runs failed and {len(refused)} were left out, as said above.")
-
-
-def _trained(runs: list[Run], cpus: float, gpus: float | None) -> Iterator[tuple[Run, str | None]]:
-    if runs:
-        yield from _table_ray.train(runs, cpus, gpus)
 
 
 def _write(runs: list[Run], remarks: list[str], protocol: str, published: Path, out: Path) -> None:

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.data.unlabelled import UNLABELLED
 from pipeline.preparation import decode
 from pipeline.preparation.audit_twins import Place, same_pixels
-from pipeline.preparation.divide import NAMED_AT_MOST, Part, class_counts
+from pipeline.preparation.divide import NAMED_AT_MOST, Part, class_counts, trained
 from pipeline.preparation.reading import FLAWS, Flaw
 from pipeline.preparation.source import Source
 from pipeline.settings.data import Data
@@ -179,8 +179,8 @@ def examine(
         width, height = (looks[place.split][side][place.position] for side in ("width", "height"))
         reason = f"{width} x {height} px, enlarged to {data.image_px}"
         found.append((_finding("tiny", place, reason, source, parts), place))
-    trained = [parts[name].labels[keep[name]] for name in ("train", *(["val"] if data.train_includes_val else []))]
-    found += [(finding, None) for finding in _rare_classes(source, np.concatenate(trained))]
+    kept = {name: part.labels[keep[name]] for name, part in parts.items() if name != UNLABELLED}
+    found += [(finding, None) for finding in _rare_classes(source, trained(kept, data)["train"])]
     # A stable sort: within a split the findings of a kind stay in their order.
     found.sort(key=lambda it: (KINDS.index(it[0].kind), list(parts).index(it[0].split)))
     counts: dict[str, int] = {kind: sum(finding.kind == kind for finding, _ in found) for kind in KINDS}

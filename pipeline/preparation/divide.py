@@ -28,6 +28,13 @@ class Part:
         return self.records.labels[self.order]
 
 
+def trained(labels: dict[str, NDArray[np.int64]], data: Data) -> dict[str, NDArray[np.int64]]:
+    """Class numbers (N,) by split, where train has those of val behind its own if it is trained on too."""
+    if not data.train_includes_val or not all(len(labels.get(name, ())) for name in ("train", "val")):
+        return labels
+    return labels | {"train": np.concatenate([labels["train"], labels["val"]])}
+
+
 def check(labels: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> None:
     """Raise DataError, one paragraph of all that is wrong, for splits that no classifier can learn and be tested on.
 

@@ -23,7 +23,7 @@ from pipeline.data.unlabelled import UNLABELLED, UnlabelledCard
 from pipeline.preparation import audit_table, unlabelled
 from pipeline.preparation.audit import UNUSABLE, Examined, examine
 from pipeline.preparation.audit_thumbnails import with_thumbnails
-from pipeline.preparation.divide import Part, check, class_counts, divide, listed
+from pipeline.preparation.divide import Part, check, class_counts, divide, listed, trained
 from pipeline.preparation.one_pass import OnePass
 from pipeline.preparation.reading import Reader, histogram
 from pipeline.preparation.source import Source
@@ -76,7 +76,7 @@ def write(
     fingerprint: str = "",
 ) -> DataCard:
     """`prepare` for a source that is already open."""
-    check(_as_trained({name: records.labels for name, records in source.splits.items()}, data), source.labels)
+    check(trained({name: records.labels for name, records in source.splits.items()}, data), source.labels)
     if data.on_bad == "fail":
         _check_left_out(source)
     parts = divide(source, data)
@@ -115,13 +115,6 @@ def _check_left_out(source: Source) -> None:
         )
 
 
-def _as_trained(labels: dict[str, NDArray[np.int64]], data: Data) -> dict[str, NDArray[np.int64]]:
-    """Class numbers (N,) by split, of train with those that are trained on too."""
-    if not data.train_includes_val or not all(len(labels.get(name, ())) for name in ("train", "val")):
-        return labels
-    return labels | {"train": np.concatenate([labels["train"], labels["val"]])}
-
-
 def _key(source: Source, data: Data, fingerprint: str) -> str:
     """Of all that decides what the pass reads, and in which order."""
     labels = hashlib.sha256("\n".join(source.labels).encode())
@@ -149,7 +142,7 @@ def _problem(source: Source, parts: Mapping[str, Part], examined: Examined, data
         )
     try:
         kept = {name: part.labels[examined.keep[name]] for name, part in parts.items()}
-        check(_as_trained(kept, data), source.labels)
+        check(trained(kept, data), source.labels)
     except DataError as error:
         bad, dropped = (sum(getattr(it, what) for it in audit.splits.values()) for what in ("bad", "dropped"))
         return f"Without {bad} images that cannot be read and {dropped} that leak into another split: {error}"
@@ -169,12 +162,11 @@ def _write_splits(
     read = images.rows("train", usable["train"])
     for position in np.flatnonzero(usable["train"] & ~keep["train"]):
         counts = counts - histogram(read(np.array([position])))
-    labels = {name: part.labels[keep[name]] for name, part in parts.items() if name != UNLABELLED}
+    labels = trained({name: part.labels[keep[name]] for name, part in parts.items() if name != UNLABELLED}, data)
     if data.train_includes_val:
         read = images.rows("val", usable["val"])
         for position in np.flatnonzero(keep["val"]):
             counts = counts + histogram(read(np.array([position])))
-        labels["train"] = np.concatenate([labels["train"], labels["val"]])
     for name in labels:
         target = folder / name / "images.npy"
         target.parent.mkdir()

@@ -31,37 +31,38 @@ def aggregate(runs: Sequence[Run], published: Published, facts: Mapping[str, Any
         record = {"seed": run.seed} | {name: _read(run.out / f"{name}.json") for name in ("evaluation", "history")}
         cells.setdefault(run.pair, {}).setdefault(run.method, []).append(record)
     teachers = {run.pair: _read(run.teacher / "evaluation.json") for run in runs}
-    figures: dict[str, dict[str, Figure | None]] = {pair: {} for pair in cells}
-    beside: dict[tuple[str, str], Figure] = {}
-    for run in runs:
+    labels = {folder: cards.load(folder).labels for folder in {run.data for run in runs}}
+    rows: dict[tuple[str, str], tuple[str, Figure]] = {}
+    for run in {(run.pair, run.method): run for run in runs}.values():
         student = cells[run.pair][run.method][0]["evaluation"]["arch"]
-        printed = published.beside(teachers[run.pair]["arch"], student, cards.load(run.data).labels)
+        printed = published.beside(teachers[run.pair]["arch"], student, labels[run.data])
         row = published.row_name(run.method, run.params["distill"]["methods"][run.method])
         for who, name in ((TEACHER, TEACHER), (run.method, row)):
-            figures[run.pair][who] = printed.get(name)
             if name in printed:
-                beside[run.pair, name] = printed[name]
+                rows[run.pair, who] = name, printed[name]
     return {
         **facts,
-        "published_by": sources((name, figure) for (_, name), figure in beside.items()),
+        "published_by": sources(rows.values()),
         "teachers": {
             pair: {
                 "arch": evaluation["arch"],
                 "test_top1": evaluation["test"]["top1"],
-                **_beside(evaluation["test"]["top1"], figures[pair][TEACHER]),
+                **_beside(evaluation["test"]["top1"], rows.get((pair, TEACHER))),
             }
             for pair, evaluation in teachers.items()
         },
         "pairs": {
             pair: {
-                method: _cell(seeds, methods.get("vanilla"), figures[pair][method]) for method, seeds in methods.items()
+                method: _cell(seeds, methods.get("vanilla"), rows.get((pair, method)))
+                for method, seeds in methods.items()
             }
             for pair, methods in cells.items()
         },
     }
 
 
-def _beside(top1: float, figure: Figure | None) -> Results:
+def _beside(top1: float, row: tuple[str, Figure] | None) -> Results:
+    figure = None if row is None else row[1]
     return {
         "published": None if figure is None else figure.top1,
         "published_augmented": figure is not None and figure.augmented,
@@ -74,7 +75,7 @@ def _read(path: Path) -> Any:
 
 
 def _cell(
-    seeds: Sequence[Mapping[str, Any]], vanilla: Sequence[Mapping[str, Any]] | None, figure: Figure | None
+    seeds: Sequence[Mapping[str, Any]], vanilla: Sequence[Mapping[str, Any]] | None, row: tuple[str, Figure] | None
 ) -> Any:
     test = mean_and_spread([run["evaluation"]["test"]["top1"] for run in seeds])
     gain = None
@@ -86,7 +87,7 @@ def _cell(
         "val_top1_best": mean_and_spread([run["history"]["best"]["val_top1"] for run in seeds]),
         "val_seen_in_training": any(run["history"]["val_seen_in_training"] for run in seeds),
         "over_vanilla": gain,
-        **_beside(test["mean"], figure),
+        **_beside(test["mean"], row),
         "student": seeds[0]["evaluation"]["arch"],
         "num_parameters": seeds[0]["evaluation"]["num_parameters"],
         "epochs": len(seeds[0]["history"]["epochs"]),

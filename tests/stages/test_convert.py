@@ -55,7 +55,8 @@ def test_an_installed_runtime_answers_the_same_and_another_says_what_to_install(
     runtime = registry.find("pipeline.conversion", name, "--to")
     missing = [package for module, package in runtime.NEEDS.items() if importlib.util.find_spec(module) is None]
     if missing:
-        with pytest.raises(PupilError, match=rf"--to {name} needs .*: .*uv pip install .*python {' '.join(missing)} "):
+        command = rf"\.venv/uv/bin/uv pip install --python \.venv/bin/python {' '.join(missing)} "
+        with pytest.raises(PupilError, match=rf"--to {name} needs .*: {command}"):
             run(project, name, tmp_path / "out")
         assert not (tmp_path / "out").exists()
         return

@@ -1,5 +1,6 @@
 """The table of pairs x methods x seeds: what each run is made of, and what the table says of the runs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pipeline.sweep.rehearsal import rehearse
 from pipeline.system import registry
 from pipeline.system.errors import CheckpointError, ParamsError
 from pipeline.system.files import write_json
-from tests import tiny
+from tests import tiny, toy
 
 ROOT = Path(__file__).parents[2]
 CIFAR100 = ("apple", "aquarium_fish", "baby", *map(str, range(97)))
@@ -149,10 +150,9 @@ def test_a_recipe_of_a_methods_own_does_not_ask_for_a_teacher_of_its_own() -> No
 
 
 def test_which_student_params_yaml_would_deploy_is_nothing_to_a_table(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params.yaml").write_text(text.replace("  method: afd\n", "  method: best\n"), encoding="utf-8")
-    planned = sweep.plan(tmp_path / "params.yaml", ROOT / "presets", ["a"], ["kd"], [0], "unified", Path("out"))
-    (run,) = planned
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    toy.edit(tmp_path, {"deploy.method": "best"})
+    (run,) = sweep.plan(tmp_path / "params.yaml", ROOT / "presets", ["a"], ["kd"], [0], "unified", Path("out"))
     assert parse(Params, run.teacher_params, "", "teacher").data.train_includes_val
     assert [run] == plan("a", "kd")
 

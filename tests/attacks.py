@@ -1,4 +1,4 @@
-"""Is a server well, in time and within its memory, while it is attacked?"""
+"""Is a server well, and within its memory, while it is attacked? How long others wait is benchmarks/attacked.py's."""
 
 import json
 import math
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import psutil
 
 from benchmarks.attacks import answers, connect, head, probe
 from benchmarks.serving import Served
@@ -17,8 +16,6 @@ from tests import tiny_onnx
 
 TOKEN = "s3cret"
 INFER = "/v2/models/student/infer"
-PROBE_CPU_S = 2.0
-"""What a server computes at most while a health probe waits. Its own time, as other processes may hold the machine."""
 
 
 def full(places: int) -> str:
@@ -64,18 +61,16 @@ def is_well(server: Served) -> bool:
 
 @contextmanager
 def withstood(server: Served, rise_mib: float = 48) -> Iterator[None]:
-    """See that no health probe fails or waits for long work of the server throughout the block, that memory rises by no
-    more, and that all is well.
+    """See that no health probe fails or waits until its connection times out throughout the block, that memory rises by
+    no more, and that all is well.
     """
-    memory, process = Memory(server.process.pid), psutil.Process(server.process.pid)
-    over, dearest, failed = threading.Event(), [0.0], [0]
+    memory = Memory(server.process.pid)
+    over, failed = threading.Event(), [0]
     memory.sample(0.0)
 
     def watch() -> None:
         while not over.wait(0.02):
-            before = _cpu_s(process)
             failed[0] += math.isinf(probe(server.port))
-            dearest[0] = max(dearest[0], _cpu_s(process) - before)
             memory.sample(0.0)
 
     watcher = threading.Thread(target=watch)
@@ -89,10 +84,5 @@ def withstood(server: Served, rise_mib: float = 48) -> Iterator[None]:
     memory.sample(0.0)
     sizes = memory.to_dict()
     assert failed[0] == 0, f"{failed[0]} health probes failed"
-    assert dearest[0] < PROBE_CPU_S, f"a health probe waited for {dearest[0]:.2f} s of the server's work"
     rise = (sizes["max_bytes"] - sizes["first_bytes"]) / 2**20
     assert rise < rise_mib, f"the server took {rise:.0f} MiB more"
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    return float(sum(process.cpu_times()[:2]))  # user and system

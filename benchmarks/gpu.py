@@ -27,7 +27,7 @@ from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETT
 from benchmarks.plain import PlainLoop
 from pipeline.data.feed import Feed, num_batches
 from pipeline.devices.precision import best_device
-from pipeline.distillation.base import Batch
+from pipeline.distillation.batch import Batch
 from pipeline.settings.training import Train
 from pipeline.system import interruption, registry
 from pipeline.system.files import write_json

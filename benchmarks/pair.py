@@ -10,7 +10,8 @@ from pipeline.data.arrays import Split
 from pipeline.data.card import DataCard
 from pipeline.data.feed import Feed, num_batches
 from pipeline.devices.memory import keep_freed_memory
-from pipeline.distillation.base import Batch, Method, Output, Teacher, find
+from pipeline.distillation.base import Method, Teacher, find
+from pipeline.distillation.batch import Batch, Output
 from pipeline.models.base import build, count_macs
 from pipeline.settings.data import Augment, Normalization
 from pipeline.settings.training import Train

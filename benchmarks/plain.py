@@ -16,7 +16,8 @@ from torchvision import transforms
 
 from pipeline.data.arrays import Split
 from pipeline.distillation import afd
-from pipeline.distillation.base import Batch, Method
+from pipeline.distillation.base import Method
+from pipeline.distillation.batch import Batch
 from pipeline.distillation.blocks import embedding, thin
 from pipeline.models.base import MapShape, shapes
 from pipeline.settings.data import Normalization

@@ -21,7 +21,8 @@ from benchmarks.pair import AUGMENT, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, mak
 from pipeline.data.feed import Feed
 from pipeline.devices.memory import keep_freed_memory
 from pipeline.devices.precision import computes_in_bf16
-from pipeline.distillation.base import Batch, Method, Teacher
+from pipeline.distillation.base import Method, Teacher
+from pipeline.distillation.batch import Batch
 from pipeline.system.files import write_json
 from pipeline.teaching.build import build
 from pipeline.teaching.card import Facts, load

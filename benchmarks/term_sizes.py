@@ -20,7 +20,8 @@ from sklearn.datasets import load_sample_images
 from benchmarks.pair import NORMALIZATION
 from pipeline.data import augment
 from pipeline.data.card import DataCard
-from pipeline.distillation.base import Batch, Teacher, find
+from pipeline.distillation.base import Teacher, find
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import build, shapes
 from pipeline.preparation import decode
 from pipeline.system.files import write_json

@@ -37,7 +37,7 @@ from benchmarks.plain import Images, PlainLoop
 from pipeline.data.feed import Feed
 from pipeline.devices.memory import keep_freed_memory
 from pipeline.devices.precision import computes_in_bf16
-from pipeline.distillation.base import Batch
+from pipeline.distillation.batch import Batch
 from pipeline.system.files import write_json
 from pipeline.training import engine
 from serve import machine

@@ -21,7 +21,7 @@ from pipeline.settings.data import validation_label
 from pipeline.settings.networks import Teacher
 from pipeline.system.errors import CheckpointError
 from pipeline.system.files import write_json
-from pipeline.training import engine, last_layer
+from pipeline.training import batch_sizes, last_layer
 from pipeline.weights import foreign_weights, weight_files
 from stages import _run
 from stages._live import recorder
@@ -38,7 +38,7 @@ def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
         _take(teacher, card, data, out)
         return
     # The students' batches too: what they cannot do shall not be said hours later.
-    engine.check_sizes(card.counts["train"], settings.distill.train, settings.distill.train.processes)
+    batch_sizes.of_epoch(card.counts["train"], settings.distill.train, settings.distill.train.processes)
     torch.manual_seed(teacher.seed)
     decided = teacher.model_dump(exclude={"head"}) | {"train": decisive(teacher.train)}
     if teacher.head is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.distillation.base import Batch
+from pipeline.distillation.batch import Batch
 from pipeline.system import registry
 from tests import tiny
 

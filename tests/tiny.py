@@ -10,7 +10,8 @@ from pipeline.data import augment
 from pipeline.data.arrays import Split
 from pipeline.data.card import DataCard
 from pipeline.data.feed import Feed
-from pipeline.distillation.base import Batch, Method, Teacher, find
+from pipeline.distillation.base import Method, Teacher, find
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Classifier, build
 from pipeline.settings.data import Normalization
 

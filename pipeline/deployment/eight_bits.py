@@ -16,7 +16,8 @@ from torch import Tensor
 from pipeline.data.card import DataCard
 from pipeline.deployment.simulated import Simulated
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Output, Teacher
+from pipeline.distillation.base import Teacher
+from pipeline.distillation.batch import Batch, Output
 from pipeline.models.base import Classifier
 from pipeline.settings.data import Normalization
 from pipeline.settings.deployment import TrainInt8
@@ -76,5 +77,5 @@ class Method(base.Method):
         taught = None
         if self.config.kl_weight:
             # The student itself in float32 sees what the student sees.
-            taught = self.teach(seen if self._teacher_px == self._image_px else batch.images).logits
+            taught = self.teach(seen if self.teacher_px == self.image_px else batch.images).logits
         return Output(logits, self.logit_terms(logits, taught, batch))

@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.distillation.blocks import energy, pool_larger, say_where_stages_are_left_out, unit
 from pipeline.models.base import Classifier, Features
 

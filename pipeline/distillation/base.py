@@ -10,19 +10,19 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.data.augment import smaller
 from pipeline.data.card import DataCard
 from pipeline.devices.precision import place
+from pipeline.distillation.batch import Batch, Both, Output, cross_entropy
 from pipeline.distillation.blocks import soft_kl
-from pipeline.models.base import Classifier, Features, Shapes, shapes, title
+from pipeline.models.base import Classifier, Features, Shapes, shapes
 from pipeline.models.fold import folded
 from pipeline.settings.data import Normalization
 from pipeline.settings.section import Section
@@ -47,59 +47,6 @@ class Config(Section):
     some official code does)."""
 
 
-class Mixed(NamedTuple):
-    """What else the images of a batch show."""
-
-    labels: Tensor
-    """(B,) int64, of the second image in each."""
-    share: Tensor
-    """(B,) float32 in [0, 1], of the first image, which `Batch.labels` names; the second has the rest."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's data."""
-
-    images: Tensor
-    """(B, 3, H, W) float, normalised for the student. Of the teacher's size, where the student sees smaller images."""
-    labels: Tensor
-    """(L,) int64, of the first L images. The others have none; L is B where train.unlabelled_share is 0."""
-    positions: Tensor
-    """(L,) int64, index of each labelled image in the training set."""
-    progress: float
-    """Share of training that is done, in [0, 1)."""
-    epoch: int
-    """Counted from 0."""
-    mixed: Mixed | None = None
-    """None where each image shows one alone."""
-    label_smoothing: float = 0.0
-    """Share of each label that the cross-entropy spreads evenly over all classes, in [0, 1)."""
-    strong: Tensor | None = None
-    """(B, 3, H, W), the strong view of each of `images`, for a method of two `views`."""
-
-    def main_labels(self) -> Tensor:
-        """(L,) int64, of what each labelled image shows most of."""
-        if self.mixed is None:
-            return self.labels
-        return torch.where(self.mixed.share < 0.5, self.mixed.labels, self.labels)
-
-
-class Both(NamedTuple):
-    """What a network computes on the two views of the images of a batch."""
-
-    weak: Features
-    strong: Features
-
-
-class Output(NamedTuple):
-    """What a method computes on a batch."""
-
-    logits: Tensor
-    """(B, K) of what will be deployed."""
-    terms: dict[str, Tensor]
-    """Named, already weighted scalars whose sum is the loss."""
-
-
 @dataclass(frozen=True)
 class Teacher:
     """A trained network to learn from, and what its images need."""
@@ -122,7 +69,8 @@ class Method(nn.Module):
 
     needs_teacher: ClassVar[bool] = True
     smallest_batch: ClassVar[int] = 1
-    """Fewest images at a time from which every term of the method learns, whatever the networks: see one_value."""
+    """Fewest images at a time from which every term of the method learns, whatever the networks, for which see
+    pipeline/training/batch_sizes.py."""
     takes_mixed: ClassVar[bool] = True
     """False where terms of its own take an image for one of its labelled class: then it can train neither on mixtures
     nor on images without labels."""
@@ -141,8 +89,8 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.student = student
-        self._image_px = card.image_px
-        self._teacher_px = (teacher.image_px if teacher else None) or card.image_px
+        self.image_px = card.image_px
+        self.teacher_px = (teacher.image_px if teacher else None) or card.image_px
         self._borrowed: tuple[Classifier, ...] = ()
         self._renormalize: tuple[Tensor, Tensor] | None = None
         if not self.needs_teacher:
@@ -167,52 +115,6 @@ class Method(nn.Module):
     def teacher(self) -> Classifier:
         """The borrowed network, always in eval mode and without gradients."""
         return self._borrowed[0]
-
-    @torch.no_grad()
-    def one_value(self) -> bool:
-        """Whether a batch of one image would give a batch normalisation a single value, which is no statistic.
-
-        That is so wherever a map of 1 x 1 meets a BN that uses the statistics of its batch, in the student, in what the
-        method puts beside it, or in the teacher. Found out by two blank images; changes nothing and draws nothing.
-        """
-        norms = [m for m in self.modules() if isinstance(m, _BatchNorm)]
-        norms += [
-            m for model in self._borrowed for m in model.modules() if isinstance(m, _BatchNorm) and _uses_batch(m)
-        ]
-        seen: list[int] = []
-
-        def look(norm: nn.Module, maps: tuple[Tensor, ...]) -> None:
-            seen.append(maps[0].numel() // maps[0].shape[1] // len(maps[0]))
-
-        hooks = [norm.register_forward_pre_hook(look) for norm in norms]
-        training, none = self.training, torch.zeros(2, dtype=torch.int64)
-        images = torch.zeros(2, 3, self._teacher_px, self._teacher_px)
-        # The class's own: whoever watches or compiles calls of this objective means steps of training.
-        type(self).forward(self.eval(), Batch(images, none, torch.arange(2), progress=0, epoch=0, strong=images))
-        self.train(training)
-        for hook in hooks:
-            hook.remove()
-        return 1 in seen
-
-    def check_batches(self, smallest: int, fewest: int) -> None:
-        """Refuse, before training, batches the method cannot work on.
-
-        Args:
-            smallest: images of the smallest batch that an epoch will have.
-            fewest: that it takes: `smallest_batch`, or more where `one_value` is true.
-        """
-        if smallest < fewest:
-            name = type(self).__module__.rpartition(".")[2]
-            why = (
-                ""
-                if fewest == self.smallest_batch
-                else f" with {title(self.student.spec)} at {self._image_px} px, because one image gives its batch "
-                "normalisation a single value"
-            )
-            raise ParamsError(
-                f"{name} needs at least {fewest} images in a batch{why}, but an epoch would have a batch of "
-                f"{smallest}. Set train.batch_size to {fewest} or more, and train on at least as many images."
-            )
 
     def check_recipe(self, settings: Train) -> None:
         """Refuse, before training, a recipe that the method cannot follow."""
@@ -277,7 +179,7 @@ class Method(nn.Module):
 
     def seen(self, images: Tensor) -> Tensor:
         """What the student sees of a batch's images: the same, made smaller where its own are."""
-        return smaller(images, self._image_px)
+        return smaller(images, self.image_px)
 
     def teach(self, images: Tensor) -> Features:
         """The teacher's features of a batch's images, re-normalised where the two were trained differently."""
@@ -321,30 +223,12 @@ class Method(nn.Module):
 
     def shapes(self, card: DataCard) -> tuple[Shapes, Shapes]:
         """Measured tap sizes of student and teacher, each with images of its own size."""
-        return shapes(self.student, card.image_px), shapes(self.teacher, self._teacher_px)
-
-
-def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """Of logits (B, K) with the labels, smoothed and shared as the batch says: a mean over labelled images."""
-    logits = logits[: len(batch.labels)]
-    if batch.mixed is None:
-        return functional.cross_entropy(logits, batch.labels, label_smoothing=batch.label_smoothing)
-    first, second = (
-        functional.cross_entropy(logits, labels, reduction="none", label_smoothing=batch.label_smoothing)
-        for labels in (batch.labels, batch.mixed.labels)
-    )
-    share = batch.mixed.share
-    return (share * first + (1 - share) * second).mean()
+        return shapes(self.student, card.image_px), shapes(self.teacher, self.teacher_px)
 
 
 def find(name: str) -> ModuleType:
     """The method file called `name`. Raises ParamsError with the nearest name when there is none."""
     return registry.find("pipeline.distillation", name, "distill.methods")
-
-
-def _uses_batch(norm: nn.Module) -> bool:
-    """Whether a BN of a network in eval mode uses the statistics of the batch."""
-    return norm.running_mean is None
 
 
 def _with_batch_statistics(teacher: Classifier) -> Classifier:

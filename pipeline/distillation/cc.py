@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from pipeline.data.card import DataCard
 from pipeline.devices import distributed
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Classifier, Features
 
 

@@ -27,7 +27,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Both, Weight, cross_entropy
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch, Both, cross_entropy
 from pipeline.distillation.blocks import divergences
 
 

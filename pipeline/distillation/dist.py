@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pipeline.devices import distributed
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Features
 
 _EPSILON = 1e-8

@@ -31,7 +31,8 @@ from torch import Tensor, linalg
 
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Classifier, Features
 from pipeline.system.errors import ParamsError
 

@@ -18,7 +18,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight, cross_entropy
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch, cross_entropy
 from pipeline.distillation.blocks import soft_kl, standardize
 from pipeline.models.base import Features
 

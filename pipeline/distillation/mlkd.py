@@ -41,7 +41,8 @@ from torch import Tensor
 
 from pipeline.devices import distributed
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Both, Weight, cross_entropy
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch, Both, cross_entropy
 from pipeline.distillation.blocks import divergences, standardize
 
 

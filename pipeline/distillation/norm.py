@@ -36,7 +36,8 @@ from torch.nn import functional
 
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Classifier, Features, shapes
 from pipeline.system.errors import ParamsError
 

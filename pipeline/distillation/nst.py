@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.distillation.blocks import pool_larger, say_where_stages_are_left_out
 from pipeline.models.base import Classifier, Features
 

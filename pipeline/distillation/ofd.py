@@ -29,7 +29,8 @@ from torch.nn import functional
 
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.distillation.blocks import check_same_stages, connector, in_map_precision, weigh_stages
 from pipeline.models.base import Classifier, Features
 from pipeline.system.errors import ParamsError

@@ -21,7 +21,8 @@ from torch import Tensor, linalg
 
 from pipeline.devices import distributed
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Features
 
 _SMALL = 1e-7

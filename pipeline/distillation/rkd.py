@@ -27,7 +27,8 @@ from torch.nn import functional
 
 from pipeline.devices import distributed
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Features
 
 _SMALLEST_SQUARE = 1e-12

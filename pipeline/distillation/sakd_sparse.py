@@ -35,7 +35,8 @@ from torch.nn import functional
 from pipeline.data.card import DataCard
 from pipeline.devices import distributed
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.distillation.blocks import (
     average,
     embedding,

@@ -29,7 +29,8 @@ from torch.nn import functional
 
 from pipeline.data.card import DataCard
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Output, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch, Output
 from pipeline.distillation.blocks import check_reads_average
 from pipeline.models.base import Classifier, Features
 from pipeline.models.reused import Reused, projector

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from pipeline.devices import distributed
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.distillation.blocks import unit
 from pipeline.models.base import Features
 

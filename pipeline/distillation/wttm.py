@@ -25,7 +25,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.distillation import base
-from pipeline.distillation.base import Batch, Weight
+from pipeline.distillation.base import Weight
+from pipeline.distillation.batch import Batch
 from pipeline.distillation.blocks import divergences
 from pipeline.models.base import Features
 

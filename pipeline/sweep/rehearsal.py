@@ -16,7 +16,7 @@ from pipeline.settings.networks import Pruned
 from pipeline.settings.params import Params, method_config
 from pipeline.settings.training import Train
 from pipeline.system.errors import ParamsError
-from pipeline.training.engine import fewest_images
+from pipeline.training import batch_sizes
 
 CLASSES = 10
 """Of data that are not prepared yet."""
@@ -99,7 +99,7 @@ def _try(objective: Method, settings: Train, section: str) -> None:
     try:
         objective.check_recipe(settings)
         size = settings.batch_size
-        objective.check_batches(size, fewest_images(objective, size, settings, settings.processes))
+        batch_sizes.check(objective, size, batch_sizes.fewest_images(objective, size, settings, settings.processes))
     except ParamsError as error:
         raise ParamsError(f"params.yaml: {section}: {error}") from error
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from pipeline.system.errors import ParamsError
 
 # Files of a plug-in package that hold its contract, or work on all plug-ins.
-CONTRACTS = frozenset({"base", "blocks", "checkpoint", "cutting", "fold"})
+CONTRACTS = frozenset({"base", "batch", "blocks", "checkpoint", "cutting", "fold"})
 
 
 def names(package: str) -> list[str]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pipeline.data.arrays import RowReader, check_fit
 from pipeline.data.feed import stays_on
-from pipeline.distillation.base import Batch, Method, find
+from pipeline.distillation.base import Method, find
+from pipeline.distillation.batch import Batch
 from pipeline.settings.params import Params, method_config
 from pipeline.system.errors import DataError, ParamsError
 from pipeline.teaching import card as cards

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,13 +22,14 @@ from pipeline.data.feed import Feed, batch_ends, ends_beside, num_batches
 from pipeline.devices import distributed
 from pipeline.devices.precision import autocast
 from pipeline.devices.synced_norm import synced
-from pipeline.distillation.base import Batch, Method, Output
+from pipeline.distillation.base import Method
+from pipeline.distillation.batch import Batch, Output
 from pipeline.evaluation import metrics
 from pipeline.settings.data import Augment
 from pipeline.settings.training import Train
 from pipeline.system import interruption
 from pipeline.system.errors import ParamsError, StoppedError, TrainingError
-from pipeline.training import observation
+from pipeline.training import batch_sizes, observation
 from pipeline.training import state as training_state
 from pipeline.training.ema import Average
 from pipeline.training.mixing import Mixer
@@ -78,7 +78,7 @@ def fit(
     the last good epoch being kept; and StoppedError when SIGTERM or SIGINT came, with the state of the step that was
     under way.
     """
-    fewest = _fewest_images(objective, train, settings)
+    fewest = batch_sizes.checked(objective, len(train), settings, distributed.world())
     objective.check_recipe(settings)
     objective.begin(train.labels)
     objective.place_on(train.device)
@@ -166,40 +166,6 @@ def make_optimizer(objective: Method, settings: Train) -> torch.optim.Optimizer:
         weight_decay=settings.weight_decay,
         fused=True,
     )
-
-
-def _fewest_images(objective: Method, train: Feed, settings: Train) -> int:
-    """What `fewest_images` says of an epoch, once it is known that every batch of it will do."""
-    images, processes = len(train), distributed.world()
-    fewest = fewest_images(objective, min(check_sizes(images, settings, processes)), settings, processes)
-    objective.check_batches(min(check_sizes(images, settings, processes, fewest)), fewest)
-    return fewest
-
-
-def fewest_images(objective: Method, smallest: int, settings: Train, processes: int) -> int:
-    """Fewest images of a batch, of all processes together; `smallest` is the smallest batch that there might be."""
-    # Without synced statistics each process normalises its own part.
-    parts = 1 if settings.sync_bn else processes
-    return max(objective.smallest_batch, 2 * parts if smallest < 2 * parts and objective.one_value() else 1)
-
-
-def check_sizes(images: int, settings: Train, processes: int, fewest: int = 1) -> set[int]:
-    """The sizes of batches that an epoch of `images` labelled images will have; `fewest` is as in `feed.batch_ends`.
-
-    Raises ParamsError where it has none, or one that the processes cannot share.
-    """
-    ends = [0, *batch_ends(images, settings.labelled_size, settings.drop_last, fewest)]
-    if len(ends) == 1:
-        raise ParamsError(
-            f"an epoch of {images} images has no batch of {settings.labelled_size} with drop_last: true. Lower "
-            "train.batch_size."
-        )
-    labelled, beside = (
-        [end - start for start, end in pairwise(of_kind)]
-        for of_kind in (ends, ends_beside(ends, settings.labelled_size, settings.unlabelled_size))
-    )
-    distributed.check_batches({*labelled, *beside}, processes)
-    return {sum(batch) for batch in zip(labelled, beside, strict=True)}
 
 
 def train_step(objective: Method, optimizer: torch.optim.Optimizer, batch: Batch, settings: Train) -> Output:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipeline.data.augment import looks
 from pipeline.data.feed import Feed
-from pipeline.distillation.base import Batch, Mixed
+from pipeline.distillation.batch import Batch, Mixed
 from pipeline.settings.data import Augment
 from pipeline.settings.training import Train
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from pipeline.data import augment
 from pipeline.data import feed as feeds
 from pipeline.data.feed import Feed
-from pipeline.distillation.base import Batch, Method, Teacher, find
+from pipeline.distillation.base import Method, Teacher, find
+from pipeline.distillation.batch import Batch
 from pipeline.settings.data import Augment, Normalization
 from pipeline.settings.training import Train
 from pipeline.system import registry

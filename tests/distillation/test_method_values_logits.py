@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.distillation import blocks, dist, sakd_sparse
-from pipeline.distillation.base import Batch, Teacher, find
+from pipeline.distillation.base import Teacher, find
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Features, MapShape, Tap, pool
 from pipeline.system.errors import ParamsError
 from tests import tiny

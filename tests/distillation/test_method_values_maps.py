@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.distillation import at, blocks, fitnet, nst, pkt, sp, vid
-from pipeline.distillation.base import Batch, Method
+from pipeline.distillation.base import Method
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Features, MapShape, Tap
 from pipeline.system.errors import ParamsError
 from tests import tiny

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pipeline.distillation import blocks, sdd, wttm
-from pipeline.distillation.base import Batch, Teacher
+from pipeline.distillation.base import Teacher
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Features, Tap
 from pipeline.system.errors import ParamsError
 from tests import tiny

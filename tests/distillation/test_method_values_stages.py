@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from pipeline.distillation import ofd, reviewkd
-from pipeline.distillation.base import Batch, Method, Teacher, find
+from pipeline.distillation.base import Method, Teacher, find
+from pipeline.distillation.batch import Batch
 from pipeline.models.base import Features, Tap
 from pipeline.system.errors import ParamsError
 from tests import tiny

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.distillation import blocks, mlkd
-from pipeline.distillation.base import Batch, Both, Teacher, find
+from pipeline.distillation.base import Teacher, find
+from pipeline.distillation.batch import Batch, Both
 from pipeline.models.base import Features, Tap
 from pipeline.system.errors import ParamsError
 from tests import tiny

@@ -11,6 +11,7 @@ from pipeline.distillation.base import Method, Teacher, find
 from pipeline.settings.data import Normalization
 from pipeline.system import registry
 from pipeline.system.errors import ParamsError
+from pipeline.training.batch_sizes import one_value
 from tests import tiny
 
 METHODS = registry.names("pipeline.distillation")
@@ -107,7 +108,7 @@ def learns(method: Method, images: int) -> bool:
 def test_every_term_teaches_from_the_smallest_batch_on_and_not_before(name: str) -> None:
     method = tiny.method(name)
     before = copy.deepcopy(method.state_dict())
-    images = 8 if name == "semckd" else max(method.smallest_batch, 1 + method.one_value())  # made for one size alone
+    images = 8 if name == "semckd" else max(method.smallest_batch, 1 + one_value(method))  # made for one size alone
     assert all(torch.equal(tensor, before[key]) for key, tensor in method.state_dict().items())
     assert learns(method, images)
     if images > 1:
@@ -122,7 +123,7 @@ def test_maps_of_one_place_need_two_images(name: str, teacher_bn: str, monkeypat
     method = tiny.method(name, **settings, **({"teacher_bn": teacher_bn} if name != "vanilla" else {}))
     if name == "semckd":
         return
-    assert method.one_value()
+    assert one_value(method)
     method.train()(tiny.batch(max(2, method.smallest_batch)))
 
 
@@ -134,7 +135,7 @@ def test_a_teacher_that_normalises_by_the_batch_needs_two_images_too(monkeypatch
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, tiny.CLASSES))
         network.features = lambda x, of=network: SimpleNamespace(logits=of(x))  # type: ignore[assignment]
         method.student = network  # type: ignore[assignment]
-        assert method.one_value() == (teacher_bn == "batch")
+        assert one_value(method) == (teacher_bn == "batch")
 
 
 CHECKS: tuple[Callable[..., None], ...] = (

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.distillation.base import Batch, Method, Output
+from pipeline.distillation.base import Method
+from pipeline.distillation.batch import Batch, Output
 from pipeline.evaluation import metrics
 from pipeline.settings.training import Train
 from pipeline.training import engine

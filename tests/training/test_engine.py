@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.distillation.base import Batch, Method, Output
+from pipeline.distillation.base import Method
+from pipeline.distillation.batch import Batch, Output
 from pipeline.evaluation import metrics
 from pipeline.models import resnet
 from pipeline.settings.data import Augment

@@ -11,7 +11,8 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.distillation.base import Batch, Mixed, Output, cross_entropy, find
+from pipeline.distillation.base import find
+from pipeline.distillation.batch import Batch, Mixed, Output, cross_entropy
 from pipeline.models.base import Features
 from pipeline.settings.params import Params
 from pipeline.settings.training import Train

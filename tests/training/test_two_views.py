@@ -11,7 +11,8 @@ from torch import Tensor
 from pipeline.data import augment
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
-from pipeline.distillation.base import Batch, Method
+from pipeline.distillation.base import Method
+from pipeline.distillation.batch import Batch
 from pipeline.settings.data import Augment
 from pipeline.settings.training import Train
 from pipeline.training import engine

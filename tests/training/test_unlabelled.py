@@ -11,7 +11,8 @@ import torch
 
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed, batch_ends, ends_beside
-from pipeline.distillation.base import Method, cross_entropy, find
+from pipeline.distillation.base import Method, find
+from pipeline.distillation.batch import cross_entropy
 from pipeline.settings.params import Params
 from pipeline.settings.training import Train
 from pipeline.sweep.rehearsal import rehearse

@@ -17,9 +17,9 @@ Each of the two is any of these with equal chance, and its number is uniform in 
 black. The box always follows. Its side is uniform in 0 .. 1/2 of the image's, and its centre is anywhere.
 
 All of it is done to uint8 pixels, after crop and flip and before normalisation, to whole batches at once on their
-device. The levels are those that Pillow computes image by image, but where AutoContrast gives a whole number, which
-Pillow may round down to the one below. Shifts and boxes are shares of the image's size; where they were published, the
-size was 32.
+device. The levels are those that Pillow computes image by image, except that Pillow's AutoContrast is sometimes one
+level lower where the exact result is a whole number. Shifts and boxes are shares of the image's size; where they were
+published, the size was 32.
 
 The operations are a part of RandAugment's (Cubuk, Zoph, Shlens, Le, CVPR Workshops 2020), in the ranges of Jin, Wang,
 Lin, "Multi-Level Logit Distillation", CVPR 2023, whose strength 10 has no effect. Cutout: DeVries, Taylor,
@@ -162,6 +162,8 @@ def _blurred(pixels: Tensor, which: Tensor, share: Tensor) -> Tensor:
 def _moved(pixels: Tensor, which: Tensor, number: Tensor) -> Tensor:
     """Rotate, ShearX, ShearY, TranslateX, TranslateY: the pixel of another place."""
     size, half = pixels.shape[1], pixels.shape[1] / 2
+    # In float64, as Pillow: a last digit of float32 may decide where a pixel comes from.
+    number = number.double()
     turn, shear_x, shear_y, shift_x, shift_y = (torch.where(which == place, number, 0) for place in range(5))
     cos, sin = turn.deg2rad().cos(), turn.deg2rad().sin()
     # Where the middle of the first pixel comes from, and how far beside it each further column and row does.
@@ -177,7 +179,7 @@ def _moved(pixels: Tensor, which: Tensor, number: Tensor) -> Tensor:
 def _source(first: Tensor, by_column: Tensor, by_row: Tensor, size: int) -> Tensor:
     """The row, or column, that each pixel comes from, (B, H, H) int32, by three numbers (B,) of each image.
 
-    Counted in whole 65,536ths of a pixel, as Pillow does: then rounding makes no difference between devices.
+    Counted in whole 65,536ths of a pixel, as Pillow does: then they round alike on every device.
     """
     first, by_column, by_row = ((65536 * x + 0.5).floor().int().view(-1, 1, 1) for x in (first, by_column, by_row))
     index = torch.arange(size, dtype=torch.int32, device=first.device)

@@ -7,7 +7,7 @@
 
 A   (B, C, H, W) `act` tap of the last stage, of student and teacher; W (K, C) the weights of the classifier that reads
     its average, so that the average of Z over H and W and a bias are the logits. Both need the same classes.
-R   `map_px`; AAP adaptive average pooling to R x R. A smaller map is repeated, not refused.
+R   `map_px`; AAP adaptive average pooling to R x R. A smaller map is not refused: its places are counted several times.
 Nothing is trained beside the student, and nothing is dropped. The student's own W learns from the term too.
 
 Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation", CVPR 2023, arXiv:2304.12777. There is one
@@ -19,8 +19,8 @@ maps of 2 x 2 that are not normalised: 15 for ResNet-32x4 to -8x4 (the default h
 for VGG-13 to VGG-8, 1.8 for ResNet-110 to -32, 1.5 for WRN-40-2 to WRN-40-1, 0.7 for ResNet-56 to -20. Normalised,
 with maps of 4 x 4, 80 for WRN-40-2 to ShuffleNetV1 and 600 for ResNet-32x4 to ShuffleNetV1. Students whose classifier
 reads an average behind one more convolution, as MobileNetV2 and ShuffleNetV2 do, are refused: the source takes the map
-behind that convolution, which is no tap here. Nor is there the source's binarised teacher, or the term alone without
-CE.
+behind that convolution, which is no tap here. Not offered are the source's studies with a binarised teacher and with
+some of the classes. Its study of the term alone is ce_weight 0, normalize true and attention_weight 50.
 """
 
 from typing import Annotated, ClassVar

@@ -5,6 +5,7 @@
         + congruence_weight * sum over b = 1 .. B - 1 of <d_b, d_b+1> / (B - 1)
 
 h_s, h_t  (B, D_s) and (B, D_t) pooled features; N is `embedding_dim`.
+W_s, W_t  (N, D_s) and (N, D_t) weights of two linear layers, with biases c_s and c_t (N).
 Neighbours in the batch alone are compared, so the value depends on the order of the batch, which is drawn anew in each
 epoch. At least two images are needed.
 Trained beside the student: both linear layers, of the teacher's features too. Both are dropped afterwards. Because the
@@ -13,7 +14,7 @@ teacher's is trained, the term can also fall by both embeddings shrinking toward
 Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang, "Correlation Congruence for Knowledge Distillation", ICCV 2019,
 arXiv:1904.01802. This is not the loss of the paper, which compares two B x B matrices of a kernel. It is the loss, with
 the weight, that the CRD benchmark (Tian et al., ICLR 2020) runs under this name, and to which the published figures of
-CC belong.
+CC belong. The paper's own form is not offered, because no published figure of these pairs belongs to it.
 """
 
 from typing import Annotated, ClassVar

@@ -7,13 +7,14 @@
     L      = ce_weight * (CE(y, z_s^w) + CE(y, z_s^s)) + kl_weight * KL_T of the weak views
              + within_weight * within + across_weight * across
 
+T             `temperature`.
 z_s^w, z_s^s  (B, K) logits of the student, of the weak and the strong view of each image; z_t^w, z_t^s of the teacher.
               Both need the same classes.
 
 The means divide by B, however few images are kept. Each view has a crop and a flip of its own, and
 `pipeline/data/strong.py` says what makes one strong. Both networks see the views in two passes, so that the student's
 BN has statistics of each. Nothing is trained beside the student and nothing is dropped. The weak view's logits are
-deployed. A teacher that is nowhere as sure as the thresholds leaves the cross-entropy alone.
+deployed. A teacher that is nowhere as sure as the thresholds leaves only the cross-entropy.
 
 Zhang, Liu, Cai, Ma, "Cross-View Consistency Regularisation for Knowledge Distillation", ACM MM 2024, arXiv:2412.16493.
 Defaults are those of the official code, which has none for single pairs. A later re-implementation sets within_weight

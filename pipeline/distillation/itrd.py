@@ -9,16 +9,17 @@
     mut  = sum over B, B of (G_s^2 - J^2)               element by element
     L    = ce_weight * CE + kl_weight * KL_T + correlation_weight * corr + mutual_weight * mut
 
-h_s, h_t  (B, D_s) and (B, D) pooled features. Where D_s = D, G_s is of h_s itself, and only corr reads e.
+h_s, h_t  (B, D_s) and (B, D) pooled features; W (D, D_s) and b (D) those of a linear layer; `alpha` is a setting.
+G_s, G_t  G of the student, of e, and of the teacher. Where D_s = D, G_s is of h_s itself, and only corr reads e.
 A column without spread (below 1e-5 of its norm, as of a feature that is 0 in the whole batch) has no direction. Its c_j
-is 0, and it gets no gradient; the bare formula would give NaN.
+is 0, and it gets no gradient; the bare formula would give NaN. It also would where all embeddings are 0: here G is 0.
 Trained beside the student: W, and b where mut reads e (corr is blind to it). Both are dropped afterwards.
 corr may be negative: it is at least log2(D) - 2 * alpha * log2(B). At least three images are needed: over two, a
 correlation is 1/2 or -1/2 and has no gradient.
 
 Miles, Lopez-Rodriguez, Mikolajczyk, "Information Theoretic Representation Distillation", BMVC 2022, arXiv:2112.00459.
 Weights and alpha are those with which the code of WTTM (Zheng, Yang, ICLR 2024) runs it; the example in the README of
-ITRD has alpha 1.01. The columns without spread and the bias are the only differences.
+ITRD has alpha 1.01. What has no direction, and the bias, are the only differences.
 """
 
 from typing import Annotated, ClassVar
@@ -90,5 +91,9 @@ def directions(x: Tensor) -> Tensor:
 def mutual_loss(x_s: Tensor, x_t: Tensor) -> Tensor:
     """mut of embeddings (B, D_s) and (B, D_t); a scalar, 0 for one image."""
     k_s, k_t = (y @ y.T for y in (functional.normalize(x, dim=1) for x in (x_s, x_t)))
-    joint = k_s * k_t
-    return (k_s / k_s.trace()).square().sum() - (joint / joint.trace()).square().sum()
+    return _of_trace_one(k_s).square().sum() - _of_trace_one(k_s * k_t).square().sum()
+
+
+def _of_trace_one(gram: Tensor) -> Tensor:
+    # The trace counts the images whose embeddings are not 0, so it is 0 or some 1 and more.
+    return gram / gram.trace().clamp(min=0.5)

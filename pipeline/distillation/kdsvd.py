@@ -20,8 +20,8 @@ arXiv:1807.06819. This is not the loss of the paper but the reduced one of the C
 for one singular vector; the weight 1 is that of a toolbox that took it over. There are two differences. The sign of a
 singular vector is arbitrary, and the loss depends on the product of the signs of neighbouring stages, by a factor of 13
 to 25 on the inputs of a test. So here the teacher's signs are fixed. The gradient of a singular vector divides by its
-distance to every other singular value, which gives NaN where two are equal. Here pairs of squares that differ by less
-than 1e-6 of the largest are left out of the gradient.
+distance to every other singular value, which gives NaN where two are equal. Here pairs of singular values whose squares
+differ by less than 1e-6 of the largest square are left out of the gradient.
 """
 
 from itertools import pairwise

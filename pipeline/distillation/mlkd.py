@@ -13,6 +13,7 @@
     images  = mean(m_b) * mean_b sum over {T, 3, 5, 2, 6} of D(w)
     L       = ce_weight * (CE(y, z_s^w) + CE(y, z_s^s)) + kl_weight * (kl + classes + images)
 
+T             `temperature`.
 z_s^w, z_s^s  (B, K) logits of the student, of the weak and the strong view of each image; z_t^w, z_t^s of the teacher.
               Both need the same classes. K(w), C(w) and D(w) are of weak views, K(s) of strong ones.
 

@@ -10,6 +10,7 @@
     e(m) = min((m + 1) / warmup_epochs, 1)                  m the epoch, counted from 0
     L    = ce_weight * CE + kl_weight * KL_T + region_weight * e(m) * mean over B, N of w_n * X
 
+T    `temperature`.
 A    (B, C, H, W) `act` tap of the last stage, cut into 1 x 1, 2 x 2, ... regions by adaptive averaging, num_scales
      times: N = 1, 5, 21. Each map must be at least as high and wide as it has regions in a row.
 fc   each network's own classifier, with its bias; both need the same classes.

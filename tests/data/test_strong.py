@@ -96,8 +96,8 @@ PILLOW: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 @pytest.mark.parametrize("image_px", [8, 31, 96])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_operation_is_pillows_at_any_size(name: str, image_px: int) -> None:
-    generator = np.random.default_rng(image_px)
-    for round_number in range(8):
+    generator, lower = np.random.default_rng(image_px), []
+    for round_number in range(40):
         # Levels of a random range, few or all of them, and once a single one.
         levels = np.sort(generator.integers(0, 256, 2)) if round_number else np.array([9, 9])
         pixels = levels[0] + generator.integers(0, 1 + levels[1] - levels[0], (image_px, image_px, 3))
@@ -107,7 +107,8 @@ def test_an_operation_is_pillows_at_any_size(name: str, image_px: int) -> None:
         difference = after(name, number, torch.from_numpy(pixels).unsqueeze(0))[0].numpy() - expected
         # Pillow multiplies by a rounded factor there, and what should be a whole number may come out just below.
         assert set(np.unique(difference)) <= ({0, 1} if name == "AutoContrast" else {0})
-        assert difference.mean() < 0.05
+        lower.append(difference.mean())
+    assert np.mean(lower) < 0.01
 
 
 @pytest.mark.parametrize(

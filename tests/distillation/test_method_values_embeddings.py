@@ -74,6 +74,16 @@ def test_itrd_mutual_is_that_of_images_all_alike_or_all_apart() -> None:
     close(itrd.mutual_loss(alike, apart), 16 / 16 - 4 / 16)
 
 
+def test_itrd_mutual_of_embeddings_that_are_all_zero_is_that_of_no_likeness_and_has_no_gradient() -> None:
+    zero, some = torch.zeros(4, 3, requires_grad=True), torch.rand(4, 3) + 1
+    loss = itrd.mutual_loss(zero, some)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss == 0
+    assert zero.grad is not None
+    assert not zero.grad.any()
+    close(itrd.mutual_loss(some, zero.detach()), float(itrd.mutual_loss(some, torch.eye(4))) + 4 / 16)
+
+
 def test_itrd_mutual_is_blind_to_the_scale_of_an_image_and_to_rotation() -> None:
     h_s, h_t = itrd_pooled()
     expected = itrd.mutual_loss(h_s, h_t)

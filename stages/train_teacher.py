@@ -29,12 +29,12 @@ from stages._processes import in_processes
 from stages._train import decisive, train
 
 
-@in_processes(lambda params: params.teacher.train.processes if _trains(params.teacher) else 1)
+@in_processes(lambda params: params.teacher.train.processes if params.teacher.trains else 1)
 def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
     """Leave a teacher in `out`: model.safetensors, history.json, and DVCLive's metrics and plots."""
     settings = parameters.load(params)
     card, teacher = cards.load(data), settings.teacher
-    if not _trains(teacher):
+    if not teacher.trains:
         _take(teacher, card, data, out)
         return
     # The students' batches too: what they cannot do shall not be said hours later.
@@ -51,11 +51,6 @@ def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
         objective, decided = last_layer.LastLayer(network, card), decided | begun | {"head": teacher.head}
     facts = {"teacher": decided, "augment": settings.augment.model_dump()}
     train(objective, teacher.train, settings.augment, None, teacher.seed, data, facts, resume, out, None, normalization)
-
-
-def _trains(teacher: Teacher) -> bool:
-    """Whether anything is trained, or weights are used as they are."""
-    return teacher.weights is None or teacher.head is not None
 
 
 def _take(teacher: Teacher, card: DataCard, data: Path, out: Path) -> None:

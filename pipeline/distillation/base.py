@@ -10,10 +10,10 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -45,6 +45,13 @@ class Config(Section):
     teacher_bn: Literal["eval", "batch"] = "eval"
     """Whether the teacher's batch normalisation uses its running statistics (`eval`) or those of the batch (`batch`, as
     some official code does)."""
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> Self:
+        weights = [name for name in type(self).model_fields if name.endswith("_weight")]
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError(f"{', '.join(weights)} are all 0, so that nothing would be learnt; raise one of them")
+        return self
 
 
 @dataclass(frozen=True)

@@ -252,8 +252,8 @@ def check_reads_average(role: str, network: Classifier, use: str) -> None:
     """Refuse a network whose classifier reads no plain average of the last map, and say what the method's `use` is."""
     if not network.fc_reads_average:
         raise ParamsError(
-            f"{use}, but in {network.spec['arch']} more than an average lies between the last map and the classifier. "
-            f"Choose another {role}, such as timm/resnet18, or another method."
+            f"{use}, but in {title(network.spec)} more than an average lies between the last map and the classifier. "
+            f"Choose another {role}, such as a ResNet (of timm for large images), or another method."
         )
 
 

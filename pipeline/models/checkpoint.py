@@ -49,6 +49,8 @@ class Header(BaseModel):
     """Of the parameters that training read."""
     data_sha256: str
     """Of the training images."""
+    train_includes_val: bool = Field(default=False, exclude_if=lambda seen: not seen)
+    """Whether validation images were among the training images."""
     licence: str | None
     """Of the data."""
 
@@ -98,6 +100,7 @@ def make_header(
         seed=seed,
         params_sha256=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
         data_sha256=card.sha256["train/images.npy"],
+        train_includes_val=card.train_includes_val,
         licence=card.licence,
     )
 

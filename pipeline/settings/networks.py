@@ -32,6 +32,11 @@ class Teacher(Section):
     """Seed of the initial weights and of the order and the views of the images."""
     train: Train = Train()
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained, or weights are used as they are."""
+        return self.weights is None or self.head is not None
+
     @model_validator(mode="after")
     def _weights_are_trained(self) -> "Teacher":
         if self.pretrained and self.weights is not None:

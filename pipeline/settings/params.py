@@ -74,13 +74,13 @@ class Params(Section):
         chosen = [
             f"{name}.train.select"
             for name, train in (("teacher", self.teacher.train), ("distill", self.distill.train))
-            if train.select == "best"
+            if train.select == "best" and (name == "distill" or self.teacher.trains)
         ]
         if self.data.train_includes_val and chosen:
             raise ValueError(
-                f"data.train_includes_val is true and {' and '.join(chosen)} is best: the network is then trained on "
-                "the validation images, so that they cannot tell which epoch is best, whether they are drawn from "
-                "train or are the source's own split; set select to last, or train_includes_val to false"
+                f"data.train_includes_val is true and {_are(chosen)} best: networks are then trained on the "
+                "validation images, so that these cannot tell which epoch is best, whether they are drawn from train "
+                "or are the source's own split; set select to last, or train_includes_val to false"
             )
         return self
 
@@ -89,8 +89,8 @@ class Params(Section):
         chosen = [f"deploy.{name}" for name in ("method", "seed") if getattr(self.deploy, name) == BEST]
         if self.data.train_includes_val and chosen:
             raise ValueError(
-                f"data.train_includes_val is true and {' and '.join(chosen)} is best: the students are then trained on "
-                "the validation images, so that these cannot tell which student is best; name the student by "
+                f"data.train_includes_val is true and {_are(chosen)} best: the students are then trained on the "
+                "validation images, so that these cannot tell which student is best; name the student by "
                 "deploy.method and deploy.seed, or set train_includes_val to false"
             )
         return self
@@ -122,6 +122,10 @@ def load(path: Path) -> Params:
     """
     raw = read_yaml(path, YAML(typ="safe", pure=True))
     return parse(Params, raw if raw is not None else {}, "", str(path))
+
+
+def _are(keys: list[str]) -> str:
+    return f"{' and '.join(keys)} {'is' if len(keys) == 1 else 'are'}"
 
 
 def method_config(params: Params, name: str) -> Any:

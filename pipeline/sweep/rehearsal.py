@@ -27,7 +27,7 @@ _IMAGES = 64
 def rehearse(params: Params) -> None:
     """Build both networks with fresh weights, pass a blank image through, and construct every method on the pair.
 
-    Of a teacher in `teacher.weights` only its file knows enough: then the student alone is tried.
+    Of a pruned teacher only its file in `teacher.weights` knows enough: then the student alone is tried.
 
     Raises ParamsError for a network that is not there or cannot take images of its size, for pretrained weights that
     do not exist, and for a method that cannot serve the pair or follow the recipe of distill.train.
@@ -36,19 +36,15 @@ def rehearse(params: Params) -> None:
     for role, section in (("teacher", params.teacher), ("student", params.student)):
         if section.pretrained:
             check_pretrained(section.arch, role)
-    if params.student.pruned is None:
-        student = _blank("student", params.student.arch, seen)
-        if params.teacher.weights is not None:
-            return
-        teacher = _blank("teacher", params.teacher.arch, card)
-    elif params.teacher.weights is not None and params.teacher.arch in ("pruned", "reused"):
+    given, pruned = params.teacher.weights is not None, params.student.pruned
+    if given and params.teacher.arch in ("pruned", "reused"):
+        if pruned is None:
+            _blank("student", params.student.arch, seen)
         return
-    else:
-        teacher = _blank("teacher", params.teacher.arch, card)
-        student = _cut(teacher, params.student.pruned, params)
-        if params.teacher.weights is not None:
-            return
-    _try(vanilla.Method(vanilla.Config(), teacher, None, card), params.teacher.train, "teacher.train")
+    teacher = _blank("teacher", params.teacher.arch, card)
+    student = _blank("student", params.student.arch, seen) if pruned is None else _cut(teacher, pruned, params)
+    if not given:
+        _try(vanilla.Method(vanilla.Config(), teacher, None, card), params.teacher.train, "teacher.train")
     refused = refusals(params, teacher, student, seen)
     if len(refused) == len(params.distill.methods):
         raise next(iter(refused.values()))

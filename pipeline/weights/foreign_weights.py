@@ -16,6 +16,11 @@ from pipeline.system.errors import CheckpointError
 from pipeline.weights import weight_files, weight_names
 from pipeline.weights.weight_files import WeightsFile
 
+_SEEN = (
+    "note: it was trained on its validation images too (data.train_includes_val). Where this run has the same ones, "
+    "validation figures of it and of its students are too high."
+)
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -31,7 +36,7 @@ class Fitted:
     is_ours: bool
     """Whether a run of Pupil wrote the file, whose word on all of this then holds."""
     said: tuple[str, ...]
-    """What was renamed, what is missing and what is left over: a line each."""
+    """What was renamed, what is missing, what is left over, and what else is to be known: a line each."""
 
 
 def fit(path: Path, arch: str, num_classes: int | None = None, image_px: int | None = None) -> Fitted:
@@ -60,7 +65,8 @@ def fit(path: Path, arch: str, num_classes: int | None = None, image_px: int | N
     model.load_state_dict(match.taken, strict=False)
     checkpoint.check_finite(model.eval(), path)
     if file.header:
-        return Fitted(model, file.header.normalization, str(path), file.header.labels, True, match.said())
+        said = match.said() + ((_SEEN,) if file.header.train_includes_val else ())
+        return Fitted(model, file.header.normalization, str(path), file.header.labels, True, said)
     normalization, source = file.stated.normalization, f"{path}: {file.stated.source}"
     if normalization is None:
         normalization, source = pretrained_normalization(arch), f"the configuration of {arch}"

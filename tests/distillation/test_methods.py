@@ -138,6 +138,13 @@ def test_a_teacher_that_normalises_by_the_batch_needs_two_images_too(monkeypatch
         assert one_value(method) == (teacher_bn == "batch")
 
 
+@every_method
+def test_weights_that_are_all_zero_are_refused(name: str) -> None:
+    weights = [key for key in find(name).Config.model_fields if key.endswith("_weight")]
+    with pytest.raises(ValueError, match=r"nothing would be learnt|greater than 0"):
+        find(name).Config(**dict.fromkeys(weights, 0))
+
+
 CHECKS: tuple[Callable[..., None], ...] = (
     test_terms_are_finite_named_scalars,
     test_the_law_what_is_measured_is_what_ships,

@@ -478,10 +478,10 @@ def test_pretrained_and_weights_exclude_each_other() -> None:
 # Preflight ------------------------------------------------------------------------------------------------------------
 
 
-def test_with_teacher_weights_the_student_alone_is_tried() -> None:
-    rehearse(settings(teacher={"arch": "no such network", "weights": "w"}))
+def test_with_the_weights_of_a_pruned_teacher_the_student_alone_is_tried() -> None:
+    rehearse(settings(teacher={"arch": "pruned", "weights": "w"}))
     with pytest.raises(ParamsError, match="there is no 'resnet21'"):
-        rehearse(settings(teacher={"arch": "no such network", "weights": "w"}, student={"arch": "resnet21"}))
+        rehearse(settings(teacher={"arch": "pruned", "weights": "w"}, student={"arch": "resnet21"}))
 
 
 def test_rehearsing_a_method_with_banks_allocates_none_for_the_real_data() -> None:

@@ -88,7 +88,11 @@ def test_on_a_gpu_the_answer_is_about_half_precision_where_that_ships(run: Run) 
 def test_validation_figures_of_images_seen_in_training_are_labelled(run: Run) -> None:
     before = run.results()
     run.edit("data/card.json", train_includes_val=True)
+    for record in ("chosen.json", "deploy/quantization.json"):
+        run.edit(record, val_seen_in_training=True)
     results = run.results()
+    assert [it.val_seen_in_training for it in (before.chosen, results.chosen)] == [False, True]
+    assert [it.val_seen_in_training for it in (before.quantization, results.quantization)] == [False, True]
     for render in (markdown.render, lambda it: text_of(page.render(it))):
         assert "seen in training" not in render(before)
         said = render(results)

@@ -52,7 +52,7 @@ def load(text: str, tmp_path: Path) -> params.Params:
         ),
         (
             "{data: {train_includes_val: true}, teacher: {train: {select: best}}, distill: {train: {select: best}}}",
-            r"teacher\.train\.select and distill\.train\.select is best",
+            r"teacher\.train\.select and distill\.train\.select are best",
         ),
         (
             "{data: {train_includes_val: true}, deploy: {method: best}}",
@@ -60,7 +60,7 @@ def load(text: str, tmp_path: Path) -> params.Params:
         ),
         (
             "{data: {train_includes_val: true}, deploy: {method: best, seed: best}}",
-            r"deploy\.method and deploy\.seed is best",
+            r"deploy\.method and deploy\.seed are best",
         ),
         ("deploy: {seed: bets}", r"deploy\.seed is 'bets': expected a whole number from 0 to 2147483647, or best\.$"),
         ("deploy: {seed: -1}", r"deploy\.seed is -1: expected a whole number from 0"),
@@ -78,6 +78,13 @@ def load(text: str, tmp_path: Path) -> params.Params:
 def test_a_mistake_is_named(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=said):
         load(text, tmp_path)
+
+
+def test_the_epoch_of_a_teacher_that_is_taken_as_it_is_may_be_chosen_by_anything(tmp_path: Path) -> None:
+    text = "{data: {train_includes_val: true}, teacher: {weights: w, train: {select: best}}}"
+    assert load(text, tmp_path).teacher.weights is not None
+    with pytest.raises(ParamsError, match=r"teacher\.train\.select is best"):
+        load(text.replace("weights: w", "weights: w, head: retrain"), tmp_path)
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:

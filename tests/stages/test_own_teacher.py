@@ -53,7 +53,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(folder: Path, **teacher: Any) -> Path:
     shutil.copy(toy.ROOT / "params.yaml", folder)
-    changes = {"teacher.arch": ARCH, "teacher.train": TRAIN, "augment.flip": False}
+    changes = {"teacher.arch": ARCH, "teacher.train": TRAIN, "distill.methods": {"afd": {}}, "augment.flip": False}
     toy.edit(folder, changes | {f"teacher.{key}": value for key, value in teacher.items()})
     return folder / "params.yaml"
 

@@ -40,6 +40,24 @@ def test_a_batch_that_is_too_small_is_known_before_a_teacher_trains(
         rehearse(params)
 
 
+@pytest.mark.parametrize("given", [{}, {"weights": "teacher.safetensors"}], ids=["trained", "given"])
+def test_pair_and_recipe_are_tried_whether_the_teacher_is_trained_or_given(given: dict[str, Any]) -> None:
+    teacher = {"teacher": {"arch": "resnet14", **given}}
+    with pytest.raises(ParamsError, match="kdsvd compares the channels of the networks"):
+        rehearse(
+            settings(**teacher, student={"arch": "vgg8"}, data={"image_px": 32}, distill={"methods": {"kdsvd": {}}})
+        )
+    mixed = {"methods": {"kd": {}, "sdd": {}}, "train": {"mixup_alpha": 0.2}}
+    with pytest.raises(
+        ParamsError, match=r"sdd expects that each image shows its labelled class alone(.|\n)*methods: \{kd: "
+    ):
+        rehearse(settings(**teacher, distill=mixed, deploy={"method": "kd"}))
+
+
+def test_the_batches_of_a_given_teacher_are_not_tried() -> None:
+    rehearse(settings(teacher={"arch": "resnet18", "weights": "w", "train": {"batch_size": 1}}, data={"image_px": 32}))
+
+
 def test_the_teachers_own_batches_are_tried_too() -> None:
     params = settings(teacher={"arch": "resnet18", "train": {"batch_size": 1}}, data={"image_px": 32})
     with pytest.raises(

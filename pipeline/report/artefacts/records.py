@@ -103,6 +103,7 @@ class Chosen(Record):
     seed: int
     val_top1: float
     """Percent, of the epoch that ships."""
+    val_seen_in_training: bool = False
     of_methods: Positive
     """How many methods it was chosen from by that score; 1 where params.yaml names it."""
     of_seeds: Positive
@@ -163,6 +164,7 @@ class StudentFile(Record):
 class Quantization(Record):
     """quantization.json."""
 
+    val_seen_in_training: bool = False
     students: Annotated[dict[str, StudentFile], Field(min_length=1)]
     """float32 first."""
 

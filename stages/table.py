@@ -69,7 +69,7 @@ def table(
         left = (time.monotonic() - started) / number * (len(missing) - number)
         print(f"[{number}/{len(missing)}] {name}: {reason or 'done'}; about {left / 60:.0f} min left", flush=True)
     if failed or not runs:
-        raise PupilError(f"{failed} of {len(missing)} runs failed, and {len(refused)} could not be trained, as said above.")
+        raise PupilError(f"{failed} of {len(missing)} runs failed, {len(refused)} could not be trained, as said above.")
 
 
 def _write(runs: list[Run], remarks: list[str], protocol: str, published: Path, out: Path) -> None:

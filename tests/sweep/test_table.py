@@ -109,7 +109,7 @@ def test_a_run_that_fails_and_one_that_cannot_be_do_not_hold_up_the_others(
     assert run.returncode == 1
     done = re.search(r"^\[\d/2\] hopeless vanilla seed 0: done; about \d+ min left$", run.stdout, re.MULTILINE)
     assert done, run.stdout
-    assert run.stderr.strip().splitlines()[-1] == "error: 1 of 2 runs failed, and 1 could not be trained, as said above."
+    assert run.stderr.strip().splitlines()[-1] == "error: 1 of 2 runs failed, 1 could not be trained, as said above."
     text = (copy / "artifacts/table/tiny/RESULTS.md").read_text()
     assert "1 of 2 runs are finished." in text
     assert "hopeless kd seed 0 failed: distill: the loss term" in text

@@ -76,8 +76,8 @@ class Method(nn.Module):
 
     needs_teacher: ClassVar[bool] = True
     smallest_batch: ClassVar[int] = 1
-    """Fewest images at a time from which every term of the method learns, whatever the networks, for which see
-    pipeline/training/batch_sizes.py."""
+    """Fewest images at a time from which every term of the method learns. Its networks may need more:
+    pipeline/training/batch_sizes.py finds that out."""
     takes_mixed: ClassVar[bool] = True
     """False where terms of its own take an image for one of its labelled class: then it can train neither on mixtures
     nor on images without labels."""

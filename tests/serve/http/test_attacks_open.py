@@ -114,7 +114,8 @@ def test_a_crowd_leaves_health_its_answer_and_old_clients_theirs(server: Served,
 
 
 def test_far_more_connections_than_may_be(server: Served) -> None:
-    with withstood(server), ExitStack() as stack:
+    # In such a rush a probe's connection may be the oldest that has not asked yet, which makes room for newcomers.
+    with withstood(server, tries=2), ExitStack() as stack:
         for _ in range(400):
             stack.enter_context(connect(server.port))
 

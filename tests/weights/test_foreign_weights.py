@@ -204,15 +204,6 @@ def of_a_run_here(folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
-def test_that_a_run_trained_on_its_validation_images_is_said(tmp_path: Path) -> None:
-    for seen in (False, True):
-        card = tiny.card().model_copy(update={"train_includes_val": seen})
-        header = checkpoint.make_header(network(), card, OTHER, None, 0, {})
-        checkpoint.save(network(), header, tmp_path / "model.safetensors")
-        said = foreign_weights.fit(tmp_path / "model.safetensors", ARCH).said
-        assert any("trained on its validation images too" in line for line in said) == seen
-
-
 def imported(folder: Path) -> Path:
     foreign_weights.save(foreign_weights.fit(timm_folder(folder), ARCH), folder / "imported")
     return folder / "imported"
@@ -655,3 +646,12 @@ def test_the_same_weights_are_written_to_the_same_bytes_with_the_names_of_this_p
         foreign_weights.fit(tmp_path / "a", "timm/resnet18")
     with pytest.raises(PupilError, match="could not be written"):
         foreign_weights.save(fitted, tmp_path / "a" / "below a file")
+
+
+def test_that_a_run_trained_on_its_validation_images_is_said(tmp_path: Path) -> None:
+    for seen in (False, True):
+        card = tiny.card().model_copy(update={"train_includes_val": seen})
+        header = checkpoint.make_header(network(), card, OTHER, None, 0, {})
+        checkpoint.save(network(), header, tmp_path / "model.safetensors")
+        said = foreign_weights.fit(tmp_path / "model.safetensors", ARCH).said
+        assert any("trained on its validation images too" in line for line in said) == seen

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import provenance
 from pipeline.data import card as cards
@@ -28,6 +27,7 @@ from pipeline.models.base import Classifier, build, spec_of
 from pipeline.settings import params as parameters
 from pipeline.system.errors import CheckpointError
 from pipeline.system.files import write_json
+from pipeline.training.state import under
 from serve import machine
 
 SECONDS = 1
@@ -45,9 +45,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     head = provenance.head("best_epoch", machine.load_average(), "torch")
-    card = cards.load(arguments.data)
-    network = build(spec_of(parameters.load(arguments.params).student.arch, card.num_classes, card.image_px))
-    test = Feed(Split.load(arguments.data, "test", card), card.normalization, best_device())
+    card, student = cards.load(arguments.data), parameters.load(arguments.params).student
+    image_px = student.image_px or card.image_px
+    network = build(spec_of(student.arch, card.num_classes, image_px))
+    test = Feed(Split.load(arguments.data, "test", card, image_px), card.normalization, best_device())
     seen = 0
     while arguments.state.exists():
         if (written := arguments.state.stat().st_mtime_ns) != seen:
@@ -71,10 +72,7 @@ def follow(state: Path, network: Classifier, test: Feed, out: Path, head: dict[s
     epoch = len(facts["history"])
     if facts["tally"]["steps"] or epoch in [row["epoch"] for row in curve["epochs"]]:
         return
-    weights: dict[str, Tensor] = {}
-    for place in ("method/student.", "average/student."):
-        weights |= {name.removeprefix(place): tensor for name, tensor in tensors.items() if name.startswith(place)}
-    network.load_state_dict(weights)
+    network.load_state_dict(under("method/student.", tensors) | under("average/student.", tensors))
     row = {"epoch": epoch, **metrics.classification(*metrics.predict(network, test))}
     epochs = [*curve["epochs"], row]
     best = max(epochs, key=lambda row: row["top1"])

@@ -93,17 +93,14 @@ def restore(resume: Resume, objective: Method, optimizer: torch.optim.Optimizer,
         return Progress()
     tensors, facts = found
 
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-    objective.load_state_dict(under("method/"))
-    average.load(under("average/"))
+    objective.load_state_dict(under("method/", tensors))
+    average.load(under("average/", tensors))
     state = optimizer.state_dict()
     parameters = optimizer.param_groups[0]["params"]
     # A buffer must lie in memory as its parameter does (channels_last): the fused step walks both in memory order.
     state["state"] = {
         int(index): {"momentum_buffer": torch.empty_like(parameters[int(index)]).copy_(buffer)}
-        for index, buffer in under("momentum/").items()
+        for index, buffer in under("momentum/", tensors).items()
     }
     optimizer.load_state_dict(state)
     torch.set_rng_state(tensors["rng"])
@@ -114,4 +111,9 @@ def restore(resume: Resume, objective: Method, optimizer: torch.optim.Optimizer,
     done = f"epoch {len(facts['history'])}" + (f" and {tally.steps} steps of the next" if tally.steps else "")
     if distributed.rank() == 0:
         print(f"resuming after {done} from {resume.path}", file=sys.stderr)
-    return Progress(facts["history"], under("best/"), tally)
+    return Progress(facts["history"], under("best/", tensors), tally)
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a state's tensors whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -14,9 +14,7 @@ from pipeline.training import engine
 from pipeline.training.resume import Resume
 from pipeline.training.state import Record
 from tests import tiny
-from tests.training.test_engine import AUGMENT
-
-SETTINGS = Train(epochs=3, batch_size=24, lr=0.02, milestones=(0.67,), precision="fp32")
+from tests.training.test_engine import AUGMENT, SETTINGS
 
 
 def trained(folder: Path, test: Feed, settings: Train, key: str = "k") -> list[Record]:

@@ -17,7 +17,7 @@ import torch
 from benchmarks import provenance
 from benchmarks.pair import CLASSES, CPU, SETTINGS, make_card, step_of
 from pipeline.devices.memory import keep_freed_memory
-from pipeline.devices.precision import DepthwiseConv2d, computes_in_bf16, place
+from pipeline.devices.precision import DepthwiseConv2d, computes_in, place
 from pipeline.distillation import vanilla
 from pipeline.models.base import build
 from pipeline.system.files import write_json
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    assert computes_in_bf16(CPU, "auto"), "this processor does not compute in bf16"
+    assert computes_in(CPU, "auto") == "bf16", "this processor does not compute in bf16"
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     load = machine.load_average()

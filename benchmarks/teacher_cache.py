@@ -20,7 +20,7 @@ from benchmarks import provenance
 from benchmarks.pair import AUGMENT, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_card, make_method, noise_split
 from pipeline.data.feed import Feed
 from pipeline.devices.memory import keep_freed_memory
-from pipeline.devices.precision import computes_in_bf16
+from pipeline.devices.precision import computes_in
 from pipeline.distillation.base import Method, Teacher
 from pipeline.distillation.batch import Batch
 from pipeline.system.files import write_json
@@ -60,7 +60,7 @@ def main() -> None:
             **provenance.head("teacher_cache", load_before, "torch", "numpy", after=True),
             "seed": 0,
             "threads": arguments.threads,
-            "precision": _precision(),
+            "precision": computes_in(CPU, SETTINGS.precision),
             "batch_size": SETTINGS.batch_size,
             "image_px": IMAGE_PX,
             "train_images": TRAIN_IMAGES,
@@ -68,10 +68,6 @@ def main() -> None:
             "results": results,
         },
     )
-
-
-def _precision() -> str:
-    return "bf16" if computes_in_bf16(CPU, SETTINGS.precision) else "fp32"
 
 
 def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -85,7 +81,7 @@ def _compare(teacher: str, student: str, name: str, arguments: argparse.Namespac
         num_views=1,
         augment=AUGMENT,
         normalization=NORMALIZATION,
-        precision="bf16" if _precision() == "bf16" else "fp32",
+        precision=computes_in(CPU, SETTINGS.precision),
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "teaching"

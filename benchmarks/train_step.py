@@ -36,7 +36,7 @@ from benchmarks.pair import (
 from benchmarks.plain import Images, PlainLoop
 from pipeline.data.feed import Feed
 from pipeline.devices.memory import keep_freed_memory
-from pipeline.devices.precision import computes_in_bf16
+from pipeline.devices.precision import computes_in
 from pipeline.distillation.batch import Batch
 from pipeline.system.files import write_json
 from pipeline.training import engine
@@ -83,7 +83,7 @@ def main() -> None:
 def matrix_peak(threads: int, size: int = 4096, times: int = 10) -> float:
     """GFLOP/s of a square matrix product in the precision that training computes in, the median of `times`."""
     torch.set_num_threads(threads)
-    dtype = torch.bfloat16 if computes_in_bf16(CPU, "auto") else torch.float32
+    dtype = torch.bfloat16 if computes_in(CPU, "auto") == "bf16" else torch.float32
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(times + 2):

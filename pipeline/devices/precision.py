@@ -1,5 +1,7 @@
 """Where the networks compute, in what layout, and in what precision."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -39,13 +41,13 @@ def place(model: nn.Module, device: torch.device) -> None:
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def computes_in_bf16(device: torch.device, precision: str) -> bool:
-    """Whether `train.precision` means bf16 on this device. Raises ParamsError for bf16 where there is none."""
+def computes_in(device: torch.device, precision: str) -> Literal["bf16", "fp32"]:
+    """What `train.precision` means on this device. Raises ParamsError for bf16 where there is none."""
     has_bf16 = _has_bf16(device)
     if precision == "bf16" and not has_bf16:
         where = "GPU" if device.type == "cuda" else "processor"
         raise ParamsError(f"train.precision is bf16, which this {where} cannot compute in. Set it to auto or fp32.")
-    return has_bf16 and precision != "fp32"
+    return "bf16" if has_bf16 and precision != "fp32" else "fp32"
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -59,4 +61,4 @@ def _has_bf16(device: torch.device) -> bool:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The precision as a context. Raises ParamsError as above."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in_bf16(device, precision))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in(device, precision) == "bf16")

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.data.card import DataCard
-from pipeline.devices.precision import computes_in_bf16
+from pipeline.devices.precision import computes_in
 from pipeline.settings.data import Augment, Normalization
 from pipeline.settings.params import Params
 from pipeline.system.errors import DataError
@@ -65,7 +65,7 @@ def facts_of(settings: Params, teacher: Path, card: DataCard, device: torch.devi
         num_views=settings.teach.views,
         augment=settings.augment,
         normalization=card.normalization,
-        precision="bf16" if computes_in_bf16(device, settings.distill.train.precision) else "fp32",
+        precision=computes_in(device, settings.distill.train.precision),
     )
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipeline.data.feed import Feed, batch_ends, ends_beside, num_batches
 from pipeline.devices import distributed
-from pipeline.devices.precision import autocast
+from pipeline.devices.precision import autocast, computes_in
 from pipeline.devices.synced_norm import synced
 from pipeline.distillation.base import Method
 from pipeline.distillation.batch import Batch, Output
@@ -93,7 +93,8 @@ def fit(
     distributed.check_same("what is done already", f"{len(progress.history)} epochs, {progress.tally.steps} steps")
     for earlier in progress.history:
         on_epoch(earlier)
-    clock = Clock(settings.epochs - len(progress.history))
+    steps = schedule.steps_per_epoch
+    clock = Clock((settings.epochs - len(progress.history)) * steps - progress.tally.steps)
     with interruption.listen() as stop:
         for epoch in range(len(progress.history), settings.epochs):
             if settings.reset_momentum and epoch in schedule.drops and not progress.tally.steps:
@@ -120,11 +121,12 @@ def fit(
                 )
             record: Record = {
                 "epoch": epoch + 1,
-                "lr": schedule.rates(epoch, schedule.steps_per_epoch - 1).lr,
+                "lr": schedule.rates(epoch, steps - 1).lr,
                 "train": progress.tally.means(),
                 "val": scores,
                 "seconds": progress.tally.seconds,
                 "images_per_s": progress.tally.images / progress.tally.seconds,
+                "precision": computes_in(train.device, settings.precision),
                 **seen,
             }
             progress.history.append(record)
@@ -135,7 +137,8 @@ def fit(
             training_state.save(resume, objective, optimizer, average, progress)
             on_epoch(record)
             if distributed.rank() == 0:
-                print(epoch_line(record, settings.epochs, clock.left(), val_is_seen), file=sys.stderr, flush=True)
+                left = clock.left((settings.epochs - epoch - 1) * steps)
+                print(epoch_line(record, settings.epochs, left, val_is_seen), file=sys.stderr, flush=True)
     shipped = settings.epochs
     if settings.select == "best":
         objective.load_state_dict(progress.best)

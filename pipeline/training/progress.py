@@ -7,15 +7,16 @@ from pipeline.training.state import Record
 
 
 class Clock:
-    """Time left, from the epochs of this process alone."""
+    """Time left, from the steps of this process alone: it may begin in the middle of an epoch."""
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs, self.done, self.started = epochs, 0, time.perf_counter()
+    def __init__(self, steps_left: int) -> None:
+        self.at_first, self.started = steps_left, time.perf_counter()
 
-    def left(self) -> float:
-        """Seconds, after one more epoch."""
-        self.done += 1
-        return (time.perf_counter() - self.started) / self.done * (self.epochs - self.done)
+    def left(self, steps_left: int) -> float:
+        """Seconds for the steps that are left now."""
+        # None is done yet where the process before was stopped behind the last step of an epoch.
+        done = max(1, self.at_first - steps_left)
+        return (time.perf_counter() - self.started) / done * steps_left
 
 
 def epoch_line(record: Record, epochs: int, left: float, val_is_seen: bool) -> str:
@@ -29,5 +30,5 @@ def epoch_line(record: Record, epochs: int, left: float, val_is_seen: bool) -> s
     return (
         f"epoch {record['epoch']}/{epochs}  lr {record['lr']:.4g}  loss {scores['loss']:.4g} ({terms})  "
         f"top-1 train {scores['top1']:.2f} {val} {record['val']['top1']:.2f}  "
-        f"{record['images_per_s']:,.0f} images/s  {int(left // 60)}:{int(left % 60):02d} left"
+        f"{record['images_per_s']:,.0f} images/s in {record['precision']}  {int(left // 60)}:{int(left % 60):02d} left"
     )

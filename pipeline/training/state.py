@@ -14,8 +14,8 @@ from pipeline.training.resume import Resume
 
 Record = dict[str, Any]
 """One epoch: epoch (from 1), lr (of its last step), train {loss, top1, and each term}, val {top1, ...}, seconds,
-images_per_s, and what the method's `observe` adds. Only labelled images are counted. With mixed images, train top1
-counts the one that has the larger share."""
+images_per_s, precision (bf16 or fp32, in which this epoch was computed), and what the method's `observe` adds. Only
+labelled images are counted. With mixed images, train top1 counts the one that has the larger share."""
 
 
 @dataclass

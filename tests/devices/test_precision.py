@@ -18,18 +18,18 @@ def test_auto_is_bf16_where_a_gpu_computes_in_it_itself(has_bf16: bool, monkeypa
         return including_emulation or has_bf16
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
-    assert precision.computes_in_bf16(GPU, "auto") is has_bf16
-    assert precision.computes_in_bf16(GPU, "fp32") is False
+    assert precision.computes_in(GPU, "auto") == ("bf16" if has_bf16 else "fp32")
+    assert precision.computes_in(GPU, "fp32") == "fp32"
     if not has_bf16:
         with pytest.raises(ParamsError, match=r"which this GPU cannot compute in\. Set it to auto"):
-            precision.computes_in_bf16(GPU, "bf16")
+            precision.computes_in(GPU, "bf16")
 
 
 def test_a_torch_without_onednn_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert precision.computes_in_bf16(CPU, "auto") is False
+    assert precision.computes_in(CPU, "auto") == "fp32"
     with pytest.raises(ParamsError, match="which this processor cannot compute in"):
-        precision.computes_in_bf16(CPU, "bf16")
+        precision.computes_in(CPU, "bf16")
 
 
 def test_float32_is_ieee_on_a_gpu() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.feed import Feed
-from pipeline.devices.precision import autocast, computes_in_bf16
+from pipeline.devices.precision import autocast, computes_in
 from pipeline.distillation.base import Method, Teacher, find
 from pipeline.distillation.blocks import energy, energy_and_average, thin
 from pipeline.models.base import Features, Tap
@@ -48,7 +48,7 @@ def facts(precision: str = "fp32", **changes: object) -> Facts:
         "num_views": VIEWS,
         "augment": AUGMENT,
         "normalization": tiny.NORMALIZATION,
-        "precision": precision if precision != "auto" else "bf16" if computes_in_bf16(tiny.CPU, "auto") else "fp32",
+        "precision": precision if precision != "auto" else computes_in(tiny.CPU, "auto"),
     }
     return Facts.model_validate(known | changes)
 
@@ -154,7 +154,7 @@ def test_norms_of_bf16_maps_take_two_bytes() -> None:
     with torch.no_grad(), autocast(tiny.CPU, "auto"):
         features = tiny.network("resnet8").eval().features(tiny.batch().images)
     _, layout = kept.take(features, "blocks.act.norms")
-    each = 2 if computes_in_bf16(tiny.CPU, "auto") else 4
+    each = 2 if computes_in(tiny.CPU, "auto") == "bf16" else 4
     assert layout.row_bytes == each * (16 * 16 + 8 * 8 + 4 * 4)
 
 

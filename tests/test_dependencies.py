@@ -5,9 +5,10 @@ wider than any need, so stages name single files of them.
 """
 
 import ast
+import copy
 import itertools
 import re
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.settings import params as parameters
+from pipeline.settings import reading
 from pipeline.system import registry
+from pipeline.system.errors import ParamsError
 from tests.closure import ROOT, closure
 
 CODE = ("pipeline", "stages", "serve")
@@ -200,6 +203,17 @@ def test_a_stage_lists_only_params_that_exist(stage: str) -> None:
                 assert isinstance(section, dict), f"dvc.yaml line {line}: {key} goes below a value"
                 assert name in section, f"dvc.yaml line {line}: params.yaml has no {resolve(key, item)}"
                 section = section[name]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_preflight_refuses_params_that_lack_what_a_stage_lists(stage: str) -> None:
+    # A method that is not listed has no stage, and lacks nothing.
+    for key in (resolve(key, {}) for key in DVC[stage].get("params", []) if "item." not in key):
+        raw = copy.deepcopy(PARAMS)
+        *sections, last = key.split(".")
+        del reduce(dict.__getitem__, sections, raw)[last]
+        with pytest.raises(ParamsError, match=rf"lacks .*\b{re.escape(key)}\b"):
+            parameters.check_complete(reading.parse(parameters.Params, raw, "", "params.yaml"))
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -8,7 +8,7 @@
 
 F_s       `act` tap of the student's last stage (B, C, H, W); GAP the average over H and W.
 h_t, z_t  (B, D) pooled features and (B, K_t) logits of the teacher; fc_t its frozen classifier, which the gradient
-          passes on its way to the student. No label meets K_t: a teacher of other classes serves as well.
+          passes on its way to the student. No label meets K_t: this loss would take a teacher of other classes.
 Trained beside the student: the connector g (always there). It is dropped; the student keeps its own classifier.
 
 Yang, Martinez, Bulat, Tzimiropoulos, "Knowledge distillation via softmax regression representation learning", ICLR

@@ -54,7 +54,7 @@ class TrainInt8(Section):
     because the network is trained already and has no batch normalisation any more."""
     teacher: Literal["teacher", "student"] = "teacher"
     """Whom the int8 student learns from: the pair's teacher, or the student itself in float32 (`student`), which gives
-    back what the rounding took and also works with a teacher of other classes."""
+    back what the rounding took."""
     ce_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the cross-entropy with the labels."""
     kl_weight: Annotated[float, Field(ge=0)] = 0.9

@@ -168,9 +168,24 @@ def check_all(params: Params) -> None:
 
 def check_complete(params: Params) -> None:
     """Check that nothing is left to a default that a stage lists: DVC would say so only when it comes to that stage."""
-    missing = [name for name in Params.model_fields if name not in params.model_fields_set]
-    missing += [f"distill.{name}" for name in Distill.model_fields if name not in params.distill.model_fields_set]
-    if params.data.source not in params.data.sources:
-        missing.append(f"data.sources.{params.data.source}")
+    listed = (
+        ("", params, list(Params.model_fields)),
+        ("data.", params.data, [name for name in Data.model_fields if name != "sources"]),
+        ("data.sources.", params.data.sources, [params.data.source]),
+        ("teach.", params.teach, ["views"]),
+        ("distill.", params.distill, list(Distill.model_fields)),
+        ("distill.train.", params.distill.train, ["precision"]),
+        ("deploy.", params.deploy, list(Deploy.model_fields)),
+        ("benchmark.", params.benchmark, ["threads", "device"]),
+    )
+    missing = [
+        f"{place}{name}"
+        for place, section, names in listed
+        for name in names
+        if name not in (section.model_fields_set if isinstance(section, Section) else section)
+    ]
     if missing:
-        raise ParamsError(f"params.yaml lacks {', '.join(missing)}. Write them down: the stages of dvc.yaml read them.")
+        raise ParamsError(
+            f"params.yaml lacks {', '.join(missing)}. Write them down, with the default of docs/params.md or another "
+            "value: the stages of dvc.yaml read them."
+        )

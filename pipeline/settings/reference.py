@@ -21,9 +21,10 @@ def params_page(schema: Schema) -> str:
     text = [
         MADE,
         "# The settings of params.yaml",
-        "This page lists every key with its default and its range. If you leave a key out, it has this default. "
-        "`params.yaml` itself sets smaller numbers for a first run. An unknown key or a value outside of its range is "
-        "refused by name before anything runs. [methods.md](methods.md) has the settings under `distill.methods`.",
+        "This page lists every key with its default and its range. `params.yaml` itself sets smaller numbers for a "
+        "first run. A key that is left out has its default; preflight refuses to leave out the few that `dvc.yaml` "
+        "lists one by one. An unknown key or a value outside of its range is refused by name before anything runs. "
+        "[methods.md](methods.md) has the settings under `distill.methods`.",
     ]
     shared = {name for name in schema["$defs"] if str(schema).count(f"'#/$defs/{name}'") > 1}
     for key, section in schema["properties"].items():

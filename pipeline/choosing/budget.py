@@ -16,7 +16,7 @@ class Budget:
     """Bounds, each None where it was not given.
 
     speedup   the least number of times as fast as the teacher, with one image a call
-    mb        the largest file in MB (1 MB = 1,000,000 bytes): the smaller of float32 and int8
+    mb        the largest file in MB (1 MB = 1,000,000 bytes)
     ms        the longest median call with one image, in milliseconds
 
     Raises ParamsError for a bound that is no positive number.
@@ -41,40 +41,33 @@ class Budget:
         return {name: value for name, value in given.items() if value is not None}
 
     def fits(self, row: Row) -> str | None:
-        """The file that keeps to the budget: "float32"; "int8" where only that is fast enough; None for neither.
+        """The file that keeps to every bound: "float32"; "int8" where only that one does; None for neither.
 
-        A float32 file keeps to the size where int8 does, because the smaller one ships if it is as accurate.
+        With a float32 file that does, whatever ships does, as long as `deploy.prefer` is speed: an int8 file takes its
+        place where that is faster.
         """
         if not self.bounds():
             return None
         return next((file for file in ("float32", "int8") if self.excess(row, file) <= 1), None)
 
     def excess(self, row: Row, file: str = "float32") -> float:
-        """By which factor the speed of that file, or the size, misses the budget, whichever misses it most.
+        """By which factor the speed or the size of that file misses the budget, whichever misses it most.
 
         1 or less: nothing does. Infinite where there is no such file.
         """
         if row["error"] is not None or row["files"][file] is None:
             return math.inf
-        one = row["files"][file]["batches"][0]
-        came = {"speedup": 1 / one["times_as_fast"]["median"], "mb": smaller(row)[1], "ms": one["p50_ms"]}
+        size, one = row["files"][file]["bytes"], row["files"][file]["batches"][0]
+        came = {"speedup": 1 / one["times_as_fast"]["median"], "mb": size / 1e6, "ms": one["p50_ms"]}
         wanted = {**self.bounds(), **({"speedup": 1 / self.speedup} if self.speedup is not None else {})}
         return max((came[name] / bound for name, bound in wanted.items()), default=0.0)
 
 
-def smaller(row: Row) -> tuple[str, float]:
-    """Of the files that could ship the smaller one: float32 or int8, and its size in MB."""
-    sizes = {name: file["bytes"] / 1e6 for name, file in row["files"].items() if file is not None}
-    return min(sizes.items(), key=lambda item: item[1])
-
-
 def in_words(row: Row) -> str:
-    """What a row costs, for a sentence."""
-    one, (file, mb) = row["files"]["float32"]["batches"][0], smaller(row)
-    return (
-        f"{row['name']}: {one['times_as_fast']['median']:.2f} times as fast, {one['p50_ms']:.3g} ms, {mb:.3g} MB "
-        f"({file})"
-    )
+    """What the float32 file of a row costs, for a sentence."""
+    file = row["files"]["float32"]
+    one, mb = file["batches"][0], file["bytes"] / 1e6
+    return f"{row['name']}: {one['times_as_fast']['median']:.2f} times as fast, {one['p50_ms']:.3g} ms, {mb:.3g} MB"
 
 
 def verdict(rows: Sequence[Row], budget: Budget) -> str:

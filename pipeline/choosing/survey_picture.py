@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from pipeline.choosing.budget import Budget, Row, smaller
+from pipeline.choosing.budget import Budget, Row
 from pipeline.report.pictures import labels
 from pipeline.system.files import replacing
 
@@ -25,7 +25,7 @@ _LINE_INCHES = 0.17
 
 
 def draw(path: Path, teacher: Row, rows: Sequence[Row], budget: Budget) -> None:
-    """Write an SVG file: the teacher and every row that was measured, with one image a call and the smaller file.
+    """Write an SVG file: the teacher and every row that was measured, with one image a call of the float32 file.
 
     What fits is green, or violet where a method refuses it.
     """
@@ -40,7 +40,7 @@ def draw(path: Path, teacher: Row, rows: Sequence[Row], budget: Budget) -> None:
         axes = figure.add_axes((0.08, 0.1, 0.7, 0.85))
         unit = "times as fast as the teacher" if budget.ms is None else "ms a call"
         axes.set_xlabel(f"{unit} (float32, one image, median)")
-        axes.set_ylabel("MB of the smaller file (float32 or int8)")
+        axes.set_ylabel("MB of the file (float32)")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(FixedLocator(_TICKS))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
@@ -53,9 +53,10 @@ def draw(path: Path, teacher: Row, rows: Sequence[Row], budget: Budget) -> None:
 
 
 def _point(row: Row, color: str, budget: Budget) -> tuple[float, float, str, str]:
-    one = row["files"]["float32"]["batches"][0]
+    file = row["files"]["float32"]
+    one = file["batches"][0]
     across = one["times_as_fast"]["median"] if budget.ms is None else one["p50_ms"]
-    return math.log10(across), math.log10(smaller(row)[1]), row["name"], color
+    return math.log10(across), math.log10(file["bytes"] / 1e6), row["name"], color
 
 
 def _color(row: Row, budget: Budget) -> str:

@@ -35,7 +35,8 @@ def row(name: str, ms: float, mb: float, macs: int = 1, int8: tuple[float, float
         (Budget(speedup=2.1), 0.5, 1.0, None, None),
         (Budget(ms=0.5, mb=1), 0.5, 1.0, None, "float32"),
         (Budget(ms=0.5, mb=0.5), 0.5, 1.0, None, None),
-        (Budget(ms=0.5, mb=0.5), 0.5, 1.0, (0.6, 0.3), "float32"),
+        (Budget(ms=0.5, mb=0.5), 0.5, 1.0, (0.6, 0.3), None),
+        (Budget(mb=0.5), 0.5, 1.0, (0.6, 0.3), "int8"),
         (Budget(ms=0.4, mb=0.5), 0.5, 1.0, (0.3, 0.3), "int8"),
         (Budget(speedup=3, mb=0.2), 0.5, 1.0, (0.3, 0.3), None),
     ],
@@ -62,9 +63,9 @@ def test_where_nothing_fits_the_nearest_is_named() -> None:
     rows = [row("slow", 0.5, 1.0), row("near", 0.25, 1.2, int8=(0.1, 0.4)), row("large", 0.2, 9.0)]
     said = verdict(rows, Budget(speedup=5, mb=0.5))
     assert said.startswith("Nothing fits --budget-speedup 5 --budget-mb 0.5. The nearest is near: 4.00 times as fast, ")
-    assert said.endswith("0.25 ms, 0.4 MB (int8). Only in int8 would these: near.")
-    assert verdict(rows, Budget(ms=0.3, mb=1.0)) == "1 of 3 candidates fit --budget-mb 1 --budget-ms 0.3: near."
-    assert in_words(rows[0]) == "slow: 2.00 times as fast, 0.5 ms, 1 MB (float32)"
+    assert said.endswith("0.25 ms, 1.2 MB. Only in int8 would these: near.")
+    assert verdict(rows, Budget(ms=0.3, mb=1.2)) == "1 of 3 candidates fit --budget-mb 1.2 --budget-ms 0.3: near."
+    assert in_words(rows[0]) == "slow: 2.00 times as fast, 0.5 ms, 1 MB"
 
 
 def test_the_largest_that_no_method_refuses_is_chosen() -> None:

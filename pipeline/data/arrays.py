@@ -6,6 +6,7 @@ what was cut out for both is made smaller for the student, by a filter that leav
 show (`smaller` here, and for batches on a device `augment.smaller`).
 """
 
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def smaller(pixels: NDArray[np.uint8], seen_px: int) -> NDArray[np.uint8]:
 
 
 class RowReader(Generic[T]):
-    """Rows of an array (N, ...) by their positions; a mapped file is read, not mapped in.
+    """Rows of an array (N, ...) by their positions, for any number of threads; a mapped file is read, not mapped in.
 
     Pages that are mapped in stay in the process's memory until the system wants them back, so that it seems to grow
     with the data; and at a random place the system reads megabytes ahead for every page that it lacks.
@@ -112,6 +113,8 @@ class RowReader(Generic[T]):
     def __init__(self, array: NDArray[T], remake: str = REMAKE) -> None:
         self._array, self._remake = array, remake
         self._file: FileIO | None = None
+        # One thread gathers ahead while another mixes, and a file has one place at which it is read.
+        self._lock = threading.Lock()
         if isinstance(array, np.memmap):
             # Kept open: another file may take its name.
             self._file = FileIO(str(array.filename))
@@ -124,8 +127,10 @@ class RowReader(Generic[T]):
         assert isinstance(self._array, np.memmap)
         rows = np.empty((len(positions), *self._array.shape[1:]), self._array.dtype)
         for row, position in zip(rows, positions.tolist(), strict=True):
-            self._file.seek(self._array.offset + position * row.nbytes)
-            if self._file.readinto(row.data.cast("B")) != row.nbytes:
+            with self._lock:
+                self._file.seek(self._array.offset + position * row.nbytes)
+                num_read = self._file.readinto(row.data.cast("B"))
+            if num_read != row.nbytes:
                 raise DataError(f"{self._array.filename} became shorter while it was being read. {self._remake}")
         return rows
 

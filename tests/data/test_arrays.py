@@ -1,5 +1,8 @@
 """Prepared splits: what is written comes back, mapped and read-only; what does not fit its card is refused by name."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +130,23 @@ def test_images_are_read_from_the_file_that_was_opened(prepared: tuple[Path, Dat
         file.truncate(300)
     with pytest.raises(DataError, match="became shorter while it was being read"):
         read(positions)
+
+
+def test_threads_that_share_a_reader_get_their_own_rows(
+    prepared: tuple[Path, DataCard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(FileIO):
+        """Lets another thread come between finding the place and reading there."""
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            place = super().seek(offset, whence)
+            time.sleep(0.001)
+            return place
+
+    monkeypatch.setattr(arrays, "FileIO", Slow)
+    folder, card = prepared
+    read = arrays.RowReader(arrays.Split.load(folder, "train", card).images)
+    orders = [np.full(20, number) for number in (0, 1, 2)]
+    with ThreadPoolExecutor(3) as threads:
+        for order, rows in zip(orders, threads.map(read, orders), strict=True):
+            assert np.array_equal(rows, PIXELS[order])

@@ -46,8 +46,9 @@ def train(
     card = cards.load(data)
     if settings.unlabelled_share:
         facts = facts | {"unlabelled_sha256": unlabelled.load(data, card)[1].sha256}
-    identity = {**facts, "seed": seed, "data": card.sha256, "image_px": card.image_px}
-    state, seen_by = Resume(resume, run_key(identity, "torch")), normalization or card.normalization
+    seen_by = normalization or card.normalization
+    of_data = {"data": card.sha256, "image_px": card.image_px, "normalization": seen_by.model_dump()}
+    state = Resume(resume, run_key({**facts, "seed": seed, **of_data}, "torch"))
     with distributed.joined() as device:
         feeds = training_feeds(data, card, seen_by, device, num_views, settings.unlabelled_share > 0, image_px)
         with (

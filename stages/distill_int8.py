@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.data import card as cards
+from pipeline.data import unlabelled
 from pipeline.data.arrays import Split
 from pipeline.data.feed import training_feeds
 from pipeline.deployment import eight_bits, gate, onnx_file
@@ -68,8 +69,11 @@ def distill_int8(
         "start_sha256": hashlib.sha256(start.SerializeToString(deterministic=True)).hexdigest(),
         "teacher_sha256": sha256(source),
         "data": data_card.sha256,
+        "normalization": data_card.normalization.model_dump(),
     }
-    state, more = Resume(resume, run_key(facts, "torch")), asked.unlabelled_share > 0
+    if more := asked.unlabelled_share > 0:
+        facts["unlabelled_sha256"] = unlabelled.load(data, data_card)[1].sha256
+    state = Resume(resume, run_key(facts, "torch"))
     feeds = training_feeds(data, data_card, data_card.normalization, best_device(), None, more, image_px)
     seen_val = data_card.train_includes_val
     result = engine.fit(objective, *feeds, asked.recipe, settings.augment, seed, state, lambda record: None, seen_val)

@@ -6,21 +6,27 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
 def run_key(facts: dict[str, Any], *packages: str) -> str:
-    """Digest of what decides a run's result: `facts`, the code loaded from this project, versions of `packages`."""
+    """Digest of what decides a run's result: `facts`, the code loaded from this project, versions of `packages`.
+
+    And of the packages that this code names as PACKAGES: those that a family of networks comes from.
+    """
     root = Path(__file__).parents[2]
+    own = loaded(root)
+    needed = {*packages, *(name for module in own.values() for name in getattr(module, "PACKAGES", ()))}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    digest.update(json.dumps({name: version(name) for name in packages}).encode())
-    for path in loaded_sources(root):
+    digest.update(json.dumps({name: version(name) for name in sorted(needed)}).encode())
+    for path in sorted(own):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def loaded_sources(root: Path) -> list[Path]:
-    """The project's own files among the modules imported so far, the chosen method and networks included."""
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+def loaded(root: Path) -> dict[Path, ModuleType]:
+    """The project's own modules among those imported so far, by file; the chosen method and networks are among them."""
+    files = ((getattr(module, "__file__", None), module) for module in list(sys.modules.values()))
     own = (f"{root / 'pipeline'}{os.sep}", f"{root / 'stages'}{os.sep}")
-    return sorted({Path(file) for file in files if file and file.startswith(own)})
+    return {Path(file): module for file, module in files if file and file.startswith(own)}

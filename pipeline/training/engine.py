@@ -116,8 +116,8 @@ def fit(
                 seen = observation.observe(objective, len(train), val, settings)
             if not math.isfinite(scores["nll"]):
                 raise TrainingError(
-                    f"the validation after epoch {epoch + 1} gives answers that are not finite. The state of the epoch "
-                    "before is kept. Lower train.lr, or set train.precision to fp32."
+                    f"the validation after epoch {epoch + 1} gives answers that are not finite. The last good "
+                    "state is kept. Lower train.lr, or set train.precision to fp32."
                 )
             record: Record = {
                 "epoch": epoch + 1,
@@ -212,31 +212,36 @@ def train_epoch(
         others = train.unlabelled.unlabelled_batches(augment, seed, epoch, ends, first, views)
         batches = _beside(batches, others, views)
     mix = Mixer(train, settings, augment, seed, epoch)
-    # Asking an accelerator for a number makes it wait, so there the sums are only looked at when the epoch is over.
-    check_every = 1 if train.device.type == "cpu" else steps
+    check_every = look_every(train.device, steps)
     name = f"epoch {epoch + 1}/{settings.epochs}"
     silent = None if distributed.rank() == 0 else True
     bar = tqdm(batches, name, steps, leave=False, disable=silent, mininterval=1, initial=first)
-    for step, (images, labels, positions) in enumerate(bar, start=first):
-        progress = (epoch + step / steps) / settings.epochs
-        weak, strong = images.tensor_split(2) if views == 2 else (images, None)
-        smoothing = settings.label_smoothing
-        batch = mix(Batch(weak, labels, positions, progress, epoch, label_smoothing=smoothing, strong=strong))
-        for group in optimizer.param_groups:
-            group.update(schedule.rates(epoch, step)._asdict())
-        with _naming_what_to_lower(settings, epoch, step):
+    with _naming_what_to_lower(settings, epoch, tally):
+        for step, (images, labels, positions) in enumerate(bar, start=first):
+            progress = (epoch + step / steps) / settings.epochs
+            weak, strong = images.tensor_split(2) if views == 2 else (images, None)
+            smoothing = settings.label_smoothing
+            batch = mix(Batch(weak, labels, positions, progress, epoch, label_smoothing=smoothing, strong=strong))
+            for group in optimizer.param_groups:
+                group.update(schedule.rates(epoch, step)._asdict())
             logits, terms = train_step(objective, optimizer, batch, settings)
-        correct = (logits[: len(labels)].argmax(1) == batch.main_labels()).sum()
-        values, correct = distributed.totals(torch.stack(list(terms.values())), correct)
-        tally.add(list(terms), values, correct, len(labels) * distributed.world())
-        if tally.steps % check_every == 0:
-            _check_finite(tally, epoch)
-        # Behind the look at the sums, for which an accelerator finishes the epoch.
-        tally.seconds = earlier + time.perf_counter() - started
-        if distributed.anybody(stop.received is not None):
-            bar.close()
-            return False
+            correct = (logits[: len(labels)].argmax(1) == batch.main_labels()).sum()
+            values, correct = distributed.totals(torch.stack(list(terms.values())), correct)
+            tally.add(list(terms), values, correct, len(labels) * distributed.world())
+            if tally.steps % check_every == 0:
+                _check_finite(tally, epoch)
+            # Behind the look at the sums, for which an accelerator finishes the epoch.
+            tally.seconds = earlier + time.perf_counter() - started
+            if distributed.anybody(stop.received is not None):
+                _check_finite(tally, epoch)
+                bar.close()
+                return False
     return True
+
+
+def look_every(device: torch.device, steps: int) -> int:
+    """After how many of an epoch's steps the sums are looked at: asking an accelerator for a number makes it wait."""
+    return 1 if device.type == "cpu" else steps
 
 
 def _beside(
@@ -249,7 +254,7 @@ def _beside(
 
 
 @contextmanager
-def _naming_what_to_lower(settings: Train, epoch: int, step: int) -> Iterator[None]:
+def _naming_what_to_lower(settings: Train, epoch: int, tally: Tally) -> Iterator[None]:
     """Say of an allocation that fails which batch did not fit, and what helps."""
     try:
         yield
@@ -259,7 +264,7 @@ def _naming_what_to_lower(settings: Train, epoch: int, step: int) -> Iterator[No
         if not told:
             raise
         raise TrainingError(
-            f"out of memory in epoch {epoch + 1}, step {step + 1}, with batches of {settings.batch_size}: "
+            f"out of memory in epoch {epoch + 1}, step {tally.steps + 1}, with batches of {settings.batch_size}: "
             f"{str(error).splitlines()[0]} Lower train.batch_size, or set train.precision to bf16."
         ) from error
 
@@ -269,6 +274,6 @@ def _check_finite(tally: Tally, epoch: int) -> None:
     if bad:
         raise TrainingError(
             f"the loss term {' and '.join(map(repr, bad))} is no longer finite in epoch {epoch + 1}, by step "
-            f"{tally.steps}. The state of the epoch before is kept. Lower train.lr or that term's weight, or set "
+            f"{tally.steps}. The last good state is kept. Lower train.lr or that term's weight, or set "
             "train.precision to fp32."
         )

@@ -1,12 +1,13 @@
 """What an interrupted training needs to go on: everything that changed since it began, keyed by what it is.
 
-The key is a digest of parameters, data, teacher, code and versions. A state with another key belongs to another run:
-it is named and left alone, never loaded. The file is one safetensors file, written aside and renamed, so a kill leaves
-the previous state or the new one. It lives outside DVC's outputs, which DVC deletes before a rerun.
+The key is a digest of parameters, data, teacher, code and versions. A state with another key belongs to another run: it
+is named, never loaded, and put beside the first state that this run saves, under its key. There its own run finds it
+again, such as after an edit that was taken back. The file is one safetensors file, written aside and renamed, so a kill
+leaves the previous state or the new one. It lives outside DVC's outputs, which DVC deletes before a rerun.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,58 @@ from pipeline.models import checkpoint
 from pipeline.system.errors import CheckpointError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Resume:
     """Where a run's state lies, and the key that makes it this run's."""
 
     path: Path
     key: str
+    _is_ours: bool = field(default=False, init=False)
+    """What lies at `path`, because it was saved here."""
 
     def save(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Replace the state by a new one; `facts` is plain data."""
+        if not self._is_ours:
+            self._keep_another()
         checkpoint.write_tensors(self.path, tensors, {"key": self.key, **facts})
+        if not self._is_ours:
+            self._beside(self.key).unlink(missing_ok=True)
+            self._is_ours = True
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The state of this very run, or None; a torn or foreign file is said and not used."""
-        if not self.path.exists():
-            return None
-        try:
-            tensors, facts = checkpoint.read_tensors(self.path)
-        except CheckpointError as error:
-            print(f"not resuming, starting anew: {error}", file=sys.stderr)
-            return None
-        if facts is None or facts.get("key") != self.key:
-            print(
-                f"not resuming, starting anew: {self.path} belongs to a run with other parameters, data, code or "
-                "versions.",
-                file=sys.stderr,
+        refused = []
+        for path in (self.path, self._beside(self.key)):
+            if not path.exists():
+                continue
+            try:
+                tensors, facts = checkpoint.read_tensors(path)
+            except CheckpointError as error:
+                refused.append(str(error))
+                continue
+            if facts is not None and facts.get("key") == self.key:
+                return tensors, facts
+            refused.append(
+                f"{path} belongs to a run with other parameters, data, code or versions. It is kept beside this run's."
             )
-            return None
-        return tensors, facts
+        if refused:
+            print(f"not resuming, starting anew: {refused[0]}", file=sys.stderr)
+        return None
 
     def clear(self) -> None:
         """Forget the state of a finished run."""
         self.path.unlink(missing_ok=True)
+        self._beside(self.key).unlink(missing_ok=True)
+
+    def _keep_another(self) -> None:
+        """Put a state of another run out of the way; a torn one is of no use to anybody."""
+        try:
+            _, facts = checkpoint.read_tensors(self.path)
+        except CheckpointError:
+            return
+        other = "" if facts is None else facts.get("key", "")
+        if other != self.key:
+            self.path.replace(self._beside(other))
+
+    def _beside(self, key: str) -> Path:
+        return self.path.with_name(f"{self.path.stem}.{key[:8] or 'other'}{self.path.suffix}")

@@ -17,13 +17,13 @@ from pipeline.models import checkpoint
 from pipeline.models.base import Classifier, num_parameters
 from pipeline.settings.data import Normalization
 from pipeline.sweep.plan import Run
-from pipeline.system.errors import CheckpointError
+from pipeline.system.errors import CheckpointError, StoppedError
 from stages import _run, _table_ray
 from stages.distill import distill
 from stages.import_weights import import_weights
 from stages.preflight import preflight
 from stages.train_teacher import train_teacher
-from tests import tiny, toy
+from tests import stopped, tiny, toy
 
 ARCH = "timm/test_resnet"
 TIMM = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -253,3 +253,18 @@ def test_a_file_of_a_run_here_needs_no_import(retrained: Path, tmp_path: Path) -
     with pytest.raises(CheckpointError, match=r"was written by Pupil: teacher\.weights takes it as it is"):
         import_weights(retrained / "model.safetensors", ARCH, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_state_of_images_that_were_normalised_otherwise_is_not_gone_on_with(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = settings(tmp_path, arch="resnet8", train=TRAIN | {"epochs": 1, "lr": 0.01})
+    stopped.at_step(2, monkeypatch)
+    with pytest.raises(StoppedError):
+        train_teacher(params, prepared, tmp_path / "teacher", tmp_path / "resume")
+    other = shutil.copytree(prepared, tmp_path / "other")
+    (other / "card.json").write_text(tiny.card().model_copy(update={"normalization": TIMM}).model_dump_json())
+    train_teacher(params, other, tmp_path / "other-teacher", tmp_path / "resume")
+    assert "belongs to a run with other parameters, data" in capsys.readouterr().err
+    train_teacher(params, prepared, tmp_path / "teacher", tmp_path / "resume")
+    assert "resuming after epoch 0 and 2 steps of the next" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from pipeline.settings.data import Augment
 from pipeline.settings.training import Train
 from pipeline.system.errors import ParamsError, StoppedError, TrainingError
 from pipeline.training import engine
+from pipeline.training.mixing import Mixer
 from pipeline.training.resume import Resume
 from pipeline.training.state import Record
 from tests import tiny
@@ -197,6 +198,28 @@ def test_a_foreign_state_is_said_and_not_loaded(tmp_path: Path, capsys: pytest.C
     assert_same(weights(foreign), weights(fresh))
 
 
+def test_an_edit_that_is_taken_back_costs_no_epoch(tmp_path: Path) -> None:
+    state = tmp_path / "kd.safetensors"
+    with pytest.raises(Killed):
+        fit(tiny.method("kd"), state, key="before", kill_after=2)
+    with pytest.raises(Killed):
+        fit(tiny.method("kd"), state, key="after", kill_after=1)
+    epochs = {
+        key: len((Resume(state, key).load() or ({}, {"history": []}))[1]["history"]) for key in ("before", "after")
+    }
+    assert epochs == {"before": 2, "after": 1}
+    method = tiny.method("kd")
+    stop_at(method, 2, 1, signal.SIGTERM)
+    with pytest.raises(StoppedError, match="in epoch 3, after step 2"):
+        fit(method, state, key="before")
+    for key in ("before", "after"):
+        resume = Resume(state, key)
+        assert resume.load() is not None
+        resume.clear()
+        assert resume.load() is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_torn_state_is_said_and_not_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Killed):
         fit(tiny.method("kd"), tmp_path / "state", kill_after=1)
@@ -225,6 +248,18 @@ def test_a_term_that_turns_nan_is_named_and_the_last_good_state_kept(tmp_path: P
     tensors, facts = Resume(tmp_path / "state", "k").load() or ({}, {})
     assert [r["epoch"] for r in facts["history"]] == [1]
     assert all(t.isfinite().all() for t in tensors.values())
+
+
+def test_a_stop_keeps_no_state_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on an accelerator, which is asked for the sums when an epoch is over.
+    monkeypatch.setattr(engine, "look_every", lambda device, steps: steps)
+    module = tiny.method("vanilla")
+    method = _Diverges(module.config, module.student, None, tiny.card())
+    stop_at(method, 1, 0, signal.SIGTERM)
+    with pytest.raises(TrainingError, match=r"'extra' is no longer finite in epoch 2, by step 1\. The last good state"):
+        fit(method, tmp_path / "state")
+    _, facts = Resume(tmp_path / "state", "k").load() or ({}, {})
+    assert [r["epoch"] for r in facts["history"]] == [1]
 
 
 class _Overflows(Method):
@@ -263,6 +298,15 @@ def test_memory_that_runs_out_is_said_with_the_batch_and_the_last_good_state_kep
         fit(method, tmp_path / "state")
     _, facts = Resume(tmp_path / "state", "k").load() or ({}, {})
     assert [r["epoch"] for r in facts["history"]] == [1]
+
+
+def test_memory_that_runs_out_between_steps_is_said_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(*arguments: object) -> None:
+        torch.empty(2**50, dtype=torch.uint8)
+
+    monkeypatch.setattr(Mixer, "__call__", hungry)
+    with pytest.raises(TrainingError, match=r"out of memory in epoch 1, step 1, with batches of 24: "):
+        fit(tiny.method("vanilla"), tmp_path / "state")
 
 
 def test_an_error_that_is_not_about_memory_comes_through(tmp_path: Path) -> None:

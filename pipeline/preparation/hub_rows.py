@@ -84,32 +84,63 @@ class Rows:
 
 def labels_of(chosen: dict[str, Any], column: str) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
     """Class names, and the class numbers (N,) of each split."""
-    import datasets
-
-    raw = {}
+    raw, kinds, listed = {}, {}, {}
     for split, dataset in chosen.items():
         feature = look_up(dataset.features, column, f"{KEY}.label_column", "columns")
-        kind = getattr(feature, "dtype", "nothing of one type")
-        known = isinstance(feature, (datasets.ClassLabel, datasets.Value)) and ("int" in kind or "string" in kind)
-        if not known:
-            raise DataError(f"Column '{column}' holds {kind}; expected class labels, integers or strings.")
+        kinds[split], listed[split] = _kind(feature, column), getattr(feature, "names", None)
         cells = dataset.data.column(column)
         if cells.null_count:
             raise DataError(f"{cells.null_count} of {len(cells)} rows of {split} have no label in column '{column}'.")
         raw[split] = cells.to_numpy()
-        if "int" in kind and len(cells) and raw[split].min() < 0:
+        if kinds[split] != "strings" and len(cells) and raw[split].min() < 0:
             raise DataError(
                 f"Column '{column}' of {split} holds {raw[split].min()}, which marks a row without a label; expected "
                 f"a labelled split. Choose another with {KEY}.{split}_split."
             )
-    if isinstance(feature, datasets.ClassLabel):
-        class_names.check(feature.names, f"the data set's list of names for column '{column}'")
-        return tuple(feature.names), {split: values.astype(np.int64) for split, values in raw.items()}
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"{kind} in {split}" for split, kind in kinds.items())
+        raise DataError(f"Column '{column}' holds {told}; expected the same in all splits.")
+    if all(names is not None for names in listed.values()):
+        return _named(raw, listed, column)
     # Over all splits, so that a class of test that train lacks is still there to be named when prepare checks.
     values = np.unique(np.concatenate(list(raw.values())))
     names = tuple(str(value) for value in values)
     class_names.check(names, f"column '{column}'")
     return names, {split: np.searchsorted(values, raw[split]) for split in raw}
+
+
+def _kind(feature: Any, column: str) -> str:
+    """What a column holds, for a person. Raises DataError for what cannot be labels."""
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel):
+        return "class labels"
+    kind = getattr(feature, "dtype", "nothing of one type")
+    if isinstance(feature, datasets.Value) and ("int" in kind or "string" in kind):
+        return "integers" if "int" in kind else "strings"
+    raise DataError(f"Column '{column}' holds {kind}; expected class labels, integers or strings.")
+
+
+def _named(
+    raw: dict[str, NDArray[np.int64]], listed: dict[str, Any], column: str
+) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
+    """The same for numbers in lists of names, of which each split has one of its own: names tell which is which."""
+    joined = tuple(dict.fromkeys(name for names in listed.values() for name in names))
+    for names in (*listed.values(), joined):
+        class_names.check(names, f"the data set's list of names for column '{column}'")
+    number_of, labels = {name: number for number, name in enumerate(joined)}, {}
+    for split, values in raw.items():
+        names = listed[split]
+        if tuple(names) == joined:
+            labels[split] = values.astype(np.int64)
+            continue
+        if len(values) and values.max() >= len(names):
+            raise DataError(
+                f"Column '{column}' of {split} holds {values.max()}, but its list has {len(names)} class names; "
+                f"expected 0 to {len(names) - 1}."
+            )
+        labels[split] = np.array([number_of[name] for name in names], np.int64)[values]
+    return joined, labels
 
 
 def image_column(dataset: Any, column: str, folder: Path | None) -> Any:

@@ -258,6 +258,39 @@ def test_an_empty_name_in_the_list_of_names_is_refused(tmp_path: Path) -> None:
         opened(tmp_path / "pets")
 
 
+def saved(folder: Path, **labels: tuple[Any, list[Any]]) -> None:
+    """Write a data set as `save_to_disk` does, each split with a label column of its own kind."""
+    splits = {}
+    for split, (kind, numbers) in labels.items():
+        cells = [{"bytes": png(row), "path": f"{row}.png"} for row in range(len(numbers))]
+        features = datasets.Features({"image": datasets.Image(), "label": kind})
+        splits[split] = datasets.Dataset.from_dict({"image": cells, "label": numbers}, features=features)
+    datasets.DatasetDict(splits).save_to_disk(folder)
+
+
+def test_splits_with_lists_of_names_of_their_own_agree_by_name(tmp_path: Path) -> None:
+    test = datasets.ClassLabel(names=["eel", "dog", "cat"])
+    saved(tmp_path, train=(datasets.ClassLabel(names=["cat", "dog", "eel"]), [0, 1, 2, 2]), test=(test, [0, 1, 2]))
+    source = opened(tmp_path)
+    named = {split: [source.labels[k] for k in records.labels] for split, records in source.splits.items()}
+    assert named == {"train": ["cat", "dog", "eel", "eel"], "test": ["eel", "dog", "cat"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "words"),
+    [
+        (datasets.Value("int64"), [0, 1], r"holds class labels in train, integers in test; expected the same"),
+        (datasets.ClassLabel(names=["cat", "dog "]), [0, 1], r"spelt in more than one way: 'dog' and 'dog '"),
+    ],
+)
+def test_labels_of_splits_that_do_not_fit_each_other_are_refused(
+    kind: Any, labels: list[int], words: str, tmp_path: Path
+) -> None:
+    saved(tmp_path, train=(NAMES, [0, 1]), test=(kind, labels))
+    with pytest.raises(DataError, match=words):
+        opened(tmp_path)
+
+
 def test_letters_are_classes_in_both_cases(tmp_path: Path) -> None:
     for split in ("train", "test"):
         shard(tmp_path / "letters", split, ["a", "A"], datasets.Value("string"))

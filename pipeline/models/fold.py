@@ -11,6 +11,7 @@ import copy
 from itertools import pairwise
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.devices.precision import DepthwiseConv2d
@@ -22,7 +23,9 @@ def folded(model: Classifier) -> Classifier:
     network = copy.deepcopy(model).eval()
     # A list: merging changes what modules() walks through.
     for part in [module for module in network.modules() if isinstance(module, Classifier)]:
-        part.merge_branches()
+        # A BN that reads the batch is no fixed scale and shift that a convolution could take over.
+        if all(module.running_mean is not None for module in part.modules() if isinstance(module, _BatchNorm)):
+            part.merge_branches()
     for parent in list(network.modules()):
         for conv_name, norm_name in _neighbours(parent):
             conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)

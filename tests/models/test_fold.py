@@ -63,11 +63,13 @@ def test_branches_are_merged_inside_of_another_network_too() -> None:
     assert base.count_macs(lean, 32) < 0.3 * base.count_macs(model, 32)
 
 
-def test_norms_that_read_the_batch_stay() -> None:
-    method = tiny.method("kd", teacher_bn="batch")
-    given = norms(method.teacher)
+@pytest.mark.parametrize("arch", ["resnet14", "timm/mobileone_s0"])
+def test_norms_that_read_the_batch_stay(arch: str) -> None:
+    method = tiny.method("kd", teacher=arch, teacher_bn="batch")
+    given, expected = norms(method.teacher), method(tiny.batch()).terms
     method.place_on(tiny.CPU)
     assert norms(method.teacher) == given
+    torch.testing.assert_close(method(tiny.batch()).terms, expected, rtol=5e-3, atol=1e-5)
 
 
 def test_a_method_learns_from_the_folded_teacher_what_it_would_from_the_other() -> None:

@@ -114,7 +114,7 @@ class OnePass:
         """Leave the images of a split that are to be kept, some of the usable ones, in the file `target`."""
         kept = np.flatnonzero(keep)
         if (usable == keep).all():
-            self._growing.move(f"{name}.images", target)
+            self._growing.hand_over(f"{name}.images", target)
             with target.open("r+b") as file:
                 # As long as the one that announced all images.
                 file.write(self._header(len(kept)))

@@ -63,13 +63,20 @@ class Growing:
             with suppress(OSError):
                 file.close()
 
-    def move(self, name: str, target: Path) -> None:
-        """Hand a finished file over, under another name or in another folder."""
-        self._files.pop(name).close()
-        shutil.move(self.folder / name, target)
+    def hand_over(self, name: str, target: Path) -> None:
+        """Let `target` be a finished file, which is no longer appended to.
+
+        It stays here too, as the same file, so that nothing is lost if `target` is given up before `clear`. Only where
+        the file system has no hard links does it go from here at once.
+        """
+        self._files[name].close()
+        try:
+            os.link(self.folder / name, target)
+        except OSError:
+            shutil.move(self.folder / name, target)
 
     def clear(self) -> None:
-        """Forget the pass: nothing of it stays."""
+        """Forget the pass: nothing of it stays but what was handed over."""
         self.close()
         self._remove(list(self._files))
         self._files = {}

@@ -40,9 +40,10 @@ def build(
     except OSError as error:
         raise cannot_write(str(partial), partial / CARD, error) from error
     with replacing_folder(out) as scratch:
-        rows.move_to(scratch)
+        rows.hand_over(scratch)
         write_json(scratch / CARD, Card(facts=facts, layouts=rows.layouts).model_dump(mode="json"))
         views.write(facts.num_views, scratch)
+    rows.clear()
 
 
 def _pass_over_views(teacher: Teacher, data: DataCard, feed: Feed, rows: Rows, names: Sequence[str]) -> None:

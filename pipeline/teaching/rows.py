@@ -54,10 +54,13 @@ class Rows:
         """Close all files."""
         self._growing.close()
 
-    def move_to(self, folder: Path) -> None:
-        """Hand the finished arrays over; nothing stays."""
+    def hand_over(self, folder: Path) -> None:
+        """Let the finished arrays be in `folder` too."""
         for name in self.layouts:
-            self._growing.move(f"{name}.npy", folder / f"{name}.npy")
+            self._growing.hand_over(f"{name}.npy", folder / f"{name}.npy")
+
+    def clear(self) -> None:
+        """Forget the pass; nothing stays but what was handed over."""
         self._growing.clear()
 
     def _start(self, layouts: dict[str, Layout]) -> None:

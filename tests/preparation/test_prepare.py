@@ -19,7 +19,7 @@ from pipeline.preparation import audit, decode, divide, one_pass, prepare, readi
 from pipeline.preparation.decode import BadImageError
 from pipeline.preparation.source import Records, Source
 from pipeline.settings.data import Data
-from pipeline.system import registry
+from pipeline.system import files, registry
 from pipeline.system.errors import DataError, PupilError
 from pipeline.system.growing import Growing
 
@@ -323,6 +323,29 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PupilError, match="out could not be written: File exists"):
         prepare.write(toy([0, 1] * 4), DATA, tmp_path / "file" / "out", progress=False)
+
+
+def test_a_stop_after_the_pass_loses_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, data = toy([0, 1] * 8), DATA.model_copy(update={"train_includes_val": True})
+    prepare.write(source, data, tmp_path / "whole", progress=False)
+    parts, resume = tmp_path / "parts", tmp_path / "resume"
+    hashed = files.sha256
+
+    def stopped(path: Path) -> str:
+        if path.parent.name == "test":
+            raise KeyboardInterrupt
+        return hashed(path)
+
+    monkeypatch.setattr(files, "sha256", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.write(source, data, parts, progress=False, resume=resume)
+    monkeypatch.setattr(files, "sha256", hashed)
+    prepare.write(source, data, parts, progress=False, resume=resume)
+    assert f"resuming after 18 of 18 images, from {resume}" in capsys.readouterr().err
+    assert contents(parts) == contents(tmp_path / "whole")
+    assert not resume.exists()
 
 
 def test_a_resume_folder_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,12 @@ def _watch(stage: Callable[[], None], number: int) -> None:
         except ProcessException as error:
             if said := _said(folder):
                 raise PupilError(said) from None
+            if stop.received is not None:
+                # Outside of the epochs, where nobody listens: they end at once, and nothing of theirs is half-written.
+                raise StoppedError(
+                    f"stopped by {stop.received.name}. The same command goes on from the last state, if there is one.",
+                    stop.received,
+                ) from None
             # Those that wait for a lost one are terminated, or fail because it does not answer.
             ends = ((i, -(process.exitcode or 0)) for i, process in enumerate(running.processes))
             lost = [(i, signal.Signals(end).name) for i, end in ends if end > 0 and end != signal.SIGTERM]

@@ -1,6 +1,7 @@
 """What a run of the table is made of: data, teacher and student, each by its stage, as a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,5 +68,8 @@ def _stage(name: str, **arguments: Any) -> None:
         for line in stage.stderr:
             last = line.strip() or last
             print(line, end="", file=sys.stderr, flush=True)
+    if stage.returncode < 0:
+        ended_by = signal.Signals(-stage.returncode).name
+        raise PupilError(f"{name} was ended by {ended_by}, which out of memory the system does. Last it said: {last}")
     if stage.returncode != 0:
         raise PupilError(f"{name}: {last.removeprefix('error: ') or f'exit status {stage.returncode}'}")

@@ -19,7 +19,7 @@ from pipeline.models.base import build_to_train, spec_of
 from pipeline.settings import params as parameters
 from pipeline.settings.data import validation_label
 from pipeline.settings.networks import Teacher
-from pipeline.system.errors import CheckpointError
+from pipeline.system.errors import CheckpointError, ParamsError
 from pipeline.system.files import write_json
 from pipeline.training import batch_sizes, last_layer
 from pipeline.weights import foreign_weights, weight_files
@@ -38,7 +38,10 @@ def train_teacher(params: Path, data: Path, out: Path, resume: Path) -> None:
         _take(teacher, card, data, out)
         return
     # The students' batches too: what they cannot do shall not be said hours later.
-    batch_sizes.of_epoch(card.counts["train"], settings.distill.train, settings.distill.train.processes)
+    try:
+        batch_sizes.of_epoch(card.counts["train"], settings.distill.train, settings.distill.train.processes)
+    except ParamsError as error:
+        raise ParamsError(f"params.yaml: distill.train: {error}") from error
     torch.manual_seed(teacher.seed)
     decided = teacher.model_dump(exclude={"head"}) | {"train": decisive(teacher.train)}
     if teacher.head is None:

@@ -20,7 +20,8 @@ from pipeline.system.files import sha256
 from pipeline.teaching.kept import Layout
 
 CARD = "answers.json"
-REMAKE = "Run `dvc repro teach`."
+REMAKE = "Run `dvc repro --force --single-item teach`."
+"""Forced, because DVC does not see that another machine computes in another precision."""
 
 
 class Facts(BaseModel):

@@ -17,7 +17,7 @@ from pipeline.models import checkpoint
 from pipeline.models.base import Classifier, num_parameters
 from pipeline.settings.data import Normalization
 from pipeline.sweep.plan import Run
-from pipeline.system.errors import CheckpointError, StoppedError
+from pipeline.system.errors import CheckpointError, ParamsError, StoppedError
 from stages import _run, _table_ray
 from stages.distill import distill
 from stages.import_weights import import_weights
@@ -253,6 +253,16 @@ def test_a_file_of_a_run_here_needs_no_import(retrained: Path, tmp_path: Path) -
     with pytest.raises(CheckpointError, match=r"was written by Pupil: teacher\.weights takes it as it is"):
         import_weights(retrained / "model.safetensors", ARCH, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_batches_that_the_students_cannot_have_are_said_before_a_teacher_trains(prepared: Path, tmp_path: Path) -> None:
+    train = TRAIN | {"batch_size": 1000, "drop_last": True}
+    params = settings(tmp_path, arch="resnet8")
+    toy.edit(tmp_path, {"distill.train": train})
+    with pytest.raises(
+        ParamsError, match=r"^params\.yaml: distill\.train: an epoch of \d+ images has no batch of 1000"
+    ):
+        train_teacher(params, prepared, tmp_path / "teacher", tmp_path / "resume")
 
 
 def test_a_state_of_images_that_were_normalised_otherwise_is_not_gone_on_with(

@@ -93,6 +93,19 @@ def test_a_stopped_run_goes_on_under_torchrun_and_ends_as_one_process_does(proje
     assert losses(project, "stopped") == pytest.approx(losses(project, "alone"), rel=5e-3)
 
 
+def test_a_stop_before_the_first_epoch_is_told_as_one(project: Path) -> None:
+    with start(project, "early") as run:
+        children = ""
+        while not children and run.poll() is None:
+            command = ["pgrep", "-P", str(run.pid), "-f", "spawn_main"]
+            children = subprocess.run(command, capture_output=True, text=True).stdout
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=120)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert said.startswith("stopped by SIGTERM")
+    assert "Traceback" not in said
+
+
 def test_a_lost_process_ends_all_with_one_message(project: Path) -> None:
     with start(project, "lost") as run:
         wait_for_epoch(run, 1)

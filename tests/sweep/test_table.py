@@ -4,12 +4,15 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
 
+from pipeline.system.errors import PupilError
+from stages import _table_run
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -115,3 +118,12 @@ def test_a_run_that_fails_and_one_that_cannot_be_do_not_hold_up_the_others(
     assert "hopeless kd seed 0 failed: distill: the loss term" in text
     assert "semckd is left out of hopeless: params.yaml: distill.train: semckd compares the images of a batch" in text
     assert "| vanilla | **" in text
+
+
+def test_a_stage_that_the_system_ended_is_told_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\necho 'epoch 3/8  lr 0.05' >&2\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(PupilError, match=r"prepare was ended by SIGKILL, .*Last it said: epoch 3/8  lr 0\.05$"):
+        _table_run.prepare({}, tmp_path / "data")

@@ -179,7 +179,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_cache_of_another_training_is_refused(change: dict[str, object], said: str, cache: Path) -> None:
-    with pytest.raises(DataError, match=rf"belongs to another training: {said}.*Run `dvc repro teach`"):
+    with pytest.raises(
+        DataError, match=rf"belongs to another training: {said}.*Run `dvc repro --force --single-item teach`"
+    ):
         recall.attach(tiny.method("kd"), cache, facts(**change))
 
 
@@ -189,7 +191,7 @@ def test_a_torn_or_incomplete_cache_is_refused(cache: Path, tmp_path: Path) -> N
     def said(name: str = "kd") -> str:
         with pytest.raises(DataError) as caught:
             recall.attach(tiny.method(name), copy, facts())
-        assert str(caught.value).endswith("Run `dvc repro teach`.")
+        assert str(caught.value).endswith("Run `dvc repro --force --single-item teach`.")
         return str(caught.value)
 
     assert "lacks pooled, which rkd reads" in said("rkd")

@@ -4,9 +4,11 @@ The pixels stay where they are (in their file, or in the accelerator's memory wh
 augmented and normalised as one tensor, without worker processes.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from pipeline.settings.data import Augment, Normalization
 
 VIEWS_SEED = 0
 """Draws views that repeat: of every run alike, so that one cache serves students of all seeds."""
+_MOVED_AT_ONCE = 2**26
+"""Bytes."""
 _APART = 2**31
 """Above every seed: images without labels come in an order that no training set has with any seed."""
 
@@ -52,8 +56,7 @@ class Feed:
         self.labels = torch.from_numpy(np.array(split.labels)).to(device)
         self._stored_px, self.cut_px, self.image_px = split.images.shape[1], split.cut_px, split.seen_px
         self._read = RowReader(split.images)
-        resident = stays_on(device, split.images.nbytes)
-        self._resident = torch.from_numpy(np.array(split.images)).to(device) if resident else None
+        self._resident = moved(self._read, len(split), device) if stays_on(device, split.images.nbytes) else None
         self._normalized = augment.Normalizer(normalization, self.cut_px, device)
         self._scaled = None
         if self.image_px != self.cut_px:
@@ -187,6 +190,17 @@ def training_feeds(
 def stays_on(device: torch.device, num_bytes: int) -> bool:
     """Whether what is read again and again moves to the device once: an accelerator, for a quarter of what is free."""
     return device.type == "cuda" and num_bytes <= torch.cuda.mem_get_info(device)[0] // 4
+
+
+def moved(read: RowReader[Any], rows: int, device: torch.device) -> Tensor:
+    """All rows of an array on the device; the host, where each process has its own, holds a small part at a time."""
+    part = read(np.arange(0))
+    whole = torch.empty((rows, *part.shape[1:]), dtype=torch.from_numpy(part).dtype, device=device)
+    step = max(1, _MOVED_AT_ONCE // (part.dtype.itemsize * math.prod(part.shape[1:])))
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        whole[start:stop] = torch.from_numpy(read(np.arange(start, stop)))
+    return whole
 
 
 def gathers_ahead(device: torch.device) -> bool:

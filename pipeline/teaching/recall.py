@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.arrays import RowReader, check_fit
-from pipeline.data.feed import stays_on
+from pipeline.data.feed import moved, stays_on
 from pipeline.distillation.base import Method, find
 from pipeline.distillation.batch import Batch
 from pipeline.settings.params import Params, method_config
@@ -63,7 +63,9 @@ class Recall:
     def _moved(self, device: torch.device) -> dict[str, Tensor]:
         if not stays_on(device, sum(array.nbytes for array in self._mapped.values())):
             return {}
-        return {name: torch.from_numpy(np.array(array)).to(device) for name, array in self._mapped.items()}
+        views, images = self.facts.num_views, self.facts.num_images
+        whole = {name: moved(read, views * images, device) for name, read in self._read.items()}
+        return {name: rows.view(views, images, -1) for name, rows in whole.items()}
 
 
 def attach(method: Method, folder: Path, expected: Facts) -> None:

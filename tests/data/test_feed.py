@@ -1,9 +1,12 @@
 """Batches and augmentation: repeatable, fair, and equal to the textbook operations."""
 
+import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.data import augment
+from pipeline.data import augment, feed
+from pipeline.data.arrays import RowReader
 from pipeline.data.feed import Feed
 from pipeline.settings.data import Augment, Normalization
 from tests import tiny
@@ -113,3 +116,14 @@ def test_evaluation_sees_every_image_unaugmented_in_order() -> None:
     batches = list(feed.eval_batches(16))
     expected = tiny.normalized(torch.from_numpy(tiny.split(50).images))
     assert torch.equal(torch.cat([images for images, _ in batches]), expected)
+
+
+def test_images_move_to_a_device_in_parts_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = tiny.split(10).images
+    monkeypatch.setattr(feed, "_MOVED_AT_ONCE", 3 * images[0].nbytes)
+    assert np.array_equal(feed.moved(RowReader(images), 10, tiny.CPU).numpy(), images)
+    monkeypatch.setattr(feed, "stays_on", lambda device, num_bytes: True)
+    batches = [Feed(tiny.split(10), tiny.NORMALIZATION, tiny.CPU).images(torch.arange(10))]
+    monkeypatch.setattr(feed, "stays_on", lambda device, num_bytes: False)
+    batches.append(Feed(tiny.split(10), tiny.NORMALIZATION, tiny.CPU).images(torch.arange(10)))
+    assert torch.equal(*batches)

@@ -185,6 +185,17 @@ def test_a_cache_of_another_training_is_refused(change: dict[str, object], said:
         recall.attach(tiny.method("kd"), cache, facts(**change))
 
 
+def test_what_moved_to_the_device_is_what_the_files_hold(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = []
+    for moves in (False, True):
+        monkeypatch.setattr(recall, "stays_on", lambda device, num_bytes, moves=moves: moves)
+        method = tiny.method("kd")
+        recall.attach(method, cache, facts())
+        assert method.recall is not None
+        answers.append(method.recall(tiny.batch()).logits)
+    assert torch.equal(*answers)
+
+
 def test_a_torn_or_incomplete_cache_is_refused(cache: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(cache, tmp_path / "copy")
 

@@ -17,8 +17,9 @@ def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
     """Call `stage` with its parameters read from argv: `teacher: Path` becomes `--teacher PATH`, `choose: bool`
     becomes `--choose`, and what stands before a `/` is given without a name.
 
-    A PupilError, or one of `errors`, is printed as one paragraph and ends the process with status 1; a stage that was
-    asked to stop ends as a shell reports a signal, with 128 and its number.
+    A PupilError, or one of `errors`, is printed as one paragraph and ends the process with status 1, as does the name
+    of a file that the system keeps from the user; a stage that was asked to stop ends as a shell reports a signal, with
+    128 and its number.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{stage.__name__}", description=inspect.getdoc(stage), allow_abbrev=False
@@ -46,4 +47,11 @@ def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
         sys.exit(128 + stopped.signal)
     except known as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        print(
+            f"error: {error.filename}: {error.strerror}. Give this user access, or name another path.", file=sys.stderr
+        )
         sys.exit(1)

@@ -39,6 +39,12 @@ def load(folder: Path, files: Mapping[str, Sequence[str]], card: Card) -> Any:
             f"In data.path {folder}, {len(chained)} paths hold '::', which `datasets` takes for a file inside another: "
             f"{listed(chained)}. Rename the folder or the files."
         )
+    nowhere = [printable(name) for names in files.values() for name in names if not (folder / name).exists()]
+    if nowhere:
+        raise DataError(
+            f"In data.path {folder}, {len(nowhere)} files are links that lead nowhere: {listed(nowhere)}. Copy the "
+            "files themselves there, as `cp -rL` does."
+        )
     # Resolved here, because `datasets` would read names as patterns; the time takes the place of a revision.
     paths = {
         split: [(str(folder.absolute() / name), str(os.stat(folder / name).st_mtime_ns)) for name in names]

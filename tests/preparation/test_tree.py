@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.preparation.tree import Tree, fingerprint, printable, walk
 from pipeline.settings.data import Data
 from pipeline.sources import folder as source
 from pipeline.system.errors import DataError
+from stages import _run
 from stages.preflight import preflight
 from tests import toy
 
@@ -190,3 +192,19 @@ def test_images_that_are_gone_after_prepare_change_nothing_for_later_stages(
     # DVC deletes what a stage leaves before it runs again, unless it is told not to.
     outs = YAML(typ="safe", pure=True).load(toy.ROOT / "dvc.yaml")["stages"]["preflight"]["outs"]
     assert {"artifacts/preflight/source.json": {"persist": True}} in outs
+
+
+def test_a_stage_names_what_the_system_keeps_from_it(
+    open_place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look(file: Path) -> None:
+        """A stage that reads a file."""
+        file.read_bytes()
+
+    files(open_place, "closed/weights.pth")
+    monkeypatch.setattr(sys, "argv", ["look", "--file", str(open_place / "closed/weights.pth")])
+    with closed_to_us(open_place / "closed"), pytest.raises(SystemExit) as end:
+        _run.main(look)
+    assert end.value.code == 1
+    said = f"error: {open_place}/closed/weights.pth: Permission denied. Give this user access, or name another path.\n"
+    assert capsys.readouterr().err == said

@@ -297,6 +297,13 @@ def test_letters_are_classes_in_both_cases(tmp_path: Path) -> None:
     assert opened(tmp_path / "letters").labels == ("A", "a")
 
 
+def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    shard(tmp_path / "pets", "train", [0, 1])
+    (tmp_path / "pets/test-00000-of-00001.parquet").symlink_to("../blobs/gone")
+    with pytest.raises(DataError, match=r"1 files are links that lead nowhere: test-00000-of-00001\.parquet\. Copy"):
+        opened(tmp_path / "pets")
+
+
 def test_a_full_temporary_folder_is_blamed(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard(tmp_path / "pets", "train", [0, 1])
     shard(tmp_path / "pets", "test", [0, 1])

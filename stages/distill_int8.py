@@ -63,7 +63,7 @@ def distill_int8(
     simulated = Simulated(start, quantizer.float32)
     on_images = eight_bits.OnImages(simulated, data_card.normalization, f"{card['arch']} in eight bits")
     objective = eight_bits.Method(asked, on_images, taught_by, seen)
-    facts = {
+    facts: dict[str, Any] = {
         "quantize": settings.quantize.model_dump(),
         "augment": settings.augment.model_dump(),
         "start_sha256": hashlib.sha256(start.SerializeToString(deterministic=True)).hexdigest(),

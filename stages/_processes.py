@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import torch
 from torch.multiprocessing.spawn import ProcessException, start_processes
@@ -50,8 +50,7 @@ def _watch(stage: Callable[[], None], number: int) -> None:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch, interruption.listen() as stop:
         folder, asked = Path(scratch), False
-        running = start_processes(_work, (stage, number, folder), number, join=False)  # type: ignore[no-untyped-call]
-        assert running is not None
+        running: Any = start_processes(_work, (stage, number, folder), number, join=False)  # type: ignore[no-untyped-call]
         try:
             while not running.join(timeout=0.2, grace_period=5):
                 if stop.received is not None and not asked:
@@ -61,12 +60,8 @@ def _watch(stage: Callable[[], None], number: int) -> None:
         except ProcessException as error:
             if said := _said(folder):
                 raise PupilError(said) from None
-            if stop.received is not None:
-                # Outside of the epochs, where nobody listens: they end at once, and nothing of theirs is half-written.
-                raise StoppedError(
-                    f"stopped by {stop.received.name}. The same command goes on from the last state, if there is one.",
-                    stop.received,
-                ) from None
+            if (by := stop.received) is not None:
+                raise StoppedError(f"stopped by {by.name} outside of an epoch. The same command goes on.", by) from None
             # Those that wait for a lost one are terminated, or fail because it does not answer.
             ends = ((i, -(process.exitcode or 0)) for i, process in enumerate(running.processes))
             lost = [(i, signal.Signals(end).name) for i, end in ends if end > 0 and end != signal.SIGTERM]

@@ -54,7 +54,7 @@ def distill_int8(
         _write(out, {"distilled": False, "reason": reason})
         return
     keep_freed_memory()
-    seed = settings.quantize.seed
+    seed, more = settings.quantize.seed, asked.unlabelled_share > 0
     torch.manual_seed(seed)
     seen = data_card.model_copy(update={"image_px": image_px})
     source, source_px = (teacher, data_card.image_px) if asked.teacher == "teacher" else (weights, image_px)
@@ -63,16 +63,15 @@ def distill_int8(
     simulated = Simulated(start, quantizer.float32)
     on_images = eight_bits.OnImages(simulated, data_card.normalization, f"{card['arch']} in eight bits")
     objective = eight_bits.Method(asked, on_images, taught_by, seen)
-    facts: dict[str, Any] = {
+    facts = {
         "quantize": settings.quantize.model_dump(),
         "augment": settings.augment.model_dump(),
         "start_sha256": hashlib.sha256(start.SerializeToString(deterministic=True)).hexdigest(),
         "teacher_sha256": sha256(source),
         "data": data_card.sha256,
         "normalization": data_card.normalization.model_dump(),
+        "unlabelled_sha256": unlabelled.load(data, data_card)[1].sha256 if more else None,
     }
-    if more := asked.unlabelled_share > 0:
-        facts["unlabelled_sha256"] = unlabelled.load(data, data_card)[1].sha256
     state = Resume(resume, run_key(facts, "torch"))
     feeds = training_feeds(data, data_card, data_card.normalization, best_device(), None, more, image_px)
     seen_val = data_card.train_includes_val

@@ -10,7 +10,6 @@
 import asyncio
 import math
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +21,13 @@ from starlette.requests import Request
 from serve.errors import ClientLeft, DeadlineExceeded, InputError, Overloaded
 from serve.http.batching import Batcher, IsLeft, never
 from serve.http.gate import MODEL
+from serve.http.repository import Repository
 from serve.machine import num_cores
 from serve.model.classifier import Pixels
 from serve.model.decode import decode
 
 DEFAULT_TOP = 5
-MAX_RUNNING = 4  # image files decoded at once, 300 MB each at the worst
+MAX_RUNNING = 4  # image files decoded at once, 500 MB each at the worst (decode.MAX_PIXELS)
 MAX_WAITING = 64  # image files that wait to be decoded; each is held in memory as it came
 _LEFT = "The connection closed while its image waited."
 
@@ -55,8 +55,9 @@ def read(request: Request) -> Asked:
         if key in values:
             raise InputError(f"The query parameter {key!r} is given more than once.")
         values[key] = value
-    models: Mapping[str, Batcher] = request.app.state.repository.batchers
-    name = values["model"] if "model" in values else next(iter(models), "")
+    repository: Repository = request.app.state.repository
+    models = repository.batchers
+    name = values.get("model", repository.names[0])  # whatever is unloaded, so that answers never change their model
     if name not in models:
         raise HTTPException(404, f"There is no model {name[:60]!r} here, only {', '.join(models) or 'none at all'}.")
     request.scope[MODEL] = name

@@ -20,7 +20,7 @@ _ERRORS = {
     404: "There is no such model or version.",
     405: "The path does not take this method.",
     408: "The request took too long to arrive.",
-    413: "The body, its JSON or its number of images is larger than the limit.",
+    413: "The body, its JSON, its number of images or the number of classes to name is larger than the limit.",
     415: "The body has a Content-Encoding other than gzip and deflate, or a type that is no image's.",
     421: "The header Host names another machine.",
     431: "The header is larger than the limit.",
@@ -131,7 +131,7 @@ def _classify(limits: Limits, models: list[str]) -> Json:
     operation = _operation("An image file to its best labels", answer, *_OF_POST)
     query: Json = {"in": "query", "required": False}
     operation["parameters"] = [
-        query | {"name": "model", "schema": {"enum": models}, "description": "Left out, the first model."},
+        query | {"name": "model", "schema": {"enum": models}, "description": "Left out, the one that stands first."},
         query | {"name": "top", "schema": {"type": "integer", "minimum": 1}, "description": "How many labels."},
     ]
     operation["requestBody"] = {

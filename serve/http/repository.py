@@ -26,7 +26,10 @@ CONTROL = PATH + "/models/"
 
 
 class Repository:
-    """The models by their names. `batchers` holds those that are loaded, each to be awaited for its answers."""
+    """The models by their names, in the order of the command line.
+
+    `batchers` holds those that are loaded, in the same order, each to be awaited for its answers.
+    """
 
     def __init__(self, models: Mapping[str, OnnxClassifier], batching: Batching, metrics: Metrics) -> None:
         self._batching = batching
@@ -34,7 +37,9 @@ class Repository:
         self._files = {name: (model.path, model.threads, model.device) for name, model in models.items()}
         self._why_not: dict[str, str] = {}  # a model is not loaded
         self._changing = asyncio.Lock()
-        self.batchers = {name: self._batcher(model) for name, model in models.items()}
+        self.batchers: dict[str, Batcher] = {}
+        for name, model in models.items():
+            self._put(name, self._batcher(name, model))
 
     @property
     def names(self) -> list[str]:
@@ -63,34 +68,53 @@ class Repository:
         Raises ServeError if it is not usable; the model stays as it was.
         """
         async with self._changing:  # two copies of a model in memory at most
-            path, threads, device = self._files[name]
-            batcher = self._batcher(await asyncio.to_thread(OnnxClassifier, path, threads, device))
-            if batcher.model.card.name != name:
-                raise ServeError(
-                    f"{path} was the model {name!r}, and is {batcher.model.card.name!r} now; start the server again to "
-                    "serve a model of another name."
-                )
-            await asyncio.to_thread(batcher.warm_up)
-            before = self.batchers.get(name)
-            self.batchers[name] = batcher
-            self._why_not.pop(name, None)
-            if before is not None:
-                before.retire()
+            await self._load(name)
+
+    async def load_again(self, name: str) -> None:
+        """As `load`, but what was unloaded stays so."""
+        async with self._changing:
+            if name in self.batchers:
+                await self._load(name)
 
     async def unload(self, name: str) -> None:
         """Take no more requests for a model, and let it go once those that have come are answered."""
         async with self._changing:
             if name in self.batchers:
                 self._why_not[name] = "unloaded"
-                self.batchers.pop(name).retire()
+                self._retire(self.batchers.pop(name), name)
 
     async def close(self) -> None:
         """End the threads of all models once what they compute is answered."""
         await asyncio.gather(*(batcher.close() for batcher in self.batchers.values()))
 
-    def _batcher(self, model: OnnxClassifier) -> Batcher:
-        self._metrics.provider.labels(model.card.name, model.provider).set(1)
-        return Batcher(model, self._batching, self._metrics.of_model(model.card.name))
+    async def _load(self, name: str) -> None:
+        path, threads, device = self._files[name]
+        model = await asyncio.to_thread(OnnxClassifier, path, threads, device)
+        if model.card.name != name:
+            raise ServeError(
+                f"{path} was the model {name!r}, and is {model.card.name!r} now; start the server again to serve a "
+                "model of another name."
+            )
+        batcher = self._batcher(name, model)
+        await asyncio.to_thread(batcher.warm_up)
+        before = self.batchers.get(name)
+        if before is not None:
+            self._retire(before, name)
+        self._put(name, batcher)
+        self._why_not.pop(name, None)
+
+    def _batcher(self, name: str, model: OnnxClassifier) -> Batcher:
+        return Batcher(model, self._batching, self._metrics.of_model(name))
+
+    def _put(self, name: str, batcher: Batcher) -> None:
+        loaded = self.batchers | {name: batcher}
+        self.batchers = {each: loaded[each] for each in self._files if each in loaded}
+        self._metrics.provider.labels(name, batcher.model.provider).set(1)
+
+    def _retire(self, batcher: Batcher, name: str) -> None:
+        batcher.retire()
+        # Not removed: prometheus_client cannot remove a series that several processes share.
+        self._metrics.provider.labels(name, batcher.model.provider).set(0)
 
 
 def read(content: bytes, limits: Limits, *allowed: str) -> dict[str, Any]:

@@ -149,6 +149,7 @@ class Server(uvicorn.Server):
         self._on_ready = on_ready
         self._parent = parent
         self._told = -_SILENCE_S
+        self._is_hung_up = False
         self._reading: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -192,15 +193,22 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _on_hangup(self) -> None:
+        self._is_hung_up = True
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.get_running_loop().create_task(self._read_again())
+            self._reading = asyncio.get_running_loop().create_task(self._read_until_heard())
+
+    async def _read_until_heard(self) -> None:
+        # A signal that comes meanwhile may tell of a file that was read before it changed.
+        while self._is_hung_up:
+            self._is_hung_up = False
+            await self._read_again()
 
     async def _read_again(self) -> None:
         """Models, tokens, certificate: what cannot be used stays as it was."""
         repository: Repository = self._app.state.repository
         for name in repository.names:
             try:
-                await repository.load(name)
+                await repository.load_again(name)
             except ServeError as error:
                 _LOG.error("%s Until then %s is served as it was.", error, name)
         try:

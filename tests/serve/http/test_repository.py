@@ -1,5 +1,7 @@
 """Models that are loaded and unloaded while a server answers: by the protocol's calls, and by SIGHUP."""
 
+import asyncio
+import io
 import json
 import signal
 import threading
@@ -8,15 +10,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from httpx import Response
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.serving import Served, served
+from serve.http import repository
 from serve.http.app import create_app
+from serve.http.server import Server
 from serve.http.tokens import digest
 from serve.model.classifier import OnnxClassifier
 from tests import tiny_onnx
@@ -138,6 +146,122 @@ def test_requests_that_have_come_are_answered_by_the_old_model(student: Path) ->
             each.join(20)
         np.testing.assert_allclose(found, np.repeat(expected(0), 3, 0), rtol=1e-4, atol=1e-5)
         _until(lambda: not any(each.name == "student" and each.is_alive() for each in old._threads))
+
+
+def test_unloaded_and_loaded_again_a_model_has_its_old_place(tmp_path: Path) -> None:
+    models = tiny_onnx.classifiers(tmp_path, {"student": (8, 3, 0), "teacher": (4, 5, 1)})
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    app = create_app(models, tokens=frozenset([digest(TOKEN.encode())]))
+    with TestClient(app, headers=HEADERS) as client:
+
+        def classify() -> Response:
+            return client.post("/classify", content=picture.getvalue(), headers={"Content-Type": "image/png"})
+
+        assert classify().json()["model"] == "student"
+        assert client.post("/v2/repository/models/student/unload").status_code == 200
+        answer = classify()  # not by the teacher, which nobody asked
+        said = "There is no model 'student' here, only teacher."
+        assert (answer.status_code, answer.json()["error"]) == (404, said)
+        assert client.post(LOAD).status_code == 200
+        assert classify().json()["model"] == "student"
+        assert [each["name"] for each in client.get("/models").json()["models"]] == ["student", "teacher"]
+
+
+def providers(client: TestClient) -> dict[str, float]:
+    """By model and provider."""
+    return {
+        f"{sample.labels['model']} {sample.labels['provider']}": sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "pupil_model_provider"
+    }
+
+
+def test_the_metrics_name_the_provider_of_what_is_served_alone(
+    client: TestClient, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served_by = f"student {OnnxClassifier(student).provider}"
+    assert providers(client) == {served_by: 1}
+
+    class Elsewhere(OnnxClassifier):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.provider = "ElsewhereExecutionProvider"
+
+    monkeypatch.setattr(repository, "OnnxClassifier", Elsewhere)
+    tiny_onnx.write(student, "other")
+    assert client.post(LOAD).status_code == 400
+    assert providers(client) == {served_by: 1}
+    assert 'model="other"' not in client.get("/metrics").text
+    tiny_onnx.write(student)
+    assert client.post(LOAD).status_code == 200
+    assert providers(client) == {served_by: 0, "student ElsewhereExecutionProvider": 1}
+    assert client.post("/v2/repository/models/student/unload").status_code == 200
+    assert providers(client) == {served_by: 0, "student ElsewhereExecutionProvider": 0}
+
+
+class Held(OnnxClassifier):
+    """A model whose loading ends when it may, on what its file was at the beginning."""
+
+    begun = 0
+    may_end = threading.Event()
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        Held.begun += 1
+        assert Held.may_end.wait(20)
+
+
+async def _reach(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_a_hangup_while_files_are_read_has_them_read_once_more(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app({"student": OnnxClassifier(student)})
+    monkeypatch.setattr(repository, "OnnxClassifier", Held)
+    monkeypatch.setattr(Held, "begun", 0)
+    monkeypatch.setattr(Held, "may_end", threading.Event())
+
+    async def main() -> None:
+        server = Server(app, lambda: None)
+        server._on_hangup()
+        await _reach(lambda: Held.begun == 1)
+        tiny_onnx.write(student, seed=1)  # too late for the reading that is under way
+        server._on_hangup()
+        server._on_hangup()
+        Held.may_end.set()
+        assert server._reading is not None
+        await server._reading
+        model = app.state.repository.batchers["student"].model
+        np.testing.assert_allclose(model.outputs(PIXELS)[1], expected(1), rtol=1e-4, atol=1e-5)
+        assert Held.begun == 2
+        server._on_hangup()  # and a later one is heard as the first was
+        await server._reading
+        assert Held.begun == 3
+
+    asyncio.run(main())
+
+
+def test_a_hangup_leaves_unloaded_what_was_unloaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    models = tiny_onnx.classifiers(tmp_path, {"student": (8, 3, 0), "teacher": (4, 5, 1)})
+    app = create_app(models)
+    (tmp_path / "student.onnx").write_bytes(b"torn")
+
+    async def main() -> None:
+        server = Server(app, lambda: None)
+        await app.state.repository.unload("student")
+        server._on_hangup()
+        assert server._reading is not None
+        await server._reading
+
+    with caplog.at_level("INFO", "serve.http.server"):
+        asyncio.run(main())
+    # Nothing is said of the student's file: "Until then student is served as it was" would be untrue.
+    assert [record.message for record in caplog.records] == ["The files were read again."]
+    assert list(app.state.repository.batchers) == ["teacher"]
 
 
 def test_tritonclient_loads_and_unloads(student: Path, tmp_path: Path) -> None:

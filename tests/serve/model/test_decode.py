@@ -55,9 +55,22 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def box(kind: bytes, content: bytes = b"") -> bytes:
+    """Of a HEIC."""
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+HEIC = box(b"ftyp", b"heic\0\0\0\0mif1")
+SIZE = box(b"ispe", struct.pack(">III", 0, 40, 30))
+
+
 def two_pictures() -> bytes:
     """As cameras with two lenses write them."""
     return stored(noise(), "MPO", save_all=True, append_images=[Image.new("RGB", (40, 28), RED)])
+
+
+FILM = b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\2" * 500
+"""In which bytes stand that would begin scans."""
 
 
 PICTURES: dict[str, Callable[[], bytes]] = {
@@ -66,6 +79,7 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "grey jpeg": lambda: stored(noise(mode="L"), "JPEG"),
     "cmyk jpeg": lambda: stored(noise(mode="CMYK"), "JPEG"),
     "two pictures": two_pictures,
+    "motion photo": lambda: stored(noise(), "JPEG") + FILM,
     "png": lambda: stored(noise()),
     "grey png": lambda: stored(noise(mode="L")),
     "black and white png": lambda: stored(noise(mode="1")),
@@ -107,6 +121,33 @@ def test_the_server_sees_what_evaluation_saw(
     np.testing.assert_array_equal(pixels, expected)
 
 
+def keyed_16_bits(width: int, height: int) -> bytes:
+    """Of which every eighth pixel has the transparent colour, and others only its high or its low bytes."""
+    generator = np.random.default_rng(0)
+    rows = generator.choice(np.array([0x0102, 0x0103, 0x0202, 0x0102], ">u2"), (height, width, 3)).view(np.uint8)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows), 1)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", b"\1\2" * 3), (b"IDAT", body), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+@pytest.mark.parametrize("size", [(1100, 1030), (1025, 2), (2, 1025)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        keyed_16_bits,
+        lambda *size: stored(noise(*size, "RGBA"), compress_level=1),
+        lambda *size: stored(noise(*size).quantize(16), transparency=3),
+    ],
+    ids=["16 bits and a transparent colour", "alpha", "see-through palette"],
+)
+def test_large_pictures_are_put_together_from_tiles(make: Callable[..., bytes], size: tuple[int, int]) -> None:
+    data, short = make(*size), min(size)
+    expected = pipeline_decode.rgb(io.BytesIO(data), "large")
+    assert 0 < (expected == 255).all(-1).mean() < 1
+    np.testing.assert_array_equal(decode(data, short), pipeline_decode.square(expected, short))
+
+
 def test_alpha_is_laid_over_white_and_orientation_applied() -> None:
     assert (decode(stored(Image.new("RGBA", (3, 3), (0, 0, 0, 0))), 3) == 255).all()
     image = Image.new("RGB", (2, 2))
@@ -145,15 +186,26 @@ def large_webp() -> bytes:
     return bytes(data)
 
 
-def many_scans() -> bytes:
+def many_scans(before_each: bytes = b"") -> bytes:
     data = stored(noise(), "JPEG", progressive=True)
     last = data[data.rfind(b"\xff\xda") : -2]
-    return data[:-2] + last * 200 + data[-2:]
+    return data[:-2] + (before_each + last) * 200 + data[-2:]
 
 
-def many_segments() -> bytes:
+HIDING = {
+    "an end in a comment": b"\xff\xfe\0\4\xff\xd9",
+    "an end in a comment behind padding": b"\0\xff\xff\xff\xfe\0\4\xff\xd9",
+    "a restart with a length": b"\xff\xd3\xff\xff",
+    "a marker that stands alone with a length": b"\xff\1\xff\xff",
+    "a reserved marker with a length": b"\xff\x02\xff\xff",
+    "an empty segment": b"\xff\xfe\0\0",
+    "bytes of no meaning": b"\0" * 10_000,
+}
+
+
+def before_pixels(many: bytes) -> bytes:
     data = stored(noise(), "JPEG")
-    return data[:2] + b"\xff\xfe\0\2" * 30_000 + data[2:]
+    return data[:2] + many + data[2:]
 
 
 def after_header(*chunks: bytes) -> bytes:
@@ -191,13 +243,22 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "bmp": (lambda: stored(noise(), "BMP"), "this is a BMP."),
     "tiff": (lambda: stored(noise(), "TIFF"), "this is a TIFF."),
     "heic": (lambda: b"\0\0\0\x18ftypheic" + bytes(99), "The HEIC gives no size; save it again."),
+    "heic of many boxes": (lambda: HEIC + box(b"free") * 30_000, "The HEIC has more than 20,000 boxes; save it again."),
+    "heic with a size elsewhere": (lambda: HEIC + box(b"mdat", SIZE), "The HEIC gives no size; save it again."),
     "svg": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "this is an SVG."),
     "png bomb": (bomb, "has 30000 x 30000 pixels, more than the 25,000,000 that are decoded here; make it smaller."),
     "jpeg bomb": (huge_jpeg, "has 65535 x 65535 pixels"),
     "webp bomb": (large_webp, "has 16384 x 16384 pixels"),
     "two sizes": (two_sizes, "The JPEG file is incomplete or broken"),
     "many scans": (many_scans, "The JPEG has more than 100 scans; save it again."),
-    "many segments": (many_segments, "The JPEG has more than 20,000 segments before its pixels; save it again."),
+    **{
+        f"many scans, {name}": (lambda hiding=hiding: many_scans(hiding), "more than 100 scans")  # type: ignore[misc]
+        for name, hiding in HIDING.items()
+    },
+    "many segments": (lambda: before_pixels(b"\xff\xfe\0\2" * 30_000), "The JPEG has more than 20,000 segments; save"),
+    "much padding": (lambda: before_pixels(b"\xff" * 30_000), "The JPEG has more than 20,000 segments"),
+    "many restarts": (lambda: before_pixels(b"\xff\xd0" * 30_000), "The JPEG has more than 20,000 segments"),
+    "an end before the pixels": (lambda: before_pixels(b"\xff\xd9"), "before its pixels; send all of it."),
     "many chunks": (lambda: after_header(chunk(b"tEXt", b"") * 30_000), "The PNG has more than 20,000 chunks"),
     "two profiles": (lambda: after_header(*[chunk(b"iCCP", b"x")] * 2), "more than one colour profile"),
     "no size": (lambda: b"\xff\xd8\xff\xda\0\2", "The JPEG has pixels without a size; save it again."),
@@ -209,7 +270,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         "PNG file is incomplete or broken",
     ),
     "only a signature": (lambda: b"\x89PNG\r\n\x1a\n", "The image ends after 8 bytes, before its size is given"),
-    "jpeg head": (cut("JPEG", 0.05), "before its size is given"),
+    "jpeg head": (cut("JPEG", 0.05), "before its pixels; send all of it."),
     "half a jpeg": (cut("JPEG", 0.5), "The JPEG file is incomplete or broken (image file is truncated"),
     "most of a jpeg": (cut("JPEG", 0.95), "The JPEG file is incomplete or broken (image file is truncated"),
     "half a png": (cut("PNG", 0.5), "The PNG file is incomplete or broken (image file is truncated"),
@@ -252,6 +313,39 @@ def test_headers_say_what_pillow_says(name: str) -> None:
     header = image_header.read(data)
     with Image.open(io.BytesIO(data)) as image:
         assert (header.width, header.height) == image.size
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        box(b"mdat", b"ispe" + b"\xff" * 40) + box(b"meta", SIZE),
+        box(b"mdat", SIZE.replace(b"\x1e", b"\xee")) + box(b"meta", SIZE),
+        struct.pack(">I4sQ", 1, b"mdat", 16 + 44) + b"ispe" + b"\xff" * 40 + box(b"meta", SIZE),
+        struct.pack(">I4sQ", 1, b"meta", 16 + len(SIZE)) + SIZE + box(b"mdat", b"ispe" + b"\xff" * 40),
+        struct.pack(">I4s", 0, b"meta") + SIZE,
+        box(b"meta", SIZE) + struct.pack(">I4s", 0, b"mdat") + b"ispe" + b"\xff" * 40,
+        box(b"meta", SIZE) + struct.pack(">I4s", 3, b"meta") + b"ispe" + b"\xff" * 40,
+    ],
+    ids=[
+        "bytes of pixels",
+        "a size among pixels",
+        "a long box before",
+        "a long box",
+        "to the end",
+        "pixels to the end",
+        "no box",
+    ],
+)
+def test_the_size_of_a_heic_stands_in_its_metadata(boxes: bytes) -> None:
+    header = image_header.read(HEIC + boxes)
+    assert (header.width, header.height) == (40, 30)
+
+
+def test_a_marker_is_found_where_one_block_ends_and_the_next_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_header, "_BLOCK", 1)
+    assert image_header.read(stored(noise(), "JPEG")).width == 40
+    with pytest.raises(ImageError, match="more than 100 scans"):
+        image_header.read(many_scans())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

@@ -100,12 +100,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Serve until interrupted. Raises ServeError for a bad model, token or certificate, and a port that is taken."""
+    max_body_bytes = arguments.max_body_mib * MEBIBYTE
     settings = server.Settings(
         paths=tuple(arguments.models),
         threads=arguments.threads,
         limits=replace(
             _LIMITS,
-            max_body_bytes=arguments.max_body_mib * MEBIBYTE,
+            max_body_bytes=max_body_bytes,
+            # A compressed body counts twice while it is unpacked; a server that works on no other must take it.
+            max_pending_bytes=max(_LIMITS.max_pending_bytes, 2 * max_body_bytes),
             max_connections=arguments.max_connections,
         ),
         batching=replace(
@@ -127,7 +130,8 @@ def main(arguments: argparse.Namespace) -> None:
     host, port = arguments.host, arguments.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family)
+        dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # "::" then takes IPv4 too
+        listener = socket.create_server((host, port), family=family, dualstack_ipv6=dual)
     except OSError as error:
         raise ServeError(
             f"Cannot listen on {host} port {port} ({error.strerror}); choose another --host or --port."
@@ -158,8 +162,11 @@ def address(listener: socket.socket, host: str, scheme: str = "http") -> tuple[s
     """Where this machine finds the server, and what else to say of where it listens."""
     bound, port = listener.getsockname()[:2]
     others = ""
-    if bound in ("0.0.0.0", "::"):
-        host, others = {"0.0.0.0": "127.0.0.1", "::": "::1"}[bound], " and on this machine's other addresses"
+    if bound == "0.0.0.0":
+        host, others = "127.0.0.1", " and on this machine's other IPv4 addresses"
+    elif bound == "::":
+        is_alone = listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        host, others = "::1", f" and on this machine's other {'IPv6 ' if is_alone else ''}addresses"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", others
 
 

@@ -176,6 +176,7 @@ async def _infer(request: Request) -> Response:
     async with state.bodies.read(request) as body:
         content, tail = binary_tensors.split(body, request.headers.get(binary_tensors.HEADER))
         asked = protocol.read(content, tail, state.limits)
+        protocol.check_texts(asked, len(batcher.model.card.labels))
         probabilities, logits = await batcher(asked.pixels, asked.timeout_ms, _is_left(request))
     content, tensors = protocol.answer(batcher.model, asked, probabilities, logits)
     if not tensors:

@@ -22,6 +22,7 @@ import numpy as np
 
 from serve.errors import ClientLeft, DeadlineExceeded, ModelError, Overloaded, TooLarge
 from serve.http.metrics import ModelMetrics
+from serve.model import batch_sizes
 from serve.model.classifier import Floats, OnnxClassifier, Pixels
 
 Answer = tuple[Floats, Floats]
@@ -126,11 +127,12 @@ class Batcher:
                 self._metrics.queue_images.set(self._num_waiting)
 
     def warm_up(self) -> None:
-        """Compute every batch size once: the first call of a size plans its memory, and on a GPU picks its kernels.
+        """Compute some batch sizes once: the first call of a size plans its memory, and on a GPU picks its kernels.
 
-        Raises ModelError if the model cannot compute one.
+        All of them would be a number of images that grows as the square of max_batch. Raises ModelError if the model
+        cannot compute one.
         """
-        for size in range(1, self.settings.max_batch + 1):
+        for size in batch_sizes.typical(self.settings.max_batch):
             try:
                 self.model.outputs(np.zeros((size, *self._image_shape), dtype=np.uint8))
             except Exception as error:  # ONNX Runtime's errors share no base class below Exception

@@ -1,5 +1,7 @@
 """Clocks for what a client makes the server wait for. uvicorn has one for idle connections alone.
 
+They also hold all unread answers together to the memory that is set aside for them.
+
 header   until the last line of it has come         408, or silence where nothing came
 body     until its last byte, answered or not       408, or the end of the connection
 answer   while the client does not read it          the end of the connection
@@ -28,13 +30,14 @@ class Clocks:
             "answer": limits.write_timeout_s,
             "refused": limits.linger_s,
         }
+        self._max_unread_bytes = limits.max_unread_bytes
         # The phase of a connection, the request it belongs to, and since when.
         self._since: WeakKeyDictionary[Connection, tuple[Phase, object, float]] = WeakKeyDictionary()
 
     def look(self, connections: Iterable[object], now: float) -> None:
         """`now` by the clock of the event loop."""
-        for each in list(connections):
-            assert isinstance(each, Connection)
+        ours = [each for each in connections if isinstance(each, Connection)]
+        for each in ours:
             phase = _phase(each)
             if phase is None:
                 self._since.pop(each, None)
@@ -44,6 +47,20 @@ class Clocks:
                 self._since[each] = (phase, each.cycle, now)
             elif now - before[2] > self._limits_s[phase]:
                 self._end(each, phase)
+        self._make_room(ours)
+
+    def _make_room(self, connections: Iterable[Connection]) -> None:
+        """End those whose answers have been unread for longest, until the others' fit into the memory for them."""
+        sizes = {each: each.transport.get_write_buffer_size() for each in connections}
+        surplus = sum(sizes.values()) - self._max_unread_bytes
+        if surplus <= 0:
+            return
+        for each in sorted((each for each in sizes if sizes[each] > 0), key=lambda each: self._since[each][2]):
+            each.metrics.errors.labels("unread").inc()
+            each.transport.abort()
+            surplus -= sizes[each]
+            if surplus <= 0:
+                return
 
     def _end(self, connection: Connection, phase: Phase) -> None:
         if connection.is_unanswered and (phase == "body" or (phase == "header" and _has_begun(connection))):

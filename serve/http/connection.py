@@ -26,6 +26,8 @@ SPARE_CONNECTIONS = 64
 """Beyond the limit; they are answered 503, but for health (doorkeeper.py)."""
 MAX_CHUNKS = 8192
 """Of one body: h11 takes 5 us for each, however small, and clients send thousands of bytes in one."""
+_PIECE = 2**16
+"""Bytes of an answer that are written at once: over TLS, the transport does not count those of the first piece."""
 
 
 def factory(limits: Limits, metrics: Metrics, on_surplus: Callable[[], None]) -> type[asyncio.Protocol]:
@@ -174,12 +176,17 @@ class Connection(H11Protocol):
 
 
 class _OfCycle:
-    """What uvicorn's RequestResponseCycle uses of a transport, with another way to close it."""
+    """What uvicorn's RequestResponseCycle uses of a transport, with another way to write and to close."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
+        self._write = transport.write
         self.is_closing = transport.is_closing
         self.close = close
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), _PIECE):
+            self._write(view[start : start + _PIECE])
 
 
 class _Parser(h11.Connection):

@@ -12,6 +12,7 @@ class Limits:
     max_body_bytes: int = 16 * MEBIBYTE
     max_json_bytes: int = 4 * MEBIBYTE  # a parsed value takes up to 25 times the memory of its text
     max_pending_bytes: int = 256 * MEBIBYTE  # of all bodies that are read or computed
+    max_unread_bytes: int = 256 * MEBIBYTE  # of all answers that wait to be read; looked at ten times a second
     max_header_bytes: int = 16 * 2**10
     header_timeout_s: float = 10.0  # from the connection, or the first byte of a request, to the end of its header
     body_timeout_s: float = 30.0  # from the end of the header to the last byte

@@ -61,6 +61,17 @@ def read(content: bytes, tail: memoryview | None, limits: Limits) -> Request:
     return Request(pixels, _requested(request.get("outputs"), is_binary), id_, _timeout_ms(parameters))
 
 
+def check_texts(request: Request, num_classes: int) -> None:
+    """Raise TooLarge for more named classes than one answer may have, of a model with `num_classes`."""
+    each = (min(asked.num_best, num_classes) for asked in request.outputs if asked.num_best is not None)
+    num_texts = len(request.pixels) * sum(each)
+    if num_texts > classification.MAX_TEXTS:
+        raise TooLarge(
+            f"{num_texts:,} classes would be named, more than the {classification.MAX_TEXTS:,} of one answer; ask for "
+            "fewer ('classification'), or for the tensor as binary data."
+        )
+
+
 def answer(model: OnnxClassifier, request: Request, probabilities: Floats, logits: Floats) -> tuple[bytes, list[bytes]]:
     """What was asked for of a model's (n, K) probabilities and logits: the JSON, and the binary tensors."""
     tensors = dict(zip(OUTPUTS, (probabilities, logits), strict=True))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from serve import files
 from serve.errors import ModelError, ServeError
+from serve.model import batch_sizes
 from serve.model.card import Card
 from serve.model.classifier import OnnxClassifier
 
@@ -36,8 +37,7 @@ class Serving:
     @property
     def preferred(self) -> tuple[int, ...]:
         """Batch sizes that are sent off without waiting: powers of two from 4 to max_batch, and max_batch itself."""
-        sizes = {self.max_batch, *(2**power for power in range(2, self.max_batch.bit_length()))}
-        return tuple(sorted(sizes))
+        return tuple(size for size in batch_sizes.typical(self.max_batch) if size >= min(4, self.max_batch))
 
 
 def write(folder: Path, models: Mapping[Path, Card], serving: Serving) -> None:

@@ -47,12 +47,12 @@ def per_image(
 
 def _rapl(root: Path) -> Read | None:
     """The sum over packages; readable by root alone on most systems, and absent in most virtual machines."""
-    # intel-rapl:0 is a package (also AMD's), intel-rapl:0:0 a part of it.
-    packages = sorted(p for p in (root / "sys/class/powercap").glob("intel-rapl:*") if p.name.count(":") == 1)
     counters = []
-    for package in packages:
+    for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):  # also AMD's
         try:
-            counters.append(_Wrapping(package / "energy_uj", int((package / "max_energy_range_uj").read_text())))
+            # Others count parts of a package, or the whole machine ("psys"), which has the packages in it.
+            if (zone / "name").read_text().startswith("package"):
+                counters.append(_Wrapping(zone / "energy_uj", int((zone / "max_energy_range_uj").read_text())))
         except (OSError, ValueError):
             return None
     return (lambda: sum(counter.joules() for counter in counters)) if counters else None

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from serve.http import classification
 from serve.http.app import VERSION, create_app
 from serve.http.batching import Batching
 from serve.http.binary_tensors import HEADER
@@ -550,6 +551,45 @@ def test_unpacked_bodies_are_counted_as_pending(models: dict[str, OnnxClassifier
         for _ in range(3):  # and given back
             assert client.post(INFER, content=content, headers={"Content-Encoding": "gzip"}).status_code == 503
             assert client.post(INFER, json=request()).status_code == 200
+
+
+def test_the_memory_for_bodies_takes_the_largest_one_packed_and_unpacked(models: dict[str, OnnxClassifier]) -> None:
+    content = tensor(pixels(1), data=..., parameters={"binary_data_size": 192})
+    body = json.dumps({"inputs": [content]}).encode()
+    # gzip's level 0 makes it larger, so that the limit is on the packed body.
+    sent = gzip.compress(body + pixels(1).tobytes(), 0)
+    headers = {"Content-Encoding": "gzip", HEADER: str(len(body))}
+    for missing, status in ((0, 200), (1, 503)):
+        limits = Limits(max_body_bytes=len(sent), max_pending_bytes=2 * len(sent) - missing)
+        with TestClient(create_app(models, limits)) as client:
+            assert client.post(INFER, content=sent, headers=headers).status_code == status
+
+
+def test_more_classes_than_one_answer_may_name_are_413(
+    models: dict[str, OnnxClassifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classification, "MAX_TEXTS", 12)
+    computed: list[None] = []
+    app = create_app({"student": Wrapped(models["student"], lambda: computed.append(None))})
+    asked = {"name": "logits", "parameters": {"classification": 1000}}  # of three
+    both = [asked, {"name": "probabilities", "parameters": {"classification": 1}}]
+    tensors = [{"name": "logits"}, {"name": "probabilities"}]
+    with TestClient(app) as client:
+        for images, outputs, status in (
+            (4, [asked], 200),
+            (5, [asked], 413),
+            (3, both, 200),
+            (4, both, 413),
+            (5, tensors, 200),
+        ):
+            computed.clear()
+            answer = client.post(INFER, json=request(pixels(images)) | {"outputs": outputs})
+            assert (answer.status_code, len(computed)) == (status, int(status == 200))
+        answer = client.post(INFER, json=request(pixels(5)) | {"outputs": [asked]})
+    assert answer.json()["error"] == (
+        "15 classes would be named, more than the 12 of one answer; ask for fewer ('classification'), or for the "
+        "tensor as binary data."
+    )
 
 
 PAGE = {"Origin": "https://example.org", "Sec-Fetch-Site": "cross-site"}

@@ -3,8 +3,9 @@
 import io
 import json
 import socket
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -21,13 +22,16 @@ from tests import tiny_onnx
 from tests.attacks import INFER, TOKEN, ask, ask_and_close, full, infer, is_well, post, withstood
 
 MIB = 2**20
+MANY = 20_000
+"""Classes of a model with large answers."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("attacked")
     (folder / "token").write_text(TOKEN)
-    with served(tiny_onnx.write(folder / "student.onnx"), "--token-file", folder / "token") as running:
+    models = tiny_onnx.write(folder / "student.onnx"), tiny_onnx.write(folder / "many.onnx", "many", 8, MANY)
+    with served(*models, "--token-file", folder / "token") as running:
         assert is_well(running)
         yield running
         assert running.stop() == 0
@@ -199,6 +203,43 @@ def test_headers_that_trickle_shut_nobody_out(server: Served) -> None:
     with withstood(server), ExitStack() as stack:
         for _ in range(700):  # more than may be open
             stack.enter_context(connect(server.port)).sendall(b"GET /v2 HTTP/1.1\r\nX: ")
+
+
+def to_many(num_images: int, **parameters: object) -> bytes:
+    """A request to the model of many classes."""
+    size = num_images * 8 * 8 * 3
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": [num_images, 8, 8, 3]}
+    tensor["parameters"] = {"binary_data_size": size}
+    outputs = [{"name": name, "parameters": parameters} for name in ("probabilities", "logits")]
+    content = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
+    header = f"Inference-Header-Content-Length: {len(content)}"
+    return post(content + bytes(size), header, target="/v2/models/many/infer")
+
+
+def test_large_answers_that_nobody_reads_fill_no_memory(server: Served) -> None:
+    request = to_many(256, binary_data=True)
+    # Beside the 256 MiB, what comes between two looks: all of the answers together would be 1,172 MiB.
+    with withstood(server, rise_mib=900), ExitStack() as stack:
+        for _ in range(30):
+            client = stack.enter_context(connect(server.port))
+            client.sendall(request)
+            assert client.recv(1)  # the rest lies there
+        until(lambda: counted(server, "unread") > 10)
+
+
+def test_more_named_classes_than_an_answer_may_have_are_refused(server: Served) -> None:
+    with withstood(server):
+        for num_images, status in ((1, 200), (2, 413), (256, 413)):
+            ((came, body),) = ask(server, to_many(num_images, classification=10**6))
+            assert came == status
+        assert b"10,240,000 classes would be named, more than the 65,536 of one answer" in body
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_half_closed_connections_get_their_answers(server: Served) -> None:

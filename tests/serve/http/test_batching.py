@@ -249,9 +249,10 @@ def test_a_failing_model_fails_its_batch_and_nothing_else(model: Watched) -> Non
     run(model, use)
 
 
-def test_warm_up_computes_every_batch_size(model: Watched) -> None:
-    Batcher(model, Batching(max_batch=5), METRICS.of_model("student")).warm_up()
-    assert model.sizes == [1, 2, 3, 4, 5]
+@pytest.mark.parametrize(("max_batch", "sizes"), [(1, [1]), (5, [1, 2, 4, 5]), (16, [1, 2, 4, 8, 16])])
+def test_warm_up_computes_powers_of_two_and_the_largest_batch(model: Watched, max_batch: int, sizes: list[int]) -> None:
+    Batcher(model, Batching(max_batch=max_batch), METRICS.of_model("student")).warm_up()
+    assert model.sizes == sizes
 
 
 def test_a_model_that_cannot_compute_a_batch_is_named(model: Watched) -> None:

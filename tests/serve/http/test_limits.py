@@ -3,21 +3,31 @@
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import h11
 import numpy as np
 import pytest
 
+from serve.http import tls
 from serve.http.app import create_app
 from serve.http.batching import Batching
+from serve.http.clocks import Clocks
+from serve.http.connection import Connection
 from serve.http.limits import Limits
+from serve.http.metrics import Metrics
 from serve.http.server import Server
 from serve.model.classifier import OnnxClassifier
 from tests import tiny_onnx
+from tests.serve.http.test_tls import certify
+
+METRICS = Metrics()
 
 SHORT = Limits(
     max_body_bytes=2**20,
@@ -62,11 +72,13 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def running(model: OnnxClassifier, limits: Limits = SHORT, batching: Batching | None = None) -> Iterator[Running]:
+def running(
+    model: OnnxClassifier, limits: Limits = SHORT, batching: Batching | None = None, https: tls.Files | None = None
+) -> Iterator[Running]:
     ready = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        server = Server(create_app({"student": model}, limits, batching), ready.set)
+        server = Server(create_app({"student": model}, limits, batching), ready.set, https=https)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
@@ -229,6 +241,69 @@ def test_who_does_not_read_is_hung_up_on(server: Running) -> None:
             pass  # it stopped reading, as it should
         until(lambda: server.num_connections() == 0)
     assert server.is_well()
+
+
+class Unread(Connection):
+    """A connection that waits for its answer to be read."""
+
+    def __init__(self, unread: int) -> None:
+        self.unread = unread
+        self.is_refused, self.is_ended, self.cycle, self.metrics = False, False, None, METRICS
+        self.transport, self.conn = self, h11.Connection(h11.SERVER)  # type: ignore[assignment]
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def abort(self) -> None:
+        self.is_ended = True
+
+
+def test_answers_that_nobody_reads_are_held_to_a_bound_the_oldest_first() -> None:
+    clocks = Clocks(Limits(max_unread_bytes=100, write_timeout_s=1000))
+    old, newer, newest = Unread(40), Unread(40), Unread(20)
+    clocks.look([old], 0.0)
+    clocks.look([newer, old], 1.0)
+    clocks.look([newest, newer, old], 2.0)  # which is as much as may be
+    assert [each.is_ended for each in (old, newer, newest)] == [False, False, False]
+    newest.unread = 70
+    clocks.look([newest, newer, old], 3.0)
+    assert [each.is_ended for each in (old, newer, newest)] == [True, True, False]
+    newest.unread, old.is_ended = 101, False
+    old.unread = 0  # it holds nothing, so its end would help nobody
+    clocks.look([newest, old], 4.0)
+    assert [each.is_ended for each in (old, newest)] == [False, True]
+
+
+@contextmanager
+def large_answers(folder: Path, limits: Limits, https: tls.Files | None = None) -> Iterator[tuple[Running, bytes]]:
+    """A server, and a request for an answer of ten megabytes, which no buffer of the system takes as a whole."""
+    model = OnnxClassifier(tiny_onnx.write(folder / "student.onnx", num_classes=1000))
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": [256, 8, 8, 3]}
+    tensor["parameters"] = {"binary_data_size": 256 * 192}
+    content = json.dumps({"inputs": [tensor]}).encode()
+    with running(model, limits, https=https) as server:
+        yield server, post(content + bytes(256 * 192), f"Inference-Header-Content-Length: {len(content)}")
+
+
+def test_who_reads_no_large_answer_makes_room_for_others(tmp_path: Path) -> None:
+    limits = Limits(max_unread_bytes=2**20, write_timeout_s=1000, keep_alive_s=1000)
+    with large_answers(tmp_path, limits) as (server, request), server.connect() as client:
+        client.sendall(request)
+        until(lambda: server.server.server_state.total_requests == 1 and server.num_connections() == 0)
+        assert server.is_well()
+
+
+def test_over_tls_too_who_does_not_read_is_hung_up_on(tmp_path: Path) -> None:
+    files = certify(tmp_path / "files")
+    context = ssl.create_default_context(cafile=str(files.certificate))
+    limits = Limits(write_timeout_s=0.3, keep_alive_s=1000)
+    with large_answers(tmp_path, limits, files) as (server, request):
+        with context.wrap_socket(server.connect(), server_hostname="localhost") as client:
+            client.sendall(request)
+            until(lambda: server.server.server_state.total_requests == 1 and server.num_connections() == 0)
+        with context.wrap_socket(server.connect(), server_hostname="localhost") as client:
+            client.sendall(request)
+            assert len(answer(client)[2]) == 0  # and who reads has it whole
 
 
 def test_one_connection_too_many_is_503(server: Running) -> None:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.serving import ROOT, Served, served
 from serve.__main__ import main
 from serve.commands import run
-from serve.http.server import is_loopback
+from serve.http import server
+from serve.http.limits import Limits
+from serve.http.server import Settings, is_loopback
 from tests import tiny_onnx
 
 pytestmark = pytest.mark.slow
@@ -273,8 +276,8 @@ def test_a_server_open_to_others_says_so_unless_it_asks_for_a_token(student: Pat
     [
         ("127.0.0.1", ("http://127.0.0.1:PORT", "")),
         ("localhost", ("http://localhost:PORT", "")),
-        ("0.0.0.0", ("http://127.0.0.1:PORT", " and on this machine's other addresses")),
-        ("", ("http://127.0.0.1:PORT", " and on this machine's other addresses")),
+        ("0.0.0.0", ("http://127.0.0.1:PORT", " and on this machine's other IPv4 addresses")),
+        ("", ("http://127.0.0.1:PORT", " and on this machine's other IPv4 addresses")),
     ],
 )
 def test_the_address_that_is_printed_leads_to_the_server(host: str, expected: tuple[str, str]) -> None:
@@ -282,6 +285,38 @@ def test_the_address_that_is_printed_leads_to_the_server(host: str, expected: tu
         url, others = run.address(listener, host)
         assert (url.replace(str(listener.getsockname()[1]), "PORT"), others) == expected
         assert is_loopback(listener) == (others == "")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="IPv6 is needed, with IPv4 on one socket")
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too(
+    student: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reach(settings: Settings, listener: socket.socket, ready: Callable[[list[str]], None]) -> None:
+        ready(["student"])
+        for own in ("127.0.0.1", "::1"):
+            socket.create_connection((own, listener.getsockname()[1]), 20).close()
+
+    monkeypatch.setattr(server, "serve", reach)
+    assert main(["run", str(student), "--host", "::", "--port", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert re.match(r"Serving student on http://\[::1\]:\d+ and on this machine's other addresses; try: curl", out)
+    assert err.startswith("Everybody who reaches this machine may use the server")
+    # As where one socket cannot take both.
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with pytest.raises(ConnectionRefusedError):
+        main(["run", str(student), "--host", "::", "--port", "0"])
+    assert " and on this machine's other IPv6 addresses; try" in capsys.readouterr().out
+
+
+def test_the_memory_for_bodies_grows_with_the_largest_one(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Limits] = []
+    monkeypatch.setattr(server, "serve", lambda settings, *_: found.append(settings.limits))
+    for mib in (16, 300):
+        assert main(["run", str(student), "--port", "0", "--max-body-mib", str(mib)]) == 0
+    assert [(each.max_body_bytes // 2**20, each.max_pending_bytes // 2**20) for each in found] == [
+        (16, 256),
+        (300, 600),
+    ]
 
 
 def test_a_server_takes_no_more_connections_than_files_may_be_open(student: Path) -> None:

@@ -7,9 +7,10 @@ import pytest
 from serve.timing import energy
 
 
-def package(root: Path, name: str, uj: int, range_uj: int = 1_000_000) -> Path:
-    folder = root / "sys/class/powercap" / name
+def zone(root: Path, folder_name: str, uj: int, name: str = "package-0", range_uj: int = 1_000_000) -> Path:
+    folder = root / "sys/class/powercap" / folder_name
     folder.mkdir(parents=True)
+    (folder / "name").write_text(f"{name}\n")
     (folder / "energy_uj").write_text(f"{uj}\n")
     (folder / "max_energy_range_uj").write_text(f"{range_uj}\n")
     return folder / "energy_uj"
@@ -20,26 +21,28 @@ def test_a_machine_that_counts_nothing_gives_no_number(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_counter_gives_no_number(tmp_path: Path) -> None:
-    package(tmp_path, "intel-rapl:0", 0)
-    package(tmp_path, "intel-rapl:1", 0).unlink()
+    zone(tmp_path, "intel-rapl:0", 0)
+    zone(tmp_path, "intel-rapl:1", 0, "package-1").unlink()
     assert energy.meter("cpu", tmp_path) is None
 
 
-def test_packages_are_summed_and_their_parts_are_not(tmp_path: Path) -> None:
-    first, second = package(tmp_path, "intel-rapl:0", 100_000), package(tmp_path, "intel-rapl:1", 0)
-    package(tmp_path, "intel-rapl:0:0", 77_777)
+def test_packages_are_summed_and_neither_their_parts_nor_the_whole_machine_is(tmp_path: Path) -> None:
+    first, second = zone(tmp_path, "intel-rapl:0", 100_000), zone(tmp_path, "intel-rapl:1", 0, "package-1")
+    others = [zone(tmp_path, "intel-rapl:0:0", 77_777, "core"), zone(tmp_path, "intel-rapl:2", 99_999, "psys")]
     found = energy.meter("cpu", tmp_path)
     assert found is not None
     source, read = found
     assert source == "rapl"
     before = read()
+    for each in others:
+        each.write_text("990000")
     first.write_text("350000")
     second.write_text("500000")
     assert read() - before == pytest.approx(0.75)
 
 
 def test_a_counter_that_starts_again_goes_on(tmp_path: Path) -> None:
-    counter = package(tmp_path, "intel-rapl:0", 900_000)
+    counter = zone(tmp_path, "intel-rapl:0", 900_000)
     found = energy.meter("cpu", tmp_path)
     assert found is not None
     _, read = found

@@ -42,7 +42,8 @@ class Served:
 def served(*arguments: object, env: dict[str, str] | None = None) -> Iterator[Served]:
     """Run with these arguments (the models among them) on a free port, and stop at the end of the block."""
     command = [sys.executable, "-m", "serve", "run", *map(str, arguments), "--port", "0"]
-    with tempfile.TemporaryFile("w+") as log:
+    # Appended: `errors` moves the place in the file, which the process shares.
+    with tempfile.TemporaryFile("a+") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         with process:
             try:

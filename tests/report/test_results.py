@@ -24,6 +24,7 @@ from tests.report_run import (
     alone,
     analysis,
     audit,
+    batch,
     deployed,
     evaluation,
     history,
@@ -505,3 +506,13 @@ def test_number_formats_are_a_factor_of_their_own_and_points_of_accuracy(run: Ru
     assert "Not timed: fp16 is for GPUs, and the measurement ran on the CPU." in text
     assert ">sakd int8<" in plots.accuracy_against_latency(run.results())
     assert ">student int8, ONNX Runtime<" in plots.throughput_against_latency(run.results())
+
+
+def test_a_file_slower_than_the_teacher_has_its_point_in_the_plot(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = batch(1, 700)
+    slow["candidates"]["student_int8_onnx"] = timing(5.0, 700)
+    run.edit("deploy/latency.json", batches=[slow])
+    rights: list[float] = []
+    monkeypatch.setattr(plots.svg, "render", lambda figure, *_: rights.append(figure.axes[0].get_xlim()[1]))
+    plots.accuracy_against_latency(run.results())
+    assert rights == [pytest.approx(1.3 * 5.0)]

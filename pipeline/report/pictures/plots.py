@@ -164,10 +164,11 @@ def _scatter(
             )
         for _, x, top1_of_format in formats:
             axes.plot(x, top1_of_format, color=svg.ACCENT, marker="D", markersize=6, zorder=3)
-        axes.set_xlim(0, 1.3 * max(x for _, x, _ in points))
+        right = max(x for _, x, _ in [*points, *formats])
+        axes.set_xlim(0, 1.3 * right)
         axes.margins(y=0.15)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.xaxis.set_major_formatter(EngFormatter() if max(x for _, x, _ in points) >= 1000 else ScalarFormatter())
+        axes.xaxis.set_major_formatter(EngFormatter() if right >= 1000 else ScalarFormatter())
         axes.set_xlabel(xlabel)
         named = [(x, n.test["top1"].mean, n.name, colors[id(n)]) for n, x, _ in points]
         beside(axes, [*named, *((x, top1, name, svg.ACCENT) for name, x, top1 in formats)], column=False)

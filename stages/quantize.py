@@ -65,7 +65,8 @@ def quantize(
             file = folder / f"student.{name}{'' if verdict.accepted else '.refused'}.onnx"
             if judged.network is not None:
                 own = {"precision": name, "metrics": gate.measured(scores["test"])}
-                onnx_file.write(judged.network, card | own, file)
+                bits = {"weight_bits": quantizing.weight_bits(judged.network)} if name.startswith("int8") else {}
+                onnx_file.write(judged.network, card | own | bits, file)
             students[name] = {
                 "file": f"{out.name}/{file.name}",
                 "accepted": verdict.accepted,

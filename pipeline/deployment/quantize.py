@@ -200,6 +200,13 @@ def _not_finite(what: str) -> PupilError:
     )
 
 
+def weight_bits(model: onnx.ModelProto) -> int:
+    """7 where no weight of a quantised network is beyond what 7 bits hold, else 8."""
+    signed = (it for it in model.graph.initializer if it.data_type == onnx.TensorProto.INT8 and len(it.dims) > 1)
+    largest = max((np.abs(onnx.numpy_helper.to_array(tensor).astype(int)).max() for tensor in signed), default=0)
+    return 7 if largest <= 64 else 8
+
+
 def half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The network in float16; pixels, logits and probabilities as before, the softmax in float32.
 

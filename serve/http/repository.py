@@ -9,6 +9,7 @@ extension_model_repository.md, for the files that the server was started with an
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,10 @@ from serve.http import protocol
 from serve.http.batching import Batcher, Batching
 from serve.http.limits import Limits
 from serve.http.metrics import Metrics
+from serve.model import devices, overflow
 from serve.model.classifier import OnnxClassifier
 
+_LOG = logging.getLogger("serve.http.repository")
 EXTENSION = "model_repository"
 PATH = "/v2/repository"
 CONTROL = PATH + "/models/"
@@ -107,9 +110,12 @@ class Repository:
         return Batcher(model, self._batching, self._metrics.of_model(name))
 
     def _put(self, name: str, batcher: Batcher) -> None:
+        model = batcher.model
+        if model.provider == devices.CPU and (why := overflow.doubt(model.card)) is not None:
+            _LOG.warning("%s %s.", model.path, why)
         loaded = self.batchers | {name: batcher}
         self.batchers = {each: loaded[each] for each in self._files if each in loaded}
-        self._metrics.provider.labels(name, batcher.model.provider).set(1)
+        self._metrics.provider.labels(name, model.provider).set(1)
 
     def _retire(self, batcher: Batcher, name: str) -> None:
         batcher.retire()

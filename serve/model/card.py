@@ -28,6 +28,7 @@ class Card:
 
     name: str  # stands in URLs: letters, digits, '.', '_' and '-'
     precision: str  # what the network computes in: float32, int8, float16, ...
+    weight_bits: int | None  # of int8: 7 or 8, which hold the largest weight; None where that is not said
     labels: tuple[str, ...]  # K class names, in the order of the outputs
     image_px: int  # images are image_px high and image_px wide
     resize_px: int  # of an image file, the short side becomes this before the middle is cut out; at least cut_px
@@ -87,6 +88,8 @@ class Card:
             values.setdefault("resize_px", values["image_px"])
             # They write cut_px only where it is not image_px.
             values.setdefault("cut_px", values["image_px"])
+        # Of integers alone.
+        values.setdefault("weight_bits", None)
         if values.get("format") != FORMAT:
             raise ModelError(f"its card has format {values.get('format')!r}, but this server reads format {FORMAT}")
         for key, (is_valid, expected) in _FIELDS.items():
@@ -164,6 +167,7 @@ def _is_metrics(value: Any) -> bool:
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (_is_name, "a name of letters, digits, '.', '_' and '-'"),
     "precision": (_is_text, "a text"),
+    "weight_bits": (lambda value: value is None or _is_count(value), "a positive integer or null"),
     "labels": (_is_labels, "a list of one or more class names"),
     "image_px": (_is_side, f"an integer in 1..{MAX_PX}"),
     "resize_px": (_is_side, f"an integer in 1..{MAX_PX}"),

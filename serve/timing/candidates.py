@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 
-from serve.model import devices
+from serve.model import devices, overflow
 from serve.model.classifier import Floats, OnnxClassifier, Pixels
 from serve.model.devices import Device
 
@@ -105,6 +105,8 @@ def usable(folder: Path | None, device: str) -> tuple[dict[str, Path], dict[str,
             left_out[path.name] = f"{path.name} was refused by stage quantize"
         elif kind != _FORMATS[device]:
             left_out[path.name] = f"{path.name} is not for this device, which runs {_FORMATS[device]} ({device})"
+        elif device == "cpu" and (why := overflow.doubt(OnnxClassifier(path, device="cpu").card)) is not None:
+            left_out[path.name] = f"{path.name} {why}"
         else:
             files[kind] = path
     return files, left_out

@@ -138,9 +138,11 @@ def test_the_same_images_give_the_same_bytes(model: onnx.ModelProto, tmp_path: P
 
 def test_weights_fit_seven_bits_where_that_is_asked_for(model: onnx.ModelProto) -> None:
     def largest(**settings: Any) -> int:
-        tensors = quantizer(model, **settings).model().graph.initializer
-        weights = [t for t in tensors if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4]
-        return max(int(np.abs(numpy_helper.to_array(tensor).astype(int)).max()) for tensor in weights)
+        made = quantizer(model, **settings).model()
+        weights = [t for t in made.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4]
+        found = max(int(np.abs(numpy_helper.to_array(tensor).astype(int)).max()) for tensor in weights)
+        assert quantize.weight_bits(made) == (7 if found <= 64 else 8)
+        return found
 
     assert (largest(reduce_range=False), largest(reduce_range=True)) == (127, 64)
     assert largest() == (64 if quantize.overflows() else 127)

@@ -86,7 +86,8 @@ def test_the_distilled_file_computes_what_was_trained_and_is_what_quantize_judge
     quantize(tmp_path / "out.yaml", *files, judged, record_file, tmp_path / "out")
     students = json.loads(record_file.read_text(encoding="utf-8"))["students"]
     assert students["int8"]["how"] == "distilled"
-    file = onnx_file.read(judged / Path(students["int8"]["file"]).name)[0]
+    file, card = onnx_file.read(judged / Path(students["int8"]["file"]).name)
+    assert (card["precision"], card["weight_bits"]) == ("int8", 7)
     distilled = onnx_file.read(tmp_path / "out/student.int8.onnx")[0]
     pixels = tiny.split(64, seed=2)
     assert torch.equal(gate.predict(file, pixels, 16), gate.predict(distilled, pixels, 16))

@@ -26,6 +26,7 @@ from serve.http import repository
 from serve.http.app import create_app
 from serve.http.server import Server
 from serve.http.tokens import digest
+from serve.model import overflow
 from serve.model.classifier import OnnxClassifier
 from tests import tiny_onnx
 
@@ -243,6 +244,15 @@ def test_a_hangup_while_files_are_read_has_them_read_once_more(student: Path, mo
         assert Held.begun == 3
 
     asyncio.run(main())
+
+
+def test_weights_that_overflow_here_are_served_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overflow, "overflows", lambda: True)
+    path = tiny_onnx.write(tmp_path / "student.onnx", precision="int8", weight_bits=8)
+    create_app({"student": OnnxClassifier(path, device="cpu")})
+    assert caplog.messages[0].startswith(f"{path} has weights of 8 bits, whose sums overflow on this processor")
 
 
 def test_a_hangup_leaves_unloaded_what_was_unloaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

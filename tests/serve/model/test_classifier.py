@@ -110,6 +110,7 @@ def test_card_comes_back_typed(model: OnnxClassifier) -> None:
     assert model.card == Card(
         name="student",
         precision="float32",
+        weight_bits=None,
         labels=("class 0", "class 1", "class 2"),
         image_px=8,
         resize_px=8,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from serve.errors import ServeError
+from serve.model import overflow
 from serve.model.classifier import OnnxClassifier
 from serve.timing import apart
 from serve.timing.candidates import Bound, Candidate, best_device, open_onnx, usable
@@ -69,6 +70,7 @@ def test_what_does_not_fit_the_device_is_left_out_with_the_reason(tmp_path: Path
     for name in (*names, "teacher.int8.onnx", "student.onnx", "notes.txt"):
         (tmp_path / name).touch()
     int8, fp16, signed, refused = names
+    tiny_onnx.write(tmp_path / int8)
     files, left_out = usable(tmp_path, "cpu")
     assert files == {"int8": tmp_path / int8}
     assert left_out == {
@@ -78,6 +80,17 @@ def test_what_does_not_fit_the_device_is_left_out_with_the_reason(tmp_path: Path
     }
     assert usable(tmp_path, "cuda")[0] == {"fp16": tmp_path / fp16}
     assert usable(None, "cpu") == ({}, {})
+
+
+@pytest.mark.parametrize(("bits", "overflows", "is_usable"), [(8, True, False), (7, True, True), (8, False, True)])
+def test_eight_bits_that_overflow_here_are_left_out(
+    bits: int, overflows: bool, is_usable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overflow, "overflows", lambda: overflows)
+    path = tiny_onnx.write(tmp_path / "student.int8.onnx", precision="int8", weight_bits=bits)
+    files, left_out = usable(tmp_path, "cpu")
+    assert list(files.values()) == [path] * is_usable
+    assert is_usable or left_out[path.name].startswith("student.int8.onnx has weights of 8 bits, whose sums overflow")
 
 
 def test_a_call_apart_answers_from_another_process() -> None:

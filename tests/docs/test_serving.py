@@ -83,7 +83,7 @@ def test_options_and_metrics_that_the_page_names_exist() -> None:
         known += subprocess.run(
             [sys.executable, "-m", "serve", command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
-    foreign = {"--require-hashes", "--fail", "--data-binary", "--model-repository"}
+    foreign = {"--require-hashes", "--fail", "--data-binary", "--model-repository", "--out"}
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - foreign:
         assert re.search(rf"{option}\b", known), option
     text = metrics.Metrics().text().decode()

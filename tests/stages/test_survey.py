@@ -30,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_marks_what_fits_and_chooses_the_largest(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = "resnet8,resnet14,wrn_10_1,mobilenet_v2_half"
-    survey(names, budget_speedup=2, budget_mb=0.2, choose=True)
+    survey(names, budget_speedup=2, budget_mb=0.4, choose=True)
     said = capsys.readouterr()
     assert [line.split(":")[0] for line in said.err.splitlines()] == [
         "[1/4] resnet8",
@@ -39,7 +39,7 @@ def test_it_marks_what_fits_and_chooses_the_largest(project: Path, capsys: pytes
         "[4/4] mobilenet_v2_half",
     ]
     *_, verdict, changed = said.out.splitlines()
-    assert verdict == "2 of 4 candidates fit --budget-speedup 2 --budget-mb 0.2: resnet8, wrn_10_1."
+    assert verdict == "2 of 4 candidates fit --budget-speedup 2 --budget-mb 0.4: resnet8, wrn_10_1."
     assert changed == "params.yaml: student.arch already says resnet8"
     found = json.loads((project / "report/survey/survey.json").read_text())
     assert {row["name"]: row["fits"] for row in found["candidates"]} == {
@@ -48,7 +48,7 @@ def test_it_marks_what_fits_and_chooses_the_largest(project: Path, capsys: pytes
         "wrn_10_1": "float32",
         "mobilenet_v2_half": None,
     }
-    assert (found["budget"], found["teacher"]["name"]) == ({"speedup": 2, "mb": 0.2}, "resnet20")
+    assert (found["budget"], found["teacher"]["name"]) == ({"speedup": 2, "mb": 0.4}, "resnet20")
     assert (project / "report/survey/survey.svg").read_text().startswith("<?xml")
     # Another budget needs no measurement.
     survey(names, budget_ms=1.0, choose=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import torch
-from torch.multiprocessing.spawn import ProcessException, start_processes
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
 from pipeline.settings import params as parameters
 from pipeline.system import interruption
@@ -60,11 +60,11 @@ def _watch(stage: Callable[[], None], number: int) -> None:
         except ProcessException as error:
             if said := _said(folder):
                 raise PupilError(said) from None
-            if (by := stop.received) is not None:
-                raise StoppedError(f"stopped by {by.name} outside of an epoch. The same command goes on.", by) from None
             # Those that wait for a lost one are terminated, or fail because it does not answer.
             ends = ((i, -(process.exitcode or 0)) for i, process in enumerate(running.processes))
             lost = [(i, signal.Signals(end).name) for i, end in ends if end > 0 and end != signal.SIGTERM]
+            if not lost and (by := stop.received) is not None and isinstance(error, ProcessExitedException):
+                raise StoppedError(f"stopped by {by.name}. The same command goes on from the last state.", by) from None
             if not lost:
                 raise
             raise TrainingError(

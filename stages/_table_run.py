@@ -69,7 +69,8 @@ def _stage(name: str, **arguments: Any) -> None:
             last = line.strip() or last
             print(line, end="", file=sys.stderr, flush=True)
     if stage.returncode < 0:
-        ended_by = signal.Signals(-stage.returncode).name
-        raise PupilError(f"{name} was ended by {ended_by}, which out of memory the system does. Last it said: {last}")
+        number = -stage.returncode
+        why = " (the system does so where memory runs out)" if number == signal.SIGKILL else ""
+        raise PupilError(f"{name} was ended by signal {number}{why}. The last line that it wrote is: {last}")
     if stage.returncode != 0:
         raise PupilError(f"{name}: {last.removeprefix('error: ') or f'exit status {stage.returncode}'}")

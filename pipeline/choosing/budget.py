@@ -43,8 +43,8 @@ class Budget:
     def fits(self, row: Row) -> str | None:
         """The file that keeps to every bound: "float32"; "int8" where only that one does; None for neither.
 
-        With a float32 file that does, whatever ships does, as long as `deploy.prefer` is speed: an int8 file takes its
-        place where that is faster.
+        Where the float32 file does and int8 ships in its place, the size is kept too, and so are the others, but for
+        what a benchmark cannot tell apart, as long as `deploy.prefer` is speed.
         """
         if not self.bounds():
             return None

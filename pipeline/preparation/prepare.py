@@ -97,7 +97,10 @@ def write(
             files.write_json(scratch / "audit.json", audit.model_dump(mode="json"))
             _write_unlabelled(examined, images, scratch)
             (scratch / "card.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            images.clear()
+            if resume is None:  # then it lies in the folder that is made
+                images.clear()
+    if resume is not None:
+        images.clear()
     refused.unlink(missing_ok=True)
     return card
 

@@ -22,9 +22,9 @@ def params_page(schema: Schema) -> str:
         MADE,
         "# The settings of params.yaml",
         "This page lists every key with its default and its range. `params.yaml` itself sets smaller numbers for a "
-        "first run. A key that is left out has its default; preflight refuses to leave out the few that `dvc.yaml` "
-        "lists one by one. An unknown key or a value outside of its range is refused by name before anything runs. "
-        "[methods.md](methods.md) has the settings under `distill.methods`.",
+        "first run. A key that is left out has its default, but preflight refuses a file without a section or a key "
+        "that a stage of `dvc.yaml` lists. An unknown key or a value outside of its range is refused by name before "
+        "anything runs. [methods.md](methods.md) has the settings under `distill.methods`.",
     ]
     shared = {name for name in schema["$defs"] if str(schema).count(f"'#/$defs/{name}'") > 1}
     for key, section in schema["properties"].items():

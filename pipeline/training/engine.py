@@ -265,7 +265,8 @@ def _naming_what_to_lower(settings: Train, epoch: int, tally: Tally) -> Iterator
             raise
         raise TrainingError(
             f"out of memory in epoch {epoch + 1}, step {tally.steps + 1}, with batches of {settings.batch_size}: "
-            f"{str(error).splitlines()[0]} Lower train.batch_size, or set train.precision to bf16."
+            f"{(str(error) or 'no more is known.').splitlines()[0]} Lower train.batch_size, or set train.precision to "
+            "bf16."
         ) from error
 
 

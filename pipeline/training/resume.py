@@ -2,8 +2,9 @@
 
 The key is a digest of parameters, data, teacher, code and versions. A state with another key belongs to another run: it
 is named, never loaded, and put beside the first state that this run saves, under its key. There its own run finds it
-again, such as after an edit that was taken back. The file is one safetensors file, written aside and renamed, so a kill
-leaves the previous state or the new one. It lives outside DVC's outputs, which DVC deletes before a rerun.
+again, such as after an edit that was taken back. One is kept so, the last. The file is one safetensors file, written
+aside and renamed, so a kill leaves the previous state or the new one. It lives outside DVC's outputs, which DVC deletes
+before a rerun.
 """
 
 import sys
@@ -23,17 +24,17 @@ class Resume:
 
     path: Path
     key: str
-    _is_ours: bool = field(default=False, init=False)
-    """What lies at `path`, because it was saved here."""
+    found: Path | None = field(default=None, init=False)
+    """Where this run's state is: at `path`, or beside another run's; None before it is loaded or saved."""
 
     def save(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Replace the state by a new one; `facts` is plain data."""
-        if not self._is_ours:
+        if self.found != self.path:
             self._keep_another()
         checkpoint.write_tensors(self.path, tensors, {"key": self.key, **facts})
-        if not self._is_ours:
+        if self.found != self.path:
             self._beside(self.key).unlink(missing_ok=True)
-            self._is_ours = True
+            self.found = self.path
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The state of this very run, or None; a torn or foreign file is said and not used."""
@@ -47,6 +48,7 @@ class Resume:
                 refused.append(str(error))
                 continue
             if facts is not None and facts.get("key") == self.key:
+                self.found = path
                 return tensors, facts
             refused.append(
                 f"{path} belongs to a run with other parameters, data, code or versions. It is kept beside this run's."
@@ -56,8 +58,9 @@ class Resume:
         return None
 
     def clear(self) -> None:
-        """Forget the state of a finished run."""
-        self.path.unlink(missing_ok=True)
+        """Forget the state of a finished run, and no other's."""
+        if self.found == self.path:
+            self.path.unlink(missing_ok=True)
         self._beside(self.key).unlink(missing_ok=True)
 
     def _keep_another(self) -> None:
@@ -68,6 +71,9 @@ class Resume:
             return
         other = "" if facts is None else facts.get("key", "")
         if other != self.key:
+            for earlier in self.path.parent.glob(f"{self.path.stem}.{'[0-9a-f]' * 8}{self.path.suffix}"):
+                if earlier != self._beside(self.key):
+                    earlier.unlink()
             self.path.replace(self._beside(other))
 
     def _beside(self, key: str) -> Path:

@@ -110,7 +110,7 @@ def restore(resume: Resume, objective: Method, optimizer: torch.optim.Optimizer,
     tally = Tally(**facts["tally"], sums=tensors["sums"].to(device), correct=tensors["correct"].to(device))
     done = f"epoch {len(facts['history'])}" + (f" and {tally.steps} steps of the next" if tally.steps else "")
     if distributed.rank() == 0:
-        print(f"resuming after {done} from {resume.path}", file=sys.stderr)
+        print(f"resuming after {done} from {resume.found}", file=sys.stderr)
     return Progress(facts["history"], under("best/", tensors), tally)
 
 

@@ -21,7 +21,7 @@ MAX_PROFILES = 1  # of a PNG, as the format demands. Each may unfold to a megaby
 # What begins a segment with a length. Others stand between scans, in their pixels, or alone, as libjpeg reads them: it
 # looks for the next marker behind a restart, and behind those below 0xc0, whatever a length there would say.
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
-_END = b"\xff\xd9"
+_ENDS = (b"\xff\xd9", b"\xff\xd8")  # an end, and a second start, at which decoders give up
 _BLOCK = 2**20  # bytes that are searched at once, 6 ms at the worst in which no other thread runs
 
 _OTHERS = {
@@ -69,10 +69,10 @@ def read(data: bytes) -> Header:
 def _jpeg(data: bytes) -> Header:
     """Of the picture alone: phones append a film, or a second picture, behind its end."""
     position, size, scans, parts = 2, None, 0, 0
-    while (found := _next_marker(data, position)) is not None and found[0] != _END:
+    while (found := _next_marker(data, position)) is not None and found[0] not in _ENDS:
         parts += 1 if scans else 1 + found.start() - position  # Pillow takes a step for each byte that it skips
         if parts > MAX_PARTS:
-            raise ImageError(f"The JPEG has more than {MAX_PARTS:,} segments; save it again.")
+            raise ImageError(f"The JPEG has more than {MAX_PARTS:,} segments or bytes between them; save it again.")
         (marker, start) = (found[0][1], found.end())
         if marker == 0xDA:
             scans += 1
@@ -83,6 +83,8 @@ def _jpeg(data: bytes) -> Header:
         elif scans == 0 and 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             size = struct.unpack_from(">HH", data, start + 3)
         position = start + int.from_bytes(data[start : start + 2])  # beyond the end where the file is cut
+    if scans == 0 and found is not None:
+        raise ImageError("The JPEG ends or begins again before its pixels; save it again.")
     if size is None or scans == 0:
         raise ImageError(f"The image ends after {len(data)} bytes, before its pixels; send all of it.")
     return Header("JPEG", size[1], size[0])

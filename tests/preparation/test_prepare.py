@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -325,12 +325,9 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         prepare.write(toy([0, 1] * 4), DATA, tmp_path / "file" / "out", progress=False)
 
 
-def test_a_stop_after_the_pass_loses_none_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source, data = toy([0, 1] * 8), DATA.model_copy(update={"train_includes_val": True})
-    prepare.write(source, data, tmp_path / "whole", progress=False)
-    parts, resume = tmp_path / "parts", tmp_path / "resume"
+@pytest.fixture
+def hashing_stops(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Ctrl-C comes while the test split is hashed; undone by `undo`."""
     hashed = files.sha256
 
     def stopped(path: Path) -> str:
@@ -338,14 +335,54 @@ def test_a_stop_after_the_pass_loses_none_of_it(
             raise KeyboardInterrupt
         return hashed(path)
 
-    monkeypatch.setattr(files, "sha256", stopped)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "sha256", stopped)
+        yield patch
+
+
+JOINED = DATA.model_copy(update={"train_includes_val": True})
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_stop_after_the_pass_loses_none_of_it(
+    has_links: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hashing_stops: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    source, parts, resume = toy([0, 1] * 8), tmp_path / "parts", tmp_path / "resume"
     with pytest.raises(KeyboardInterrupt):
-        prepare.write(source, data, parts, progress=False, resume=resume)
-    monkeypatch.setattr(files, "sha256", hashed)
-    prepare.write(source, data, parts, progress=False, resume=resume)
-    assert f"resuming after 18 of 18 images, from {resume}" in capsys.readouterr().err
+        prepare.write(source, JOINED, parts, progress=False, resume=resume)
+    hashing_stops.undo()
+    prepare.write(source, JOINED, parts, progress=False, resume=resume)
+    said = f"resuming after 18 of 18 images, from {resume}" if has_links else f"starting anew: {resume} lacks "
+    assert said in capsys.readouterr().err
+    prepare.write(source, JOINED, tmp_path / "whole", progress=False)
     assert contents(parts) == contents(tmp_path / "whole")
     assert not resume.exists()
+
+
+def test_a_kill_before_the_pass_is_forgotten_leaves_what_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: object) -> None:
+        raise KeyboardInterrupt
+
+    source, out, resume = toy([0, 1] * 8), tmp_path / "out", tmp_path / "resume"
+    monkeypatch.setattr(Growing, "clear", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.write(source, JOINED, out, progress=False, resume=resume)
+    before = contents(out)
+    monkeypatch.setattr(one_pass.OnePass, "looks", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.write(source, JOINED, out, progress=False, resume=resume)
+    assert contents(out) == before
 
 
 def test_a_resume_folder_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

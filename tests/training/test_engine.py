@@ -198,25 +198,42 @@ def test_a_foreign_state_is_said_and_not_loaded(tmp_path: Path, capsys: pytest.C
     assert_same(weights(foreign), weights(fresh))
 
 
-def test_an_edit_that_is_taken_back_costs_no_epoch(tmp_path: Path) -> None:
-    state = tmp_path / "kd.safetensors"
-    with pytest.raises(Killed):
-        fit(tiny.method("kd"), state, key="before", kill_after=2)
-    with pytest.raises(Killed):
-        fit(tiny.method("kd"), state, key="after", kill_after=1)
-    epochs = {
-        key: len((Resume(state, key).load() or ({}, {"history": []}))[1]["history"]) for key in ("before", "after")
-    }
-    assert epochs == {"before": 2, "after": 1}
+def epochs(state: Path, key: str) -> int | None:
+    """Done by the run with this key; None where it has no state."""
+    found = Resume(state, key).load()
+    return None if found is None else len(found[1]["history"])
+
+
+def test_an_edit_that_is_taken_back_costs_no_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state, before, after = tmp_path / "kd.safetensors", "b" * 64, "a" * 64
+    for key, number in ((before, 2), (after, 1)):
+        with pytest.raises(Killed):
+            fit(tiny.method("kd"), state, key=key, kill_after=number)
+    assert (epochs(state, before), epochs(state, after)) == (2, 1)
     method = tiny.method("kd")
     stop_at(method, 2, 1, signal.SIGTERM)
     with pytest.raises(StoppedError, match="in epoch 3, after step 2"):
-        fit(method, state, key="before")
-    for key in ("before", "after"):
-        resume = Resume(state, key)
-        assert resume.load() is not None
-        resume.clear()
-        assert resume.load() is None
+        fit(method, state, key=before)
+    assert f"resuming after epoch 2 from {tmp_path}/kd.bbbbbbbb.safetensors" in capsys.readouterr().err
+    assert (epochs(state, before), epochs(state, after)) == (2, 1)
+    # One other is kept, the last.
+    with pytest.raises(Killed):
+        fit(tiny.method("kd"), state, key="c" * 64, kill_after=1)
+    assert (epochs(state, before), epochs(state, after)) == (2, None)
+
+
+def test_a_finished_run_forgets_its_own_state_alone(tmp_path: Path) -> None:
+    state, before, after = tmp_path / "kd.safetensors", "b" * 64, "a" * 64
+    for key, number in ((before, 3), (after, 1)):
+        with pytest.raises(Killed):
+            fit(tiny.method("kd"), state, key=key, kill_after=number)
+    finished = Resume(state, before)
+    assert finished.load() is not None
+    finished.clear()
+    assert (epochs(state, before), epochs(state, after)) == (None, 1)
+    other = Resume(state, after)
+    assert other.load() is not None
+    other.clear()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -306,6 +323,15 @@ def test_memory_that_runs_out_between_steps_is_said_too(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Mixer, "__call__", hungry)
     with pytest.raises(TrainingError, match=r"out of memory in epoch 1, step 1, with batches of 24: "):
+        fit(tiny.method("vanilla"), tmp_path / "state")
+
+
+def test_memory_errors_without_a_word_are_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Mixer, "__call__", hungry)
+    with pytest.raises(TrainingError, match=r"out of memory in epoch 1, step 1, .*: no more is known\. Lower"):
         fit(tiny.method("vanilla"), tmp_path / "state")
 
 

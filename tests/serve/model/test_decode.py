@@ -255,10 +255,14 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         f"many scans, {name}": (lambda hiding=hiding: many_scans(hiding), "more than 100 scans")  # type: ignore[misc]
         for name, hiding in HIDING.items()
     },
-    "many segments": (lambda: before_pixels(b"\xff\xfe\0\2" * 30_000), "The JPEG has more than 20,000 segments; save"),
+    "many segments": (
+        lambda: before_pixels(b"\xff\xfe\0\2" * 30_000),
+        "The JPEG has more than 20,000 segments or bytes",
+    ),
     "much padding": (lambda: before_pixels(b"\xff" * 30_000), "The JPEG has more than 20,000 segments"),
     "many restarts": (lambda: before_pixels(b"\xff\xd0" * 30_000), "The JPEG has more than 20,000 segments"),
-    "an end before the pixels": (lambda: before_pixels(b"\xff\xd9"), "before its pixels; send all of it."),
+    "an end before the pixels": (lambda: before_pixels(b"\xff\xd9"), "The JPEG ends or begins again before its pixels"),
+    "a start before the pixels": (lambda: before_pixels(b"\xff\xd8"), "The JPEG ends or begins again before its"),
     "many chunks": (lambda: after_header(chunk(b"tEXt", b"") * 30_000), "The PNG has more than 20,000 chunks"),
     "two profiles": (lambda: after_header(*[chunk(b"iCCP", b"x")] * 2), "more than one colour profile"),
     "no size": (lambda: b"\xff\xd8\xff\xda\0\2", "The JPEG has pixels without a size; save it again."),

@@ -44,8 +44,7 @@ def train(
     """
     keep_freed_memory()
     card = cards.load(data)
-    if settings.unlabelled_share:
-        facts = facts | {"unlabelled_sha256": unlabelled.load(data, card)[1].sha256}
+    facts = facts | unlabelled.identity(data, card, settings.unlabelled_share)
     seen_by = normalization or card.normalization
     of_data = {"data": card.sha256, "image_px": card.image_px, "normalization": seen_by.model_dump()}
     state = Resume(resume, run_key({**facts, "seed": seed, **of_data}, "torch"))

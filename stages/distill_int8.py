@@ -54,7 +54,7 @@ def distill_int8(
         _write(out, {"distilled": False, "reason": reason})
         return
     keep_freed_memory()
-    seed, more = settings.quantize.seed, asked.unlabelled_share > 0
+    seed = settings.quantize.seed
     torch.manual_seed(seed)
     seen = data_card.model_copy(update={"image_px": image_px})
     source, source_px = (teacher, data_card.image_px) if asked.teacher == "teacher" else (weights, image_px)
@@ -70,9 +70,9 @@ def distill_int8(
         "teacher_sha256": sha256(source),
         "data": data_card.sha256,
         "normalization": data_card.normalization.model_dump(),
-        "unlabelled_sha256": unlabelled.load(data, data_card)[1].sha256 if more else None,
+        **unlabelled.identity(data, data_card, asked.unlabelled_share),
     }
-    state = Resume(resume, run_key(facts, "torch"))
+    state, more = Resume(resume, run_key(facts, "torch")), asked.unlabelled_share > 0
     feeds = training_feeds(data, data_card, data_card.normalization, best_device(), None, more, image_px)
     seen_val = data_card.train_includes_val
     result = engine.fit(objective, *feeds, asked.recipe, settings.augment, seed, state, lambda record: None, seen_val)

@@ -49,3 +49,8 @@ def load(folder: Path, card: DataCard) -> tuple[Split, UnlabelledCard]:
     shape = (own.count, card.storage_px, card.storage_px, 3)
     images = mapped(folder / UNLABELLED / "images.npy", shape, np.uint8)
     return Split(images, np.full(own.count, NO_LABEL, np.int64), card.image_px), own
+
+
+def identity(folder: Path, card: DataCard, share: float) -> dict[str, str | None]:
+    """What tells the images without labels that a training sees from others; nothing where their `share` is 0."""
+    return {"unlabelled_sha256": load(folder, card)[1].sha256} if share else {}

@@ -64,9 +64,9 @@ def quantize(
             print(f"student.{name}: {verdict.reason}")
             file = folder / f"student.{name}{'' if verdict.accepted else '.refused'}.onnx"
             if judged.network is not None:
-                own = {"precision": name, "metrics": gate.measured(scores["test"])}
-                bits = {"weight_bits": quantizing.weight_bits(judged.network)} if name.startswith("int8") else {}
-                onnx_file.write(judged.network, card | own | bits, file)
+                bits = quantizing.weight_bits(judged.network)
+                own = {"precision": name, "weight_bits": bits, "metrics": gate.measured(scores["test"])}
+                onnx_file.write(judged.network, card | own, file)
             students[name] = {
                 "file": f"{out.name}/{file.name}",
                 "accepted": verdict.accepted,

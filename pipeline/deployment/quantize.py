@@ -200,11 +200,11 @@ def _not_finite(what: str) -> PupilError:
     )
 
 
-def weight_bits(model: onnx.ModelProto) -> int:
-    """7 where no weight of a quantised network is beyond what 7 bits hold, else 8."""
+def weight_bits(model: onnx.ModelProto) -> int | None:
+    """7 where 7 bits hold every weight in whole numbers, else 8; None where a network has no such weights."""
     signed = (it for it in model.graph.initializer if it.data_type == onnx.TensorProto.INT8 and len(it.dims) > 1)
-    largest = max((np.abs(onnx.numpy_helper.to_array(tensor).astype(int)).max() for tensor in signed), default=0)
-    return 7 if largest <= 64 else 8
+    largest = [np.abs(onnx.numpy_helper.to_array(tensor).astype(int)).max() for tensor in signed]
+    return None if not largest else 7 if max(largest) <= 64 else 8
 
 
 def half(model: onnx.ModelProto) -> onnx.ModelProto:

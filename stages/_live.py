@@ -1,9 +1,10 @@
 """DVCLive as a recorder of epochs, so that `dvc metrics`, `dvc plots` and editors follow a training."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from dvclive.live import Live
 
 from pipeline.training.state import Record
 
@@ -12,20 +13,10 @@ Recorder = Callable[[Record], None]
 
 @contextmanager
 def recorder(out: Path, val_is_seen: bool = False) -> Iterator[Recorder]:
-    """Record epochs under `out` (metrics.json, plots/); without DVCLive say so and record nothing there.
+    """Record epochs under `out` (metrics.json, plots/).
 
     `val_is_seen`: metrics.json says beside the validation figures that they are of images seen in training.
     """
-    try:
-        from dvclive.live import Live
-    except ImportError:
-        print(
-            "dvclive is not installed, so no metrics.json and no plots are written; history.json is written all "
-            "the same.",
-            file=sys.stderr,
-        )
-        yield lambda record: None
-        return
     # dvcyaml: DVCLive would otherwise write itself into dvc.yaml while dvc is reading it.
     with Live(str(out), dvcyaml=None, save_dvc_exp=False, report=None) as live:
 

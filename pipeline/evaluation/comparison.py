@@ -29,6 +29,8 @@ Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 """Standard deviations to each side that an interval of a normal distribution takes."""
 BASELINE = "vanilla"
 """The method that has no teacher."""
+TIE_POINTS = 0.5
+"""Differences of top-1 below this are ties: two seeds of one method often differ by as much."""
 TEACHER = "teacher"
 
 Right = NDArray[np.bool_]

@@ -175,10 +175,10 @@ def ends_before_halving(strides: Sequence[int]) -> tuple[int, ...]:
     return (*(index - 1 for index, stride in enumerate(strides) if index > 0 and stride == 2), len(strides) - 1)
 
 
-def family(arch: str, key: str = "arch") -> Any:
+def family(arch: str) -> Any:
     """The family file of an architecture: the letters it begins with (wrn_40_2 -> wrn), or all before a slash."""
     name = arch.split("/")[0] if "/" in arch else arch[: next((i for i, c in enumerate(arch) if not c.isalpha()), None)]
-    return registry.find("pipeline.models", name, f"{key} '{arch}'")
+    return registry.find("pipeline.models", name, f"arch '{arch}'")
 
 
 def title(spec: Spec) -> str:

@@ -63,11 +63,13 @@ def build_pretrained(spec: base.Spec) -> "Timm":
     Raises CheckpointError where the weights cannot be had, within seconds where there is no network.
     """
     name = _name(spec["arch"])
+    failed = None
     try:
-        with _one_try():
+        with _one_try() as failed:
             network = timm.create_model(name, pretrained=True, **_arguments(spec))
     except Exception as error:  # of the hub, of its HTTP client, of urllib, or timm's own
-        cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        first = failed or error
+        cause = (str(first) or type(first).__name__).splitlines()[0].rstrip(".")
         raise CheckpointError(
             f"the pretrained weights of {spec['arch']} are not in the cache ({constants.HF_HUB_CACHE}) and could not "
             f"be fetched from {constants.ENDPOINT} ({cause}). Run this once on a machine with access to the network; "
@@ -312,21 +314,24 @@ def _largest(x: Tensor) -> float:
 
 
 @contextmanager
-def _one_try() -> Iterator[None]:
+def _one_try() -> Iterator[Exception | None]:
     """Ask the hub once, briefly, whether it is there; if not, only its cache is read, without one more try.
+
+    Yields why it could not be asked.
 
     By itself its client tries each file for most of a minute where there is no network, cached or not.
     """
     before, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
+    failed: Exception | None = None
     try:
-        answers = huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_SECONDS).status_code < 500
-    except Exception:  # whatever its HTTP client raises
-        answers = False
-    constants.HF_HUB_OFFLINE = before or not answers
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_SECONDS).raise_for_status()
+    except Exception as error:  # whatever its HTTP client raises
+        failed = error
+    constants.HF_HUB_OFFLINE = before or failed is not None
     # The few weights that lie elsewhere come through urllib, which by default waits without end.
     socket.setdefaulttimeout(_SECONDS)
     try:
-        yield
+        yield failed
     finally:
         constants.HF_HUB_OFFLINE = before
         socket.setdefaulttimeout(timeout)

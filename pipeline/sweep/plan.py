@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.evaluation.comparison import BASELINE
 from pipeline.settings import presets
 from pipeline.settings.params import Params, check_all
 from pipeline.settings.reading import parse
@@ -132,7 +133,7 @@ def _data(out: Path, values: dict[str, Any]) -> Path:
 
 def _for_one_method(values: dict[str, Any], method: str, protocol: str) -> dict[str, Any]:
     config = dict(values["distill"]["methods"].get(method, {}))
-    if protocol != PUBLISHED and method != "vanilla":
+    if protocol != PUBLISHED and method != BASELINE:
         # One protocol for all: some sources leave their teacher in train mode, which is no property of the method.
         config["teacher_bn"] = "eval"
     return {**values, "distill": {**values["distill"], "methods": {method: config}}}

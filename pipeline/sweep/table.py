@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import card as cards
+from pipeline.evaluation.comparison import BASELINE, TIE_POINTS
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.published import TEACHER, Figure, Published, shown, sources
 from pipeline.settings.data import validation_label
 from pipeline.sweep.plan import Run
-
-TIE_POINTS = 0.5
-"""Differences of top-1 below this are ties: two seeds of one method often differ by as much."""
 
 Results = dict[str, Any]
 
@@ -53,7 +51,7 @@ def aggregate(runs: Sequence[Run], published: Published, facts: Mapping[str, Any
         },
         "pairs": {
             pair: {
-                method: _cell(seeds, methods.get("vanilla"), rows.get((pair, method)))
+                method: _cell(seeds, methods.get(BASELINE), rows.get((pair, method)))
                 for method, seeds in methods.items()
             }
             for pair, methods in cells.items()

@@ -4,7 +4,7 @@ PupilError
 +-- ParamsError      params.yaml holds an unknown key, a wrong type or an impossible value
 +-- DataError        a data set is missing, broken or does not fit the parameters
 +-- CheckpointError  a weights file is torn, foreign, or of another network
-+-- TrainingError    a loss is no longer finite
++-- TrainingError    a training cannot go on: no finite loss, no memory, a process that is lost
 +-- ParityError      an exported network does not compute what the trained one does
 +-- StoppedError     somebody asked a long stage to stop; it did, and can go on
 """

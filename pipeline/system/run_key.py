@@ -11,7 +11,7 @@ from typing import Any
 
 
 def run_key(facts: dict[str, Any], *packages: str) -> str:
-    """Digest of what decides a run's result: `facts`, the code loaded from this project, versions of `packages`.
+    """Digest of what decides a run's result: `facts`, the code loaded (pipeline/ and stages/), versions of `packages`.
 
     And of the packages that this code names as PACKAGES: those that a family of networks comes from.
     """

@@ -98,7 +98,7 @@ def test_a_range_begins_with_the_numbers_of_the_file_to_the_last_bit() -> None:
         assert (came[0].item(), came[1].item()) == (scale.item(), zero_point)
 
 
-def test_a_range_divides_as_onnx_runtime_does() -> None:
+def test_a_range_divides_as_onnx_defines_it() -> None:
     x, range_ = torch.linspace(-3, 3, 1001), Range(0.023529412, 40)
     expected = np.clip(np.rint(x.numpy() / np.float32(0.023529412)) + 40, 0, 255) - 40
     np.testing.assert_array_equal(range_(x.view(1, -1)).whole.detach().numpy()[0], expected)

@@ -25,7 +25,7 @@ from tests.pages import TEXTS
 TUTORIAL, EXPERIMENTS = "docs/tutorial.md", "docs/experiments.md"
 APPLY = "python -m stages.apply_preset --preset photos.yaml"
 ELSEWHERE = {
-    r"(RAY_ADDRESS=\S+ )?make [\w./]+": ("docs/test_followed.py", "test_make_knows_its_targets"),
+    r"(RAY_ADDRESS=\S+ )?make [\w./]+": ("docs/test_followed.py", "def test_make_knows_its_targets("),
     r"\. \.venv/bin/activate$": ("toy.py", "after activating the virtual environment"),
     r"python -m tests\.demo_page ": ("serve/http/test_page_in_browser.py", "from tests.demo_page import"),
     r"python -m stages\.convert ": ("stages/test_convert.py", "from stages.convert import convert"),

@@ -17,7 +17,7 @@ from tests import pages, tiny_onnx
 
 PAGE = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
 LOAD = "python -m serve load"
-# The installation is test_serve_alone's.
+# The installation is serve/test_alone.py's.
 LINES = [(kind, text) for kind, text in pages.blocks(PAGE) if kind in ("sh", "python") and "serve-env" not in text]
 
 

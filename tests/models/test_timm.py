@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.deployment import export
+from pipeline.distillation import crd
 from pipeline.distillation.base import Teacher, find
 from pipeline.models import base, checkpoint
 from pipeline.models import timm as family
@@ -114,15 +114,15 @@ def test_features_forward_and_timms_own_forward_give_the_same_logits(arch: str) 
     torch.testing.assert_close(model.fc(features.pooled), logits, rtol=0, atol=0)
 
 
-@every_network
+@pytest.mark.parametrize("arch", [name for name in NETWORKS if name not in ("timm/test_convnext", "timm/test_vit")])
 def test_looking_inside_runs_every_bn_once(arch: str) -> None:
     model = tiny.network(arch).train()
     model.features(tiny.batch().images)
     counts = [int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    assert set(counts) <= {1}
+    assert set(counts) == {1}
     model(tiny.batch().images)
     counts = [int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    assert set(counts) <= {2}
+    assert set(counts) == {2}
 
 
 @every_network
@@ -403,14 +403,24 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def test_pretrained_weights_that_cannot_be_had_are_one_paragraph_in_seconds(no_hub: Path) -> None:
-    started = time.perf_counter()
+def test_pretrained_weights_that_cannot_be_had_are_one_paragraph_after_one_try(
+    no_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+    offline: list[bool] = []
+
+    def watched(*given: Any, **named: Any) -> Any:
+        offline.append(constants.HF_HUB_OFFLINE)
+        return create(*given, **named)
+
+    monkeypatch.setattr(timm, "create_model", watched)
     with pytest.raises(CheckpointError) as caught:
         base.build_to_train({"arch": "timm/test_resnet", "num_classes": 4}, True, "teacher")
-    assert time.perf_counter() - started < 20
+    assert offline == [True]
     said = str(caught.value)
     assert said.startswith(f"the pretrained weights of timm/test_resnet are not in the cache ({no_hub}) and could not")
     assert "be fetched from http://127.0.0.1:9" in said
+    assert "Connection refused" in said  # why, and not that its client was told to stay offline
     assert "HF_HOME" in said
     assert "set pretrained to false" in said
     assert "\n" not in said
@@ -484,10 +494,18 @@ def test_with_the_weights_of_a_pruned_teacher_the_student_alone_is_tried() -> No
         rehearse(settings(teacher={"arch": "pruned", "weights": "w"}, student={"arch": "resnet21"}))
 
 
-def test_rehearsing_a_method_with_banks_allocates_none_for_the_real_data() -> None:
-    started = time.perf_counter()
-    rehearse(settings(distill={"methods": {"crd": {}, "norm": {}, "simkd": {}, "vanilla": {}}}))
-    assert time.perf_counter() - started < 20
+def test_rehearsing_a_method_with_banks_allocates_none_for_the_real_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+
+    class Watched(crd.Contrast):
+        def __init__(self, pooled_s: int, pooled_t: int, num_images: int, config: crd.Config) -> None:
+            rows.append(num_images)
+            super().__init__(pooled_s, pooled_t, num_images, config)
+
+    monkeypatch.setattr(crd, "Contrast", Watched)
+    rehearse(settings(distill={"methods": {"crd": {}, "vanilla": {}}}))
+    assert len(rows) == 1
+    assert rows[0] < 100
 
 
 def test_the_fingerprint_of_a_network_of_timm_holds_timms_version(tmp_path: Path) -> None:

@@ -27,12 +27,6 @@ def test_cores_are_counted_without_an_affinity(monkeypatch: pytest.MonkeyPatch) 
     assert machine.num_cores() == 7
 
 
-def test_a_machine_without_proc_is_described(tmp_path: Path) -> None:
-    told = machine.describe(tmp_path)
-    assert told["cpu"]
-    assert (told["cpu_flags"], told["governor"], told["gpus"]) == ([], None, [])
-
-
 def test_a_child_whose_parent_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     parents, killed = iter([5, 5, 1]), []
     monkeypatch.setattr(interruption, "LOOK_S", 0)

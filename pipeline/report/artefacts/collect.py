@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.evaluation import published
+from pipeline.evaluation.comparison import BASELINE, TIE_POINTS
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.report import attention
 from pipeline.report.artefacts.analysed import Analysis, Comparison
@@ -27,7 +28,7 @@ from pipeline.report.artefacts.records import (
     Spread,
     read,
 )
-from pipeline.report.artefacts.results import BASELINE, TIE_POINTS, Commit, Gain, Network, Point, Results
+from pipeline.report.artefacts.results import Commit, Gain, Network, Point, Results
 from pipeline.report.artefacts.shipped import shipped
 from pipeline.settings import params as parameters
 from pipeline.system.files import sha256

@@ -1,5 +1,6 @@
 """Rows and sentences about data and classes, for the page and for RESULTS.md alike."""
 
+from pipeline.data.unlabelled import UNLABELLED
 from pipeline.report.artefacts.analysed import ClassScores
 from pipeline.report.artefacts.audited import Audit, Extent
 from pipeline.report.artefacts.results import Results
@@ -13,10 +14,6 @@ CONFUSIONS = ("true class", "taken for", "images", "% of the class")
 """Titles of `confusions`."""
 _KINDS = {"wrong_extension": "wrong extension", "leak": "in two splits", "conflict": "under two labels"}
 """Where the kind's own name says too little."""
-
-
-_UNLABELLED = "unlabelled"
-"""What the audit calls images of data.unlabelled."""
 
 
 def splits(results: Results) -> list[tuple[str, ...]]:
@@ -35,13 +32,13 @@ def splits(results: Results) -> list[tuple[str, ...]]:
                 _extent(it.height_px),
             ]
         rows.append(tuple(row))
-    if (it := results.audit.splits.get(_UNLABELLED)) is not None:
+    if (it := results.audit.splits.get(UNLABELLED)) is not None:
         seen = (
             *map(count, (it.images, it.bad, it.dropped, it.duplicates)),
             _extent(it.width_px),
             _extent(it.height_px),
         )
-        rows.append((_UNLABELLED, count(it.kept), NONE, *seen))
+        rows.append((UNLABELLED, count(it.kept), NONE, *seen))
     return rows
 
 
@@ -69,7 +66,7 @@ def found(results: Results) -> str:
         "drop": " Images that are in two splits were dropped from one (data.leaks: drop).",
         "report": " Images that are in two splits stay (data.leaks: report).",
     }
-    without = audit.splits[_UNLABELLED].dropped if _UNLABELLED in audit.splits else 0
+    without = audit.splits[UNLABELLED].dropped if UNLABELLED in audit.splits else 0
     labelled = drops.get(audit.leaks, "") if audit.counts.get("leak", 0) > without else ""
     if results.data.train_includes_val:
         labelled += " Val is trained on too (data.train_includes_val): what train shares with it is a repetition."

@@ -2,9 +2,9 @@
 
 import math
 
-from pipeline.evaluation.comparison import Z
+from pipeline.evaluation.comparison import TIE_POINTS, Z
 from pipeline.report.artefacts.records import Spread
-from pipeline.report.artefacts.results import TIE_POINTS, Network, Results
+from pipeline.report.artefacts.results import Network, Results
 from pipeline.report.findings.formats import count, percent
 
 

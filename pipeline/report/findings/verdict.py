@@ -2,9 +2,10 @@
 
 import math
 
+from pipeline.evaluation.comparison import BASELINE
 from pipeline.report.artefacts.measured import TEACHER, Batch, Ratio
 from pipeline.report.artefacts.records import Difference
-from pipeline.report.artefacts.results import BASELINE, Results
+from pipeline.report.artefacts.results import Results
 from pipeline.report.findings.formats import bounds, count, interval, milliseconds, percent, probability, share, size
 
 _RAREST = 6

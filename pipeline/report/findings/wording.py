@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.evaluation.comparison import TIE_POINTS
 from pipeline.evaluation.published import shown
-from pipeline.report.artefacts.results import TIE_POINTS, Commit, Network, Results
+from pipeline.report.artefacts.results import Commit, Network, Results
 from pipeline.report.findings.formats import (
     NONE,
     PLUS_MINUS,

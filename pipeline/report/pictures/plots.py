@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from matplotlib.axis import Axis
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, ScalarFormatter
 
+from pipeline.evaluation.comparison import BASELINE
 from pipeline.report.artefacts.measured import parts
-from pipeline.report.artefacts.results import BASELINE, Network, Results
+from pipeline.report.artefacts.results import Network, Results
 from pipeline.report.findings.timings import candidate
 from pipeline.report.pictures import svg
 from pipeline.report.pictures.labels import beside

@@ -3,9 +3,8 @@
 import io
 import json
 import socket
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -20,6 +19,7 @@ from benchmarks.serving import Served, served
 from serve.http.limits import Limits
 from tests import tiny_onnx
 from tests.attacks import INFER, TOKEN, ask, ask_and_close, full, infer, is_well, post, withstood
+from tests.waiting import until
 
 MIB = 2**20
 MANY = 20_000
@@ -122,7 +122,8 @@ def test_a_body_that_breaks_off_in_a_bad_chunk_gets_one_answer(server: Served, t
     for target in (INFER, "/v2/models/nobody/infer", "/v2/health/live"):
         for bad in (b"zz\r\n", b"-1\r\n", b"1\r\nxx\r\n", b"5\r\nab"):
             came = ask(server, head("POST", target, CHUNKED, token=token), b"1\r\n{\r\n", bad)
-            assert len(came) <= 1
+            is_half_read = target == INFER and token is not None and bad == b"5\r\nab"  # and then the client leaves
+            assert len(came) == (0 if is_half_read else 1)
     assert is_well(server)
 
 
@@ -233,13 +234,6 @@ def test_more_named_classes_than_an_answer_may_have_are_refused(server: Served) 
             ((came, body),) = ask(server, to_many(num_images, classification=10**6))
             assert came == status
         assert b"10,240,000 classes would be named, more than the 65,536 of one answer" in body
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_half_closed_connections_get_their_answers(server: Served) -> None:

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from serve.http.server import Server
 from serve.model.classifier import OnnxClassifier
 from tests import tiny_onnx
 from tests.serve.http.test_tls import certify
+from tests.waiting import until
 
 METRICS = Metrics()
 
@@ -62,13 +63,6 @@ class Running:
             assert answer(client)[0] == 200
         until(lambda: self.num_connections() == 0)
         return self.server.server_state.tasks == set()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @contextmanager

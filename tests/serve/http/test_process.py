@@ -26,6 +26,7 @@ from serve.http import server
 from serve.http.limits import Limits
 from serve.http.server import Settings, is_loopback
 from tests import tiny_onnx
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -210,13 +211,6 @@ def test_a_worker_killed_while_it_starts_ends_nobody(student: Path) -> None:
         ask(connection, 3)
         connection.close()
         assert server.stop() == 0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_workers_do_not_outlive_a_parent_that_is_killed(student: Path) -> None:

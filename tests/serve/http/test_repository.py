@@ -5,7 +5,6 @@ import io
 import json
 import signal
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from serve.http.tokens import digest
 from serve.model import overflow
 from serve.model.classifier import OnnxClassifier
 from tests import tiny_onnx
+from tests.waiting import until
 
 TOKEN = "s3cret"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -138,7 +138,7 @@ def test_requests_that_have_come_are_answered_by_the_old_model(student: Path) ->
         for each in waiting:
             each.start()
         old = app.state.repository.batchers["student"]
-        _until(lambda: old.num_waiting == 2)
+        until(lambda: old.num_waiting == 2)
         tiny_onnx.write(student, seed=1)
         assert client.post(LOAD).status_code == 200
         np.testing.assert_allclose([logits(client)], expected(1), rtol=1e-4, atol=1e-5)
@@ -146,7 +146,7 @@ def test_requests_that_have_come_are_answered_by_the_old_model(student: Path) ->
         for each in waiting:
             each.join(20)
         np.testing.assert_allclose(found, np.repeat(expected(0), 3, 0), rtol=1e-4, atol=1e-5)
-        _until(lambda: not any(each.name == "student" and each.is_alive() for each in old._threads))
+        until(lambda: not any(each.name == "student" and each.is_alive() for each in old._threads))
 
 
 def test_unloaded_and_loaded_again_a_model_has_its_old_place(tmp_path: Path) -> None:
@@ -306,15 +306,15 @@ def test_sighup_takes_new_models_and_tokens_and_loses_no_request(
             assert f"Send SIGHUP to process {server.process.pid}" in json.loads(refused.value.read())["error"]
             refused.value.close()
         over, answers = threading.Event(), list[float]()
-        client = threading.Thread(target=lambda: answers.extend(_ask_until(over, server)))
+        client = threading.Thread(target=lambda: answers.extend(_askuntil(over, server)))
         client.start()
-        _until(lambda: len(answers) > 0)
+        until(lambda: len(answers) > 0)
         tiny_onnx.write(student, seed=1)
         tokens.write_text(f"new\n{TOKEN}\n")
         server.process.send_signal(signal.SIGHUP)
-        _until(lambda: _read_again(server) == num_workers)
+        until(lambda: _read_again(server) == num_workers)
         first = len(answers)
-        _until(lambda: len(answers) > first + 1)
+        until(lambda: len(answers) > first + 1)
         over.set()
         client.join(20)
         old, new = expected(0)[0, 0], expected(1)[0, 0]
@@ -324,7 +324,7 @@ def test_sighup_takes_new_models_and_tokens_and_loses_no_request(
         student.write_bytes(b"torn")
         tokens.write_text("")
         server.process.send_signal(signal.SIGHUP)
-        _until(lambda: _read_again(server) == 2 * num_workers)
+        until(lambda: _read_again(server) == 2 * num_workers)
         assert _nearest(_ask(server, TOKEN), old, new) == new
         assert server.stop() == 0
         errors = [line["message"] for line in map(json.loads, server.errors().splitlines()) if line["level"] == "error"]
@@ -347,7 +347,7 @@ def _ask(server: Served, token: str) -> float:
         return value
 
 
-def _ask_until(over: threading.Event, server: Served) -> Iterator[float]:
+def _askuntil(over: threading.Event, server: Served) -> Iterator[float]:
     while not over.is_set():
         yield _ask(server, TOKEN)
 
@@ -358,10 +358,3 @@ def _nearest(value: float, *others: float) -> float:
 
 def _read_again(server: Served) -> int:
     return server.errors().count("The files were read again.")
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

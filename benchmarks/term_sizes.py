@@ -30,6 +30,7 @@ PAIRS = (
     (32, "wrn_40_2", "wrn_16_2"),
     (32, "resnet32x4", "resnet8x4"),
     (224, "resnet34", "resnet18"),
+    (224, "timm/resnet34", "timm/resnet18"),
     (224, "wrn_40_2", "wrn_16_2"),
 )
 METHODS = {"afd": "attention", "at": "attention", "sakd": "sad"}

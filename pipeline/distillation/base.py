@@ -46,11 +46,19 @@ class Config(Section):
     """Whether the teacher's batch normalisation uses its running statistics (`eval`) or those of the batch (`batch`, as
     some official code does)."""
 
+    def head_weights(self) -> dict[str, float]:
+        """What the terms that teach the student's classifier weigh, by the settings that say so; one is above 0.
+
+        Terms of maps and pooled features never reach the classifier: by them alone it would stay as it was drawn.
+        """
+        return {"ce_weight": self.ce_weight, "kl_weight": self.kl_weight}
+
     @model_validator(mode="after")
-    def _something_is_learnt(self) -> Self:
-        weights = [name for name in type(self).model_fields if name.endswith("_weight")]
-        if not any(getattr(self, name) for name in weights):
-            raise ValueError(f"{', '.join(weights)} are all 0, so that nothing would be learnt; raise one of them")
+    def _the_classifier_learns(self) -> Self:
+        weights = self.head_weights()
+        if not any(weights.values()):
+            names = f"{' and '.join(weights)} are {'both' if len(weights) == 2 else 'all'} 0"
+            raise ValueError(f"{names}, so that the student's classifier would learn nothing; raise one of them")
         return self
 
 
@@ -78,6 +86,8 @@ class Method(nn.Module):
     smallest_batch: ClassVar[int] = 1
     """Fewest images at a time from which every term of the method learns. Its networks may need more:
     pipeline/training/batch_sizes.py finds that out."""
+    fewest_classes: int = 2
+    """Fewest classes that its terms can teach to tell apart; an instance says so too where its settings need more."""
     takes_mixed: ClassVar[bool] = True
     """False where terms of its own take an image for one of its labelled class: then it can train neither on mixtures
     nor on images without labels."""
@@ -98,6 +108,12 @@ class Method(nn.Module):
         self.student = student
         self.image_px = card.image_px
         self.teacher_px = (teacher.image_px if teacher else None) or card.image_px
+        if card.num_classes < self.fewest_classes:
+            raise ParamsError(
+                f"{type(self).__module__} needs {self.fewest_classes} classes, but the data set has "
+                f"{card.num_classes}: two standardised logits are 1 and -1 whatever they were, so that nothing would "
+                "be learnt from them. Choose another method."
+            )
         self._borrowed: tuple[Classifier, ...] = ()
         self._renormalize: tuple[Tensor, Tensor] | None = None
         if not self.needs_teacher:

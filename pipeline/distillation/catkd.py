@@ -47,6 +47,10 @@ class Config(base.Config):
     normalize: bool = False
     """Whether each class's map of an image is divided by its norm, so that its places alone count, not its size."""
 
+    def head_weights(self) -> dict[str, float]:
+        """And of class maps, which hold the classifier's weights."""
+        return super().head_weights() | {"attention_weight": self.attention_weight}
+
 
 class Method(base.Method):
     """Class maps of the last stage."""

@@ -48,6 +48,10 @@ class Config(base.Config):
     strong_threshold: Annotated[float, Field(ge=0)] = 0.2
     """The same of the strong view, for the divergences between one view and the other."""
 
+    def head_weights(self) -> dict[str, float]:
+        """And of the divergences of both kinds."""
+        return super().head_weights() | {"within_weight": self.within_weight, "across_weight": self.across_weight}
+
 
 class Method(base.Method):
     """Consistency within and across two views."""

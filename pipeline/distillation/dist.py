@@ -8,7 +8,7 @@
 
 z_s, z_t  logits (B, K) of student and teacher; both need the same classes. Nothing is trained beside the student and
 nothing is dropped. A correlation leaves scale and offset free, which a strong teacher's exact values are not worth. At
-least three images are needed: over two, a correlation is 1 or -1 and has no gradient.
+least three images are needed: over two, a correlation is 1 or -1 and has no gradient. So is inter with two classes.
 
 Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, arXiv:2205.10536. T = 4 and
 dist_weight 2 are the official CIFAR-100 strategy. For ImageNet it has T = 1. The loss is the same; kl_weight is an
@@ -40,6 +40,11 @@ class Config(base.Config):
     """Weight of the correlation over classes, image by image; beta in the paper."""
     intra_weight: Weight = 1.0
     """Weight of the correlation over the batch, class by class; gamma in the paper."""
+
+    def head_weights(self) -> dict[str, float]:
+        """And of both correlations."""
+        parts = self.inter_weight + self.intra_weight
+        return super().head_weights() | {"dist_weight * (inter_weight + intra_weight)": self.dist_weight * parts}
 
 
 class Method(base.Method):

@@ -10,7 +10,7 @@
 
 z_s, z_t  logits (B, K) of student and teacher; both need the same classes. Nothing is trained beside the student and
 nothing is dropped. With weights 1 and (1 - p_t,y), image by image, the two terms are the KD term again; DKD frees the
-second from that factor, which is small just where the teacher is sure.
+second from that factor, which is small just where the teacher is sure. With two classes nckd is always 0.
 
 Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022, arXiv:2203.08679. In its CIFAR-100 table
 the target weight is 1. The nontarget weight is 8 (ResNet-32x4 to -8x4, the default here), 6 (WRN-40-2 to WRN-16-2 and
@@ -42,6 +42,13 @@ class Config(base.Config):
     """Weight of the divergence among the other classes; beta in the paper."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
     """Number of epochs over which both weights grow linearly; 0 starts with the full weights."""
+
+    def head_weights(self) -> dict[str, float]:
+        """And of both parts of the divergence."""
+        return super().head_weights() | {
+            "target_weight": self.target_weight,
+            "nontarget_weight": self.nontarget_weight,
+        }
 
 
 class Method(base.Method):

@@ -38,6 +38,7 @@ class Method(base.Method):
     """Cross-entropy and the divergence of standardised logits."""
 
     compares_logits: ClassVar[bool] = True
+    fewest_classes = 3
     reads = ("logits",)
 
     def terms(self, s: Features, t: Features, batch: Batch) -> dict[str, Tensor]:

@@ -40,11 +40,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.data.card import DataCard
 from pipeline.devices import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Weight
 from pipeline.distillation.batch import Batch, Both, cross_entropy
 from pipeline.distillation.blocks import divergences, standardize
+from pipeline.models.base import Classifier
 
 
 class Config(base.Config):
@@ -66,6 +68,11 @@ class Method(base.Method):
 
     views: ClassVar[Literal[1, 2]] = 2
     compares_logits: ClassVar[bool] = True
+
+    def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
+        if config.standardize:
+            self.fewest_classes = 3
+        super().__init__(config, student, teacher, card)
 
     def terms(self, s: Both, t: Both, batch: Batch) -> dict[str, Tensor]:
         """ "ce", "kl", "classes" and "images". "kl" replaces that of base.Method."""

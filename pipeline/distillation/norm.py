@@ -58,6 +58,8 @@ class Config(base.Config):
 class Method(base.Method):
     """The widened map against N copies of the teacher's."""
 
+    fewest_classes = 3
+
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)
         s, t = (sizes.stages[-1] for sizes in self.shapes(card))

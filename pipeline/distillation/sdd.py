@@ -61,6 +61,13 @@ class Config(base.Config):
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
     """Number of epochs over which region_weight grows linearly; 0 starts with the full weight."""
 
+    def head_weights(self) -> dict[str, float]:
+        """And of what is compared by region."""
+        if self.kind == "kd":
+            return super().head_weights() | {"region_weight": self.region_weight}
+        parts = self.region_weight * (self.target_weight + self.nontarget_weight)
+        return super().head_weights() | {"region_weight * (target_weight + nontarget_weight)": parts}
+
 
 class Method(base.Method):
     """Predictions of regions."""

@@ -46,6 +46,10 @@ class Config(base.Config):
     factor: Annotated[int, Field(ge=1)] = 2
     """Number of the teacher's channels divided by the number of the projector's inner channels."""
 
+    def head_weights(self) -> dict[str, float]:
+        """And of the maps: the classifier is the teacher's, and learns nothing."""
+        return super().head_weights() | {"feature_weight": self.feature_weight}
+
 
 class Method(base.Method):
     """The teacher's last map, and its classifier."""

@@ -41,6 +41,10 @@ class Config(base.Config):
     weighted: bool = True
     """Whether an image counts the more the less sure the teacher is of it (WTTM) or all count alike (TTM)."""
 
+    def head_weights(self) -> dict[str, float]:
+        """And of the matching term."""
+        return super().head_weights() | {"matching_weight": self.matching_weight}
+
 
 class Method(base.Method):
     """Divergence from the transformed teacher."""

@@ -53,7 +53,15 @@ class Variant(Section):
     """A row of figures of one method that is set up otherwise than by default."""
 
     method: str
-    settings: dict[str, Any]
+    settings: dict[str, Any] = Field(default={})
+    """Those that have this value in that form."""
+    above_zero: tuple[str, ...] = ()
+    """Those that are above 0 in it, and 0 by default."""
+
+    def is_of(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a method with these settings, defaults left out, has this form."""
+        alike = all(settings.get(key) == value for key, value in self.settings.items())
+        return alike and all(settings.get(key, 0) > 0 for key in self.above_zero)
 
 
 class Published(Section):
@@ -79,7 +87,7 @@ class Published(Section):
     def row_name(self, method: str, settings: Mapping[str, Any]) -> str:
         """Which row has the figures of a method under these settings of it; that row may have none."""
         for name, variant in self.variants.items():
-            if variant.method == method and all(settings.get(key) == it for key, it in variant.settings.items()):
+            if variant.method == method and variant.is_of(settings):
                 return name
         return method
 

@@ -85,6 +85,8 @@ def _card(name: str, header: str, method: Any) -> list[str]:
         needs.append("a weak and a strong view of each image, so that no cache can answer for the teacher")
     if method.smallest_batch > 1:
         needs.append(f"at least {method.smallest_batch} images in a batch")
+    if method.fewest_classes > 2:
+        needs.append(f"at least {method.fewest_classes} classes")
     if not method.takes_mixed:
         needs.append("images that have a label and are not mixed")
     elif not method.needs_teacher:

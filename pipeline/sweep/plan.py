@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.comparison import BASELINE
 from pipeline.settings import presets
 from pipeline.settings.params import Params, check_all
 from pipeline.settings.reading import parse
@@ -80,7 +79,7 @@ def plan(
         for method in methods:
             own = folder / "published" / f"{method}.yaml"
             layers = [recipe, own, networks] if protocol == PUBLISHED and own.exists() else [recipe, networks]
-            values = _for_one_method(presets.overlaid(params, layers), method, protocol)
+            values = _for_one_method(presets.overlaid(params, layers), method)
             for seed in seeds:
                 values = {**values, "distill": {**values["distill"], "seeds": [seed]}}
                 values["deploy"] = {"method": method, "seed": seed}
@@ -131,11 +130,8 @@ def _data(out: Path, values: dict[str, Any]) -> Path:
     return out / "data" / digest(values.get("data"))
 
 
-def _for_one_method(values: dict[str, Any], method: str, protocol: str) -> dict[str, Any]:
-    config = dict(values["distill"]["methods"].get(method, {}))
-    if protocol != PUBLISHED and method != BASELINE:
-        # One protocol for all: some sources leave their teacher in train mode, which is no property of the method.
-        config["teacher_bn"] = "eval"
+def _for_one_method(values: dict[str, Any], method: str) -> dict[str, Any]:
+    config = values["distill"]["methods"].get(method, {})
     return {**values, "distill": {**values["distill"], "methods": {method: config}}}
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -141,8 +142,62 @@ def test_a_teacher_that_normalises_by_the_batch_needs_two_images_too(monkeypatch
 @every_method
 def test_weights_that_are_all_zero_are_refused(name: str) -> None:
     weights = [key for key in find(name).Config.model_fields if key.endswith("_weight")]
-    with pytest.raises(ValueError, match=r"nothing would be learnt|greater than 0"):
+    with pytest.raises(ValueError, match=r"would learn nothing|greater than 0"):
         find(name).Config(**dict.fromkeys(weights, 0))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("vanilla", "simkd")])
+def test_without_labels_and_softened_predictions_the_classifier_learns_or_it_is_refused(name: str) -> None:
+    config = find(name).Config
+    if config().head_weights().keys() == {"ce_weight", "kl_weight"} and name not in ("lskd", "mlkd"):
+        with pytest.raises(ValueError, match=r"ce_weight and kl_weight are both 0, .* would learn nothing"):
+            config(ce_weight=0, kl_weight=0)
+        return
+    method = tiny.method(name, ce_weight=0)
+    torch.stack(list(method.train()(tiny.batch()).terms.values())).sum().backward()
+    gradient = method.student.fc.weight.grad
+    assert gradient is not None
+    assert gradient.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("dist", {"dist_weight": 0}),
+        ("dist", {"inter_weight": 0, "intra_weight": 0}),
+        ("sdd", {"region_weight": 0}),
+        ("sdd", {"target_weight": 0, "nontarget_weight": 0}),
+    ],
+)
+def test_a_weight_of_zero_around_or_within_a_term_counts(name: str, settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="would learn nothing"):
+        find(name).Config(ce_weight=0, **settings)
+
+
+@every_method
+def test_two_classes_are_learnt_or_refused(name: str) -> None:
+    module = find(name)
+    student, teacher = tiny.network("resnet8", classes=2), Teacher(tiny.network("resnet14", 2, 1), tiny.NORMALIZATION)
+    card = tiny.card(classes=2)
+    if module.Method.fewest_classes > 2:
+        with pytest.raises(ParamsError, match="needs 3 classes, but the data set has 2"):
+            module.Method(module.Config(), student, teacher, card)
+        return
+    method = module.Method(module.Config(**tiny.SETTINGS.get(name, {})), student, teacher, card).train()
+    batch = tiny.batch()
+    batch = replace(batch, labels=batch.labels % 2)
+    torch.stack(list(method(batch).terms.values())).sum().backward()
+    learning = [it.grad.abs().max() for it in method.student.parameters() if it.grad is not None]
+    assert max(learning) > 1e-3
+    if name != "simkd":
+        assert method.student.fc.weight.grad.abs().max() > 1e-3
+
+
+def test_standardised_logits_of_mlkd_need_three_classes() -> None:
+    module = find("mlkd")
+    student, teacher = tiny.network("resnet8", classes=2), Teacher(tiny.network("resnet14", 2, 1), tiny.NORMALIZATION)
+    with pytest.raises(ParamsError, match="needs 3 classes"):
+        module.Method(module.Config(standardize=True), student, teacher, tiny.card(classes=2))
 
 
 CHECKS: tuple[Callable[..., None], ...] = (

@@ -95,6 +95,8 @@ def test_of_several_tables_the_first_one_counts_and_the_source_is_said(ours: pub
         ("wttm", {"power": 0.3}, "a", 71.92),
         ("wttm", {"weighted": False}, "a", 71.83),
         ("ickd", {"kl_weight": 1.0}, "f", 75.57),
+        ("norm", {}, "f", 75.65),
+        ("norm", {"kl_weight": 0.9}, "f", 76.26),
         ("sdd", {"kind": "nkd"}, "vgg13-mobilenet_v2_half", 69.50),
     ],
 )
@@ -108,7 +110,8 @@ def test_a_figure_is_that_of_the_same_form_of_a_method(
 def test_variants_are_settings_of_methods(ours: published.Published) -> None:
     for name, variant in ours.variants.items():
         config = registry.find("pipeline.distillation", variant.method, name).Config
-        assert config(**variant.settings) != config(), name
+        assert variant.is_of(config(**variant.settings, **dict.fromkeys(variant.above_zero, 1)).model_dump()), name
+        assert not variant.is_of(config().model_dump()), name
         assert name not in registry.names("pipeline.distillation")
 
 

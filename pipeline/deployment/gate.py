@@ -18,7 +18,7 @@ Statistics in Medicine 2005.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -175,16 +175,18 @@ def _broken(logits: Tensor) -> int:
     return int((~logits.isfinite()).any(1).sum())
 
 
-def damage(quantizer: Quantizer, float32: Tensor, split: Split, batch_size: int) -> list[dict[str, Any]]:
+def damage(
+    quantizer: Quantizer, nodes: Iterable[tuple[str, str]], float32: Tensor, split: Split, batch_size: int
+) -> list[dict[str, Any]]:
     """What each node does when it alone is quantised, on some of the validation split, the lowest SQNR first.
 
-    float32: logits (N, K) of the whole split. Each record: node, of (its weight, or its operator), sqnr_db (None where
-    nothing changes), drop_points of top-1.
+    nodes: items of `quantizer.nodes`. float32: logits (N, K) of the whole split. Each record: node, of (its weight, or
+    its operator), sqnr_db (None where nothing changes), drop_points of top-1.
     """
     some = spread(len(split), _RANKING_IMAGES)
     expected, labels = float32[torch.from_numpy(some)], torch.from_numpy(np.array(split.labels[some]))
     records = []
-    for node, of in quantizer.nodes.items():
+    for node, of in nodes:
         logits = predict(quantizer.model(only=node), split, batch_size, some)
         drop = None if _broken(logits) else _drop(expected, logits, labels)
         records.append({"node": node, "of": of, "sqnr_db": sqnr_db(expected, logits), "drop_points": drop})

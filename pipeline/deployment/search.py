@@ -2,9 +2,9 @@
 
 Ranges first: each way is tried, and the one that answers like float32 most often is taken, of equals the one with the
 highest SQNR. Where the gate refuses it all the same, the nodes that do most damage stay in float32: the worst one, the
-worst two, four, and so on, up to half of them, until the gate accepts. The search ends `SECONDS` after it began, with
-what is best by then. It reads no label but through the gate, and validation images alone: what it chooses is therefore
-a little better there than elsewhere, and test scores are what one should quote.
+worst two, four, and so on, up to half of them, until the gate accepts. Each of these three steps ends `SECONDS` after
+it began, with what it has by then. The search reads no label but through the gate, and validation images alone: what it
+chooses is therefore a little better there than elsewhere, and test scores are what one should quote.
 
 Tried and left out, since they did not help where channels have weights' scales of their own: docs/lab-notes.md.
 """
@@ -27,7 +27,7 @@ from pipeline.evaluation import metrics
 from pipeline.settings.deployment import Quantize
 
 SECONDS = 300.0
-"""After so many no further trial starts."""
+"""After so many no further trial of a step starts. A step is not to take the time of the next one."""
 
 Candidate = TypeVar("Candidate")
 
@@ -59,11 +59,12 @@ class Search:
     Attributes:
         way: the one of `quantize.WAYS` that was taken; None where nothing was searched for.
         trials: all of them, in order.
-        nodes: what each node does alone, as `gate.damage` says; empty unless the gate refused the best ranges.
+        nodes: what each node does alone, as `gate.damage` says, of as many as there was time for; empty unless the
+            gate refused the best ranges.
     """
 
     def __init__(self, judge: Judge, clock: Callable[[], float] = time.monotonic) -> None:
-        self._judge, self._clock, self._started = judge, clock, clock()
+        self._judge, self._clock = judge, clock
         self._some = torch.from_numpy(gate.spread(len(judge.val)))
         self.way: str | None = None
         self.trials: list[Trial] = []
@@ -76,7 +77,9 @@ class Search:
         self.way = quantizer.way
         judged = self._judge.judge(made)
         if not judged.verdict.accepted:
-            self.nodes = gate.damage(quantizer, self._judge.on_val, self._judge.val, self._judge.batch_size)
+            print(f"The gate refuses it: each of {len(quantizer.nodes)} nodes is quantised alone to rank them.")
+            nodes = self._in_time(quantizer.nodes.items(), "Ranking the nodes")
+            self.nodes = gate.damage(quantizer, nodes, self._judge.on_val, self._judge.val, self._judge.batch_size)
             if settings.method == "auto":
                 judged = self._mended(quantizer, judged)
         return judged
@@ -89,7 +92,7 @@ class Search:
         self, model: onnx.ModelProto, batches: Sequence[NDArray[np.uint8]], settings: Quantize
     ) -> tuple[Quantizer, onnx.ModelProto]:
         found: tuple[Trial, Quantizer, onnx.ModelProto] | None = None
-        for way in self._in_time(WAYS if settings.method == "auto" else [settings.method]):
+        for way in self._in_time(WAYS if settings.method == "auto" else [settings.method], "Trying ranges"):
             quantizer = Quantizer(model, batches, way, settings.reduce_range)
             made = quantizer.model()
             logits = gate.predict(made, self._judge.val, self._judge.batch_size, self._some.numpy())
@@ -103,7 +106,7 @@ class Search:
         """With as few nodes in float32 as the gate asks for; what came in where even half of them are not enough."""
         noisy = [node["node"] for node in self.nodes if node["sqnr_db"] is not None]
         counts = [2**power for power in range(len(noisy).bit_length()) if 2**power <= len(noisy) / 2]
-        for count in self._in_time(counts):
+        for count in self._in_time(counts, "Leaving nodes in float32"):
             again = self._judge.judge(quantizer.model(in_float32=noisy[:count]))
             assert again.on_val is not None, "a network that was made has answers"
             self._note(quantizer.way, count, again.on_val[self._some])
@@ -121,10 +124,13 @@ class Search:
         print(f"int8 by {trial}")
         return trial
 
-    def _in_time(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-        """Those that can be begun in time; of the first trial there is no doubt."""
+    def _in_time(self, candidates: Iterable[Candidate], what: str) -> Iterator[Candidate]:
+        """Those that can be begun in time; the first one whatever the time."""
+        started = None
         for candidate in candidates:
-            if self.trials and self._clock() - self._started > SECONDS:
-                print(f"The search for int8 has taken {SECONDS:.0f} s and ends with the best so far.")
+            if started is None:
+                started = self._clock()
+            elif self._clock() - started > SECONDS:
+                print(f"{what} has taken {SECONDS:.0f} s and ends with what there is so far.")
                 return
             yield candidate

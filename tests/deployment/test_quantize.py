@@ -304,7 +304,8 @@ def test_sqnr_of_known_noise() -> None:
 
 
 def test_the_nodes_around_the_damage_are_found(fragile: onnx.ModelProto) -> None:
-    nodes = gate.damage(quantizer(fragile), logits(fragile), SPLIT, 20)
+    made = quantizer(fragile)
+    nodes = gate.damage(made, made.nodes.items(), logits(fragile), SPLIT, 20)
     assert {node["of"].removesuffix("_bias") for node in nodes[:2]} == set(CULPRITS)
     assert nodes[1]["sqnr_db"] + 6 < nodes[2]["sqnr_db"]
 
@@ -412,6 +413,17 @@ def test_the_best_ranges_are_taken_and_the_search_ends_in_time(model: onnx.Model
     hours = itertools.count(step=0.4 * search.SECONDS)
     cut, judged = searched(lambda: next(hours))
     assert (len(cut.trials), judged.verdict.accepted) == (3, True)
+
+
+def test_ranking_nodes_leaves_time_to_mend(fragile: onnx.ModelProto, tmp_path: Path) -> None:
+    answers = gate.predict(fragile, tiny.split(64, seed=1), 64).argmax(1).numpy()
+    card = cards.load(prepared(tmp_path / "data", answers))
+    judge = Judge(fragile, tmp_path / "data", card, card.image_px, 0, answers, Bootstrap(100, 0))
+    hours = itertools.count(step=0.4 * search.SECONDS)
+    cut = search.Search(judge, lambda: next(hours))
+    cut.run(fragile, [SPLIT.images], Quantize())
+    assert len(cut.nodes) == 3
+    assert any(trial.in_float32 for trial in cut.trials)
 
 
 def test_ranges_chosen_on_validation_are_not_accepted_by_its_images_in_train(

@@ -49,6 +49,15 @@ def test_a_network_that_knows_nothing_is_doubted_and_no_order_blamed(seed: int, 
     assert "teacher.normalization" in found.text
 
 
+def test_answers_that_hang_together_with_the_images_a_little_are_no_order_of_the_classes() -> None:
+    """As those of an untrained network do, or of one that was shown images normalised otherwise."""
+    many = torch.arange(5000) % 10
+    found = doubt(answers(many, 0.2, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]), many, NAMES)
+    assert found is not None
+    assert not found.is_certain
+    assert "teacher.normalization" in found.text
+
+
 def test_many_classes_whose_images_take_turns_are_put_in_order() -> None:
     names = tuple(map(str, range(500)))
     labels = torch.arange(2000) % 500

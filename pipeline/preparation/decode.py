@@ -8,13 +8,13 @@ from typing import BinaryIO, Literal
 import numpy as np
 import pillow_heif
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from pipeline.preparation.formats import EXTENSIONS, NEEDED, format_of, is_cut
 from pipeline.system.errors import DataError
 
 MAX_PIXELS = 250_000_000
-"""Of one image, which takes 3 bytes for each while it is read."""
+"""Of one image, which takes 8 bytes for each while it is read, and 16 where it is transparent (measured)."""
 LFS_POINTER = b"version https://git-lfs.github.com/"
 WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112
@@ -60,8 +60,8 @@ def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
     - The EXIF orientation is applied, as every viewer does; nothing else of EXIF is read, so nothing else can be wrong.
     - Transparency is laid over white: what has an alpha channel (logos, products, scans) was mostly drawn for a white
       page, and Pillow's plain conversion would show whatever colour, often black, lies hidden under it.
-    - 16-bit grey is divided by 256; Pillow would clip it at 255. CMYK goes through Pillow's formula, no colour profile
-      is applied.
+    - Of grey with 12 or 16 bits the upper 8 are taken; Pillow would clip it at 255. CMYK goes through Pillow's formula,
+      no colour profile is applied.
     - Of an animation the first frame is taken, of a file with several pictures the first one.
 
     The server decodes in the same way (serve/model/decode.py), and a test compares the two, pixel for pixel.
@@ -78,13 +78,7 @@ def rgb(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
     try:
         # Named, because Pillow tries all its formats in turn: a third of the time of a WebP file as small as CIFAR's.
         pixels = _pixels_alone(content)
-        with Image.open(io.BytesIO(pixels), formats=(known,) if known else None) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _RefusedError(
-                    f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are read; make it "
-                    "smaller"
-                )
-            return np.asarray(_upright(image, _as_rgb(image, _opaque(image, pixels))))
+        return _array(_opened(pixels, known))
     except _RefusedError as error:
         raise BadImageError(name, "unreadable", str(error)) from error
     # The decoders of foreign bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
@@ -127,9 +121,29 @@ def square(pixels: NDArray[np.uint8], image_px: int) -> NDArray[np.uint8]:
     return np.asarray(image.resize((image_px, image_px), Image.Resampling.BICUBIC, box=box))
 
 
+def _opened(content: bytes, known: str | None) -> Image.Image:
+    """The picture in RGB and upright; what it was made from is let go with the return."""
+    with Image.open(io.BytesIO(content), formats=(known,) if known else None) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise _RefusedError(
+                f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are read; make it smaller"
+            )
+        return _upright(image, _as_rgb(image, _opaque(image, content)))
+
+
+def _array(image: Image.Image) -> NDArray[np.uint8]:
+    """(h, w, 3) of an RGB image, some rows at a time: as a whole, Pillow would hold two more copies meanwhile."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, 2**20 // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
+
+
 def _as_rgb(image: Image.Image, opaque: Image.Image | None) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = _high_byte(image)
     if opaque is not None:
         white = Image.new("RGB", image.size, WHITE[:3])
         white.paste(image.convert("RGB"), mask=opaque)
@@ -139,7 +153,20 @@ def _as_rgb(image: Image.Image, opaque: Image.Image | None) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    if image.mode == "RGB":
+        image.load()  # while its file is open
+        return image
     return image.convert("RGB")
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """The upper 8 bits of grey. A TIFF says how many it has (Pillow keeps 12 as they are), and whether 0 is white."""
+    bits, zero_is_white = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]
+        zero_is_white = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - grey if zero_is_white else grey)
 
 
 def _opaque(image: ImageFile.ImageFile, content: bytes) -> Image.Image | None:

@@ -98,9 +98,10 @@ class Reader:
                     yield name, done
             except BrokenProcessPool as error:
                 raise PupilError(
-                    "a process that reads images was killed, most likely because memory ran out: an image takes 3 "
-                    "bytes for each pixel of its full size. Make the largest ones smaller, or free memory; then run "
-                    "again."
+                    "a process that reads images was killed, most likely because memory ran out: an image takes 8 "
+                    f"bytes for each pixel of its full size, 16 if it is transparent, and {workers} are read at once. "
+                    "Make the largest ones smaller, free memory, or read fewer at once (`taskset -c 0,1 make repro` "
+                    "reads two); then run again."
                 ) from error
 
     def _tasks(self, first: int, block: int) -> Iterator[tuple[str, int, int]]:

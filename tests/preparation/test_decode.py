@@ -1,6 +1,7 @@
 """Image files of every kind come out as upright RGB; pixels of every shape come out square."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,31 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     grey = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
     pixels = decode.rgb(stored(Image.fromarray(grey)), "x")
     assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def tiff(bits: int, photometric: int, strip: bytes, size: int = 4) -> io.BytesIO:
+    """Grey of size x size pixels as a little-endian, uncompressed TIFF; Pillow writes neither of what is asked for."""
+    short, long, end = 3, 4, 8 + len(strip)
+    tags = (
+        *((256, long, size), (257, long, size), (258, short, bits), (259, short, 1), (262, short, photometric)),
+        *((273, long, 8), (277, short, 1), (278, long, size), (279, long, len(strip))),
+    )
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return io.BytesIO(b"II*\0" + struct.pack("<I", end) + strip + directory)
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "stored", "expected"),
+    [(12, 1, 0xFFF, 255), (12, 1, 0x800, 128), (16, 1, 0xFFFF, 255), (16, 0, 0xFFFF, 0)],
+)
+def test_a_tiff_says_how_many_bits_are_white_and_whether_0_is(
+    bits: int, photometric: int, stored: int, expected: int
+) -> None:
+    strip = stored.to_bytes(2, "little") * 16
+    if bits == 12:  # two pixels in three bytes
+        strip = (stored << 12 | stored).to_bytes(3, "big") * 8
+    assert np.unique(decode.rgb(tiff(bits, photometric, strip), "x")).tolist() == [expected]
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "PA", "P"])

@@ -6,6 +6,8 @@ changes, is apart. Nothing here imports more than the standard library: it runs 
 
 import os
 import platform
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,7 +25,7 @@ def describe(root: Path = Path("/")) -> dict[str, object]:
     cpuinfo = _cpuinfo(root)
     flags = set((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
     return {
-        "cpu": cpuinfo.get("model name") or platform.processor() or platform.machine(),
+        "cpu": _cpu(cpuinfo),
         "cpu_flags": [flag for flag in (*_X86, *_AMX, *_ARM) if flag in flags],
         "cores": num_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -56,6 +58,25 @@ def _onnxruntime_version() -> str:
 def load_average() -> float:
     """Mean number of running processes over the last minute, of the whole machine."""
     return os.getloadavg()[0]
+
+
+def _cpu(cpuinfo: dict[str, str]) -> str:
+    """A name that tells processors apart: where Linux has none (ARM), the numbers of the maker and the design."""
+    if name := cpuinfo.get("model name"):
+        return name
+    if part := cpuinfo.get("CPU part"):
+        numbers = f"implementer {cpuinfo.get('CPU implementer')}, part {part}, variant {cpuinfo.get('CPU variant')}"
+        return f"{platform.machine()} ({numbers})"
+    return (_mac() if sys.platform == "darwin" else None) or platform.processor() or platform.machine()
+
+
+def _mac() -> str | None:
+    """Such as "Apple M1", of which platform.processor() says "arm" alone."""
+    try:
+        asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return asked.stdout.strip()
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:

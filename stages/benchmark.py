@@ -90,7 +90,7 @@ def benchmark(
         },
     )
     file_bytes = {name: path.stat().st_size for name, path in exported.items()}
-    write_json(metrics, bench.headline(batches[0]) | {"file_bytes": file_bytes})
+    write_json(metrics, bench.headline(batches) | {"file_bytes": file_bytes})
     shown = [tables.side_by_side(batches), tables.ratios(batches), tables.pauses(batches), tables.one_by_one(records)]
     print("\n\n".join(filter(None, [*shown, *(f"Left out: {why}." for why in left_out.values())])))
 

@@ -123,7 +123,7 @@ class Benchmark(Section):
     """Latency of the deployed student beside its teacher (stage benchmark)."""
 
     batch_sizes: SomeDistinct[Positive] = (1, 8, 32)
-    """Numbers of images in one call. The report gives its answer for the first of them."""
+    """Numbers of images in one call. The report and metrics.json give their answer for the smallest of them."""
     samples: Annotated[int, Field(ge=20)] = 700
     """Number of timed calls of each candidate at batch size 1. Larger batches take fewer, but never fewer than 70. A
     p99 needs 662 calls, a p90 needs 64."""

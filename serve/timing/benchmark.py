@@ -203,13 +203,18 @@ def _median_start(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"n": len(starts), **medians, "memory": starts[0]["memory"]}
 
 
-def headline(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Of one batch size, the few numbers that runs are compared by: p50 of each file in ms, teacher / student."""
+def headline(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the smallest batch size, the few numbers that runs are compared by, by file.
+
+    p50_ms, and how many times as fast as the teacher's file each other one is, a median of rounds.
+    """
+    batch = min(batches, key=lambda batch: batch["batch_size"])
     files = {name.removesuffix("_onnx"): timing for name, timing in batch["candidates"].items() if "_onnx" in name}
+    ratios = {name: batch["ratios"].get(f"teacher_onnx / {name}_onnx") for name in files}
     return {
         "batch_size": batch["batch_size"],
         "p50_ms": {name: timing["p50_ms"] for name, timing in files.items()},
-        "times_as_fast": batch["ratios"]["teacher_onnx / student_onnx"],
+        "times_as_fast": {name: ratio["median"] for name, ratio in ratios.items() if ratio is not None},
     }
 
 

@@ -2,9 +2,12 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from serve import machine
 
@@ -42,6 +45,29 @@ def test_reads_cpu_governor_and_gpus(tmp_path: Path) -> None:
     assert described["cpu_flags"] == ["avx2", "avx512_vnni", "amx_int8"]
     assert described["governor"] == "powersave"
     assert described["gpus"] == ["NVIDIA One", "NVIDIA Two"]
+
+
+def test_an_arm_processor_is_told_from_others(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(
+        "processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp asimd asimddp bf16\nCPU implementer\t: 0x41\n"
+        "CPU architecture: 8\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\nCPU revision\t: 1\n"
+    )
+    told = machine.describe(tmp_path)
+    assert told["cpu"] == f"{platform.machine()} (implementer 0x41, part 0xd0c, variant 0x3)"
+    assert told["cpu_flags"] == ["asimd", "asimddp", "bf16"]
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("echo 'Apple M1'", "Apple M1"), ("exit 1", None)])
+def test_a_mac_is_told_from_others(
+    answer: str, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sysctl = tmp_path / "sysctl"
+    sysctl.write_text(f'#!/bin/sh\n[ "$*" = "-n machdep.cpu.brand_string" ] && {answer}\n')
+    sysctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert machine.describe(tmp_path)["cpu"] == (expected or platform.processor() or platform.machine())
 
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ def test_the_benchmark_measures_both_files_by_every_means(finished: Path) -> Non
     assert metrics["batch_size"] == 1
     assert [f"{name}_onnx" for name in metrics["p50_ms"]] == [f"{name}_onnx" for name in metrics["file_bytes"]] == names
     assert metrics["p50_ms"]["student"] == latency["batches"][0]["candidates"]["student_onnx"]["p50_ms"]
+    ratios = latency["batches"][0]["ratios"]
+    assert metrics["times_as_fast"] == {
+        name.removesuffix("_onnx"): ratios[f"teacher_onnx / {name}"]["median"] for name in ("student_onnx", *int8)
+    }
     for it in latency["candidates"]:
         assert 0 <= it["top1"] <= 100
         assert it["cold_start"]["n"] == 1

@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from serve.timing import pause, progress
+from serve.timing import benchmark, pause, progress
 from serve.timing.latency import Summary, measure, minimum_samples, paired_ratio, quantiles, summary, tolerated
 
 MS = 1_000_000
@@ -290,3 +290,20 @@ def test_a_long_measurement_says_how_far_it_is(capsys: pytest.CaptureFixture[str
     measure({"a": lambda: None}, 4, on_round=told)
     # Not more often than every ten seconds, and not behind the last round.
     assert capsys.readouterr().err == "timing a, batch 1: 2 of 4 rounds, 10 s left\n"
+
+
+def test_the_headline_is_of_the_smallest_batch_and_names_every_file() -> None:
+    def batch(size: int) -> dict[str, object]:
+        names = ("teacher_onnx", "student_onnx", "student_int8_onnx", "student_torch")
+        ratios = {"teacher_onnx / student_onnx": 2.0, "teacher_onnx / student_int8_onnx": 5.0}
+        return {
+            "batch_size": size,
+            "candidates": {name: {"p50_ms": float(size)} for name in names},
+            "ratios": {name: {"median": size * ratio, "low": 0.0, "high": 9.0} for name, ratio in ratios.items()},
+        }
+
+    assert benchmark.headline([batch(32), batch(1)]) == {
+        "batch_size": 1,
+        "p50_ms": {"teacher": 1.0, "student": 1.0, "student_int8": 1.0},
+        "times_as_fast": {"student": 2.0, "student_int8": 5.0},
+    }

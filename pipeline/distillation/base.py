@@ -110,9 +110,8 @@ class Method(nn.Module):
         self.teacher_px = (teacher.image_px if teacher else None) or card.image_px
         if card.num_classes < self.fewest_classes:
             raise ParamsError(
-                f"{type(self).__module__} needs {self.fewest_classes} classes, but the data set has "
-                f"{card.num_classes}: two standardised logits are 1 and -1 whatever they were, so that nothing would "
-                "be learnt from them. Choose another method."
+                f"{type(self).__module__} learns from {self.fewest_classes} classes or more, but the data set has "
+                f"{card.num_classes}. Choose another method."
             )
         self._borrowed: tuple[Classifier, ...] = ()
         self._renormalize: tuple[Tensor, Tensor] | None = None

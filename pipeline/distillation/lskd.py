@@ -5,7 +5,8 @@
 
 z_s, z_t  logits (B, K) of student and teacher; both need the same classes. T the temperature; KL is summed over
 classes, averaged over the batch. The cross-entropy sees the raw logits. Nothing is trained beside the student and
-nothing is dropped. `kl_weight` weighs this term in place of the plain one, which is not added.
+nothing is dropped. `kl_weight` weighs this term in place of the plain one, which is not added. Two standardised logits
+can only change their signs, and have no gradient: three classes are needed.
 
 Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", CVPR 2024, arXiv:2403.01427. Defaults are
 those of its KD + LSKD on CIFAR-100. The authors tune T in {2, 3, 4} and the weight in {3 .. 18} for each pair

@@ -28,11 +28,12 @@ the weak ones; and the other terms of the strong views are computed but not adde
 inside the means, reads K_2(s) and K_6(s), and adds C(s) and D(s), of all classes and images. No published number is of
 that form.
 
-With `standardize: true` the divergences alone read z~ = (z - mean z) / (1e-7 + std z), std with K - 1, as in Sun, Ren,
-Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", CVPR 2024, arXiv:2403.01427. There temperature is 2
-and kl_weight 9 (6 for VGG-13 to VGG-8 or MobileNetV2 and for ResNet-32x4 to ShuffleNetV2), and the learning rate is
-that of presets/published/mlkd.yaml, but 0.01 for VGG-13 to VGG-8 and 0.005 for WRN-40-2 to MobileNetV2. The published
-numbers of both are those of the best of 480 epochs (960 for ShuffleNets) on the test split.
+With `standardize: true`, which needs three classes, the divergences alone read z~ = (z - mean z) / (1e-7 + std z), std
+with K - 1, as in Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", CVPR 2024,
+arXiv:2403.01427. There temperature is 2 and kl_weight 9 (6 for VGG-13 to VGG-8 or MobileNetV2 and for ResNet-32x4 to
+ShuffleNetV2), and the learning rate is that of presets/published/mlkd.yaml, but 0.01 for VGG-13 to VGG-8 and 0.005 for
+WRN-40-2 to MobileNetV2. The published numbers of both are those of the best of 480 epochs (960 for ShuffleNets) on the
+test split.
 """
 
 from typing import Annotated, ClassVar, Literal

@@ -9,7 +9,8 @@
 F_s, F_t  last `raw` map of student and teacher: post-ReLU in a ResNet, the residual sum in a WRN.
 E_n       the n-th of the N = `num_repeats` groups of C_t channels of E. A larger F_t is max-pooled to the size of E; a
           larger E is averaged to that of F_t.
-z_s, z_t  (B, K) logits; z~ standardised over the classes, for the losses alone.
+z_s, z_t  (B, K) logits; z~ standardised over the classes, for the losses alone. Two of them can
+          only change their signs, and have no gradient: three classes are needed.
 ramp      0.1 in the first 10/240 of training, 0.5 up to 20/240, 1 up to 180/240, 0.5 up to 210/240, then 0.1.
 Trained beside the student: both convolutions, without bias, and their BNs. In eval mode F' = M F_s + c at each place.
 Where only the average and `fc` follow (ResNet), fc(mean F') = W (M mean F_s + c) + b, so the head absorbs them and the

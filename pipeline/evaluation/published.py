@@ -13,6 +13,7 @@ from pipeline.settings.section import Positive, Section
 Top1 = Annotated[float, Field(ge=0, le=100)]
 TEACHER = "teacher"
 _CLASSES = 100
+_IMAGE_PX = 32
 _FIRST_LABELS = ("apple", "aquarium_fish", "baby")
 """Of CIFAR-100, whose classes stand in the order of the alphabet."""
 
@@ -91,9 +92,12 @@ class Published(Section):
                 return name
         return method
 
-    def beside(self, teacher: str, student: str, labels: tuple[str, ...]) -> dict[str, Figure]:
-        """The same for two networks; nothing for other classes than CIFAR-100's, and for other networks."""
-        if len(labels) != _CLASSES or labels[: len(_FIRST_LABELS)] != _FIRST_LABELS:
+    def beside(self, teacher: str, student: str, labels: tuple[str, ...], seen_px: set[int]) -> dict[str, Figure]:
+        """The same for two networks; nothing for other networks, classes than CIFAR-100's, and images than of 32 px.
+
+        `seen_px`: height and width of the images that the two see.
+        """
+        if len(labels) != _CLASSES or labels[: len(_FIRST_LABELS)] != _FIRST_LABELS or seen_px != {_IMAGE_PX}:
             return {}
         pairs = (pair for pair, networks in self.networks.items() if networks == (teacher, student))
         return self.row(next(pairs, ""))

@@ -140,6 +140,6 @@ def _data(results: Results) -> str:
             f"{f.count(card.num_classes)} classes: {named}{f', and {f.count(more)} more' if more > 0 else ''}.",
             _table(data_and_classes.SPLITS, data_and_classes.splits(results)),
             escape(data_and_classes.found(results)),
-            f"Of train, pixels in \\[0, 1\\]: mean {mean}; std {std}.",
+            f"Pixels in \\[0, 1\\] are normalised by mean {mean}; std {std}.",
         ]
     )

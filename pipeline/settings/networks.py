@@ -43,6 +43,11 @@ class Teacher(Section):
             raise ValueError(
                 "with weights nothing is trained, so that pretrained: true has no effect; remove one of them"
             )
+        if self.normalization is not None and self.head is None and self.weights is None:
+            raise ValueError(
+                "normalization is what weights that stay as they are were trained with, but here all are trained; set "
+                "data.normalization instead"
+            )
         if self.head is not None and not self.pretrained and self.weights is None:
             raise ValueError(
                 "head: retrain trains the last layer alone, so that the others need weights; set pretrained to true, "

@@ -90,6 +90,12 @@ def plan(
                         "teach.cache is true, but the runs of a table share no folder in which a teacher cache could "
                         "lie. Set it to false; teach.views may stay, and the numbers are the same."
                     )
+                if checked.student.pruned is not None and checked.student.pruned.speedup is not None:
+                    raise ParamsError(
+                        "student.pruned.speedup is measured where a student is cut, and the runs of a table cut theirs "
+                        "one by one, beside other work: they would train different students. Set "
+                        "student.pruned.share_of_macs instead."
+                    )
                 deciding = {name: values.get(name) for name in _DECIDING}
                 if checked.teach.views is not None:
                     deciding["views"] = checked.teach.views

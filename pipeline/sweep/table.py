@@ -29,11 +29,12 @@ def aggregate(runs: Sequence[Run], published: Published, facts: Mapping[str, Any
         record = {"seed": run.seed} | {name: _read(run.out / f"{name}.json") for name in ("evaluation", "history")}
         cells.setdefault(run.pair, {}).setdefault(run.method, []).append(record)
     teachers = {run.pair: _read(run.teacher / "evaluation.json") for run in runs}
-    labels = {folder: cards.load(folder).labels for folder in {run.data for run in runs}}
+    data = {folder: cards.load(folder) for folder in {run.data for run in runs}}
     rows: dict[tuple[str, str], tuple[str, Figure]] = {}
     for run in {(run.pair, run.method): run for run in runs}.values():
-        student = cells[run.pair][run.method][0]["evaluation"]["arch"]
-        printed = published.beside(teachers[run.pair]["arch"], student, labels[run.data])
+        student, card = run.params["student"], data[run.data]
+        seen_px = {card.image_px, student.get("image_px") or card.image_px}
+        printed = published.beside(teachers[run.pair]["arch"], student["arch"], card.labels, seen_px)
         row = published.row_name(run.method, run.params["distill"]["methods"][run.method])
         for who, name in ((TEACHER, TEACHER), (run.method, row)):
             if name in printed:
@@ -126,7 +127,8 @@ def markdown(results: Results) -> str:
 
 
 def _names(results: Results, pair: str) -> str:
-    student = next(iter(results["pairs"][pair].values()))["student"]
+    # By its shortest name: a method may have added something.
+    student = min((cell["student"] for cell in results["pairs"][pair].values()), key=len)
     return f"{results['teachers'][pair]['arch']} to {student}"
 
 

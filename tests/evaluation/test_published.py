@@ -21,10 +21,11 @@ def ours() -> published.Published:
 
 
 def test_figures_stand_beside_the_same_pair_on_the_same_data(ours: published.Published) -> None:
-    figures = ours.beside("resnet56", "resnet20", CIFAR100)
+    figures = ours.beside("resnet56", "resnet20", CIFAR100, {32})
     assert [figures[name].top1 for name in ("teacher", "vanilla", "sakd")] == [73.03, 69.40, 71.92]
-    assert ours.beside("resnet56", "resnet8", CIFAR100) == {}
-    assert ours.beside("resnet56", "resnet20", tuple(map(str, range(100)))) == {}
+    assert ours.beside("resnet56", "resnet8", CIFAR100, {32}) == {}
+    assert ours.beside("resnet56", "resnet20", CIFAR100, {32, 24}) == {}
+    assert ours.beside("resnet56", "resnet20", tuple(map(str, range(100))), {32}) == {}
 
 
 def test_pairs_are_those_of_the_presets(ours: published.Published) -> None:

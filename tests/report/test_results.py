@@ -82,8 +82,11 @@ def test_on_a_gpu_the_answer_is_about_half_precision_where_that_ships(run: Run) 
         if it["after_pause"] is not None:
             it["after_pause"]["p50_ms"]["student_fp16_onnx"] = 0.75
         it["ratios"]["teacher_onnx / student_fp16_onnx"] = {"median": 2.0, "low": 1.9, "high": 2.1}
+    latency["machine"]["gpus"] = ["Large GPU"]
     run.write("deploy/latency.json", latency)
-    assert run.results().shipped.candidate == "student_fp16_onnx"
+    results = run.results()
+    assert results.shipped.candidate == "student_fp16_onnx"
+    assert wording.machine(results).startswith(f"Large GPU, called from {results.latency.machine.cpu} with ")
 
 
 def test_validation_figures_of_images_seen_in_training_are_labelled(run: Run) -> None:

@@ -34,6 +34,10 @@ def load(text: str, tmp_path: Path) -> params.Params:
         ("distill: {methods: {}}", r"distill\.methods is \{\}"),
         ("teacher: {normalization: {mean: [0, 0], std: [1, 1, 1]}}", r"teacher\.normalization\.mean"),
         ("teacher: {normalization: {mean: [0, 0, 0], std: [1, 0, 1]}}", "every std must be above 0"),
+        (
+            "teacher: {arch: timm/resnet18, pretrained: true, normalization: {mean: [0, 0, 0], std: [1, 1, 1]}}",
+            "here all are trained; set data.normalization instead",
+        ),
         ("distill: {train: {nesterov: true, momentum: 0}}", "nesterov: true needs a momentum"),
         ("teacher: {train: {label_smoothing: 1}}", r"teacher\.train\.label_smoothing is 1: .*less than 1"),
         ("teacher: {train: {mixup_alpha: -1}}", r"teacher\.train\.mixup_alpha is -1"),

@@ -1,5 +1,6 @@
 """The table of pairs x methods x seeds: what each run is made of, and what the table says of the runs."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -157,6 +158,14 @@ def test_which_student_params_yaml_would_deploy_is_nothing_to_a_table(tmp_path: 
     assert [run] == plan("a", "kd")
 
 
+def test_a_student_that_is_cut_by_its_speed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    shutil.copytree(ROOT / "presets/protocols", tmp_path / "protocols")
+    (tmp_path / "pairs/cut.yaml").write_text("student: {arch: pruned, pruned: {speedup: 2.0}}\n")
+    with pytest.raises(ParamsError, match=r"they would train different students\. Set student\.pruned\.share_of_macs"):
+        sweep.plan(ROOT / "params.yaml", tmp_path, ["cut"], ["kd"], [0], "unified", Path("out"))
+
+
 def test_weights_from_outside_make_a_run_by_their_bytes(tmp_path: Path) -> None:
     weights, params = tmp_path / "weights.safetensors", tmp_path / "params.yaml"
     params.write_text(f"teacher: {{weights: {weights}}}\nstudent: {{}}\ndistill: {{methods: {{kd: {{}}}}}}\n")
@@ -200,8 +209,8 @@ def test_a_method_that_cannot_serve_a_pair_is_known_before_anything_trains() -> 
 def finished(out: Path, method: str, seed: int, top1: float, seen: bool = False) -> sweep.Run:
     """A run with the files that training and evaluation would have left."""
     folder = out / method / str(seed)
-    write_json(out / "data/card.json", tiny.card(classes=100).model_dump() | {"labels": CIFAR100})
-    params = {"distill": {"methods": {method: {}}}}
+    write_json(out / "data/card.json", tiny.card(classes=100, image_px=32).model_dump() | {"labels": CIFAR100})
+    params = {"student": {"arch": "resnet20"}, "distill": {"methods": {method: {}}}}
     run = sweep.Run("a", method, seed, params, {}, out / "data", out / "data", out / "teacher", folder, key="")
     curve = [{"val": {"top1": 1.0}}, {"val": {"top1": top1 - 1}}]
     last, best = {"val_top1": top1 - 1}, {"val_top1": top1 + 1}
@@ -253,8 +262,20 @@ def test_figures_stand_beside_the_same_data_and_form_alone_with_a_star_where_vie
     assert "mlkd by M: 480 epochs, with other views of the images than crops and flips (*)" in text
     run.params["distill"]["methods"]["mlkd"]["standardize"] = True
     assert "published 72.33* (-0.33 =)" in table.markdown(aggregated([run]))
-    write_json(run.data / "card.json", tiny.card(classes=100).model_dump())
+    run.params["student"]["image_px"] = 24
     assert "; published" not in table.markdown(aggregated([run]))
+    del run.params["student"]["image_px"]
+    write_json(run.data / "card.json", tiny.card(classes=100, image_px=32).model_dump())
+    assert "; published" not in table.markdown(aggregated([run]))
+
+
+def test_what_a_method_adds_to_its_student_is_no_other_pair(tmp_path: Path) -> None:
+    runs = [finished(tmp_path, method, 0, 70.0) for method in ("kd", "vanilla")]
+    evaluation = json.loads((runs[0].out / "evaluation.json").read_text())
+    write_json(runs[0].out / "evaluation.json", evaluation | {"arch": "resnet20 + reused head"})
+    text = table.markdown(aggregated(runs))
+    assert "a: resnet56 to resnet20 |" in text
+    assert "published 70.57 (-0.57)" in text
 
 
 def test_the_table_says_where_validation_images_were_trained_on(tmp_path: Path) -> None:

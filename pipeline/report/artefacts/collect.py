@@ -66,7 +66,9 @@ def collect(sources: Sources, commit: Commit | None = None) -> Results:
     )
     comparison = read(Comparison, sources.comparison, "compare")
     printed = published.read(sources.published)
-    figures = printed.beside(teacher_run[0].arch, settings.student.arch, card.labels)
+    figures = printed.beside(
+        teacher_run[0].arch, settings.student.arch, card.labels, {card.image_px, settings.student_px}
+    )
     rows = {method: printed.row_name(method, config) for method, config in distill.methods.items()}
     shown = [(name, figures[name]) for name in (published.TEACHER, *rows.values()) if name in figures]
     top1 = {method: _top1(run) for method, run in runs.items()}

@@ -24,8 +24,9 @@ def _like_chance(results: Results) -> list[str]:
     return [
         f"No better than chance: {' and '.join(names)}. Whoever always names the most frequent class gets "
         f"{percent(100 * chance)} % of the {count(images)} test images right, and up to "
-        f"{percent(100 * (chance + margin))} % may be luck. Look at the training loss in the learning curves: train "
-        "longer, lower train.lr, or use more images."
+        f"{percent(100 * (chance + margin))} % may be luck. If the training loss in its history.json hardly "
+        "fell, train longer, lower train.lr, or use more images. A teacher that was given may need another "
+        "teacher.normalization, or have its classes in another order."
     ]
 
 

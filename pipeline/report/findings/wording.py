@@ -92,9 +92,12 @@ def machine(results: Results) -> str:
     """Where the latency was measured, and whether the machine was its own."""
     it, timed = results.latency.machine, results.latency
     threads = "1 thread" if timed.threads == 1 else f"{timed.threads} threads"
+    where = f"{it.cpu} with {it.cores} cores, on {threads}"
+    if timed.device != "cpu":
+        where = f"{it.gpus[0] if it.gpus else 'a GPU'}, called from {it.cpu} with {it.cores} cores"
     load = ", ".join(f"{value:.2f}" for value in timed.load_average)
     busy = " (more than it has cores: other work was in the way)" if timed.load_average[0] > it.cores else ""
-    return f"{it.cpu} with {it.cores} cores, on {threads}; load average {load}{busy} before the first call"
+    return f"{where}; load average {load}{busy} before the first call"
 
 
 def notes(results: Results) -> list[str]:
@@ -104,16 +107,18 @@ def notes(results: Results) -> list[str]:
     chosen = {"last": "last epoch", "best": "epoch that is best on validation"}[results.select]
     if len(results.seeds["distill"]) == 1:
         spreads = [f"n = 1: the spread between seeds is unknown ({PLUS_MINUS} ?), and any difference may be chance."]
+        drawn = "test images: they do not say what another seed would give"
     else:
         spreads = [
             f"{PLUS_MINUS} is the sample standard deviation over n seeds; where n = 1 the spread is unknown.",
             f"The student that ships is {test.method} with seed {test.seed}; the answer above is of that one alone.",
         ]
+        drawn = "test images and seeds, and too narrow as long as there are two or three seeds"
     return [
         *spreads,
         f"A difference below {TIE_POINTS} points, or below the larger spread of the two, is a tie. "
         "The best student is set in bold, and so is whatever ties with it. Brackets are 95 % intervals, by paired "
-        "bootstrap over test images.",
+        f"bootstrap over {drawn}.",
         f"The choice of {count(test.images)} test images alone leaves {percent(test.test.top1)} % of {test.method} "
         f"anywhere from {percent(low)} to {percent(high)} % (95 %, bootstrap over images).",
         "The other columns are means over the seeds; their spread is in results.json.",

@@ -23,6 +23,17 @@ def full(places: int) -> str:
     return f"{places} connections are open, which is as many as may (--max-connections); others are answered 503."
 
 
+def said_by(server: Served, places: int) -> list[str]:
+    """What the log of a server says: nothing but that its places for connections are taken, and that seldom.
+
+    Nothing that a client does is a traceback, or fills the log.
+    """
+    said = [json.loads(line)["message"] for line in server.errors().splitlines()]
+    assert set(said) <= {full(places)}
+    assert len(said) < 10
+    return said
+
+
 def post(content: bytes, *lines: str, target: str = INFER, token: str | None = TOKEN) -> bytes:
     """A whole request."""
     return head("POST", target, f"Content-Length: {len(content)}", *lines, token=token) + content

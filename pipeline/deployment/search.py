@@ -126,11 +126,9 @@ class Search:
 
     def _in_time(self, candidates: Iterable[Candidate], what: str) -> Iterator[Candidate]:
         """Those that can be begun in time; the first one whatever the time."""
-        started = None
-        for candidate in candidates:
-            if started is None:
-                started = self._clock()
-            elif self._clock() - started > SECONDS:
+        started = self._clock()
+        for number, candidate in enumerate(candidates):
+            if number > 0 and self._clock() - started > SECONDS:
                 print(f"{what} has taken {SECONDS:.0f} s and ends with what there is so far.")
                 return
             yield candidate

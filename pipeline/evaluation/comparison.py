@@ -30,7 +30,7 @@ Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 BASELINE = "vanilla"
 """The method that has no teacher."""
 TIE_POINTS = 0.5
-"""Differences of top-1 below this are ties: two seeds of one method often differ by as much."""
+"""Differences of top-1 below this are ties, whatever their interval: two seeds of a method often differ by as much."""
 TEACHER = "teacher"
 
 Right = NDArray[np.bool_]

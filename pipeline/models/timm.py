@@ -325,9 +325,8 @@ def _one_try() -> Iterator[Exception | None]:
     failed: Exception | None = None
     try:
         answer = huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_SECONDS)
-        if (
-            answer.status_code >= 500
-        ):  # a mirror may refuse or redirect this question, and have the weights all the same
+        # Below that, a mirror may refuse or redirect this question and have the weights all the same.
+        if answer.status_code >= 500:
             answer.raise_for_status()
     except Exception as error:  # whatever its HTTP client raises
         failed = error

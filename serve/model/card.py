@@ -28,9 +28,7 @@ class Card:
 
     name: str  # stands in URLs: letters, digits, '.', '_' and '-'
     precision: str  # what the network computes in: float32, int8, float16, ...
-    weight_bits: (
-        int | None
-    )  # of whole numbers: 7 or 8, which hold the largest; None where there are none, or it is not said
+    weight_bits: int | None  # 7 or 8, which hold the largest whole number; None without such, or where it is not said
     labels: tuple[str, ...]  # K class names, in the order of the outputs
     image_px: int  # images are image_px high and image_px wide
     resize_px: int  # of an image file, the short side becomes this before the middle is cut out; at least cut_px
@@ -90,7 +88,7 @@ class Card:
             values.setdefault("resize_px", values["image_px"])
             # They write cut_px only where it is not image_px.
             values.setdefault("cut_px", values["image_px"])
-        # Exporters wrote no weight_bits.
+        # Earlier exporters did not say it.
         values.setdefault("weight_bits", None)
         if values.get("format") != FORMAT:
             raise ModelError(f"its card has format {values.get('format')!r}, but this server reads format {FORMAT}")

@@ -9,8 +9,6 @@ from pipeline.report.artefacts.measured import Batch, Latency, Ratio
 from pipeline.report.artefacts.records import Chosen, Difference, Evaluation, Parity, Quantization, Record, Spread
 from pipeline.report.attention import Shown
 
-"""Differences of top-1 below this are ties, whatever their interval: two seeds of a method often differ by as much."""
-
 
 class Point(Record):
     """Validation top-1 in percent after one epoch, over the seeds."""

@@ -92,9 +92,10 @@ def machine(results: Results) -> str:
     """Where the latency was measured, and whether the machine was its own."""
     it, timed = results.latency.machine, results.latency
     threads = "1 thread" if timed.threads == 1 else f"{timed.threads} threads"
-    where = f"{it.cpu} with {it.cores} cores, on {threads}"
-    if timed.device != "cpu":
-        where = f"{it.gpus[0] if it.gpus else 'a GPU'}, called from {it.cpu} with {it.cores} cores"
+    cpu = f"{it.cpu} with {it.cores} cores"
+    where = (
+        f"{cpu}, on {threads}" if timed.device == "cpu" else f"{it.gpus[0] if it.gpus else 'a GPU'}, called from {cpu}"
+    )
     load = ", ".join(f"{value:.2f}" for value in timed.load_average)
     busy = " (more than it has cores: other work was in the way)" if timed.load_average[0] > it.cores else ""
     return f"{where}; load average {load}{busy} before the first call"

@@ -18,7 +18,7 @@ from benchmarks.attacks import CHUNKED, ENDLESS, answers, connect, flood, head
 from benchmarks.serving import Served, served
 from serve.http.limits import Limits
 from tests import tiny_onnx
-from tests.attacks import INFER, TOKEN, ask, ask_and_close, full, infer, is_well, post, withstood
+from tests.attacks import INFER, TOKEN, ask, ask_and_close, infer, is_well, post, said_by, withstood
 from tests.waiting import until
 
 MIB = 2**20
@@ -35,11 +35,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert is_well(running)
         yield running
         assert running.stop() == 0
-        # Nothing that a client does is a traceback, or fills the log. On a machine with other work the places for
-        # connections may run out, which one line a minute says.
-        said = [json.loads(line)["message"] for line in running.errors().splitlines()]
-        assert set(said) <= {full(Limits().max_connections)}
-        assert len(said) < 10
+        # On a machine with other work the places for connections may run out, which one line a minute says.
+        said_by(running, Limits().max_connections)
 
 
 @pytest.fixture(params=[None, TOKEN], ids=["stranger", "with token"])

@@ -306,7 +306,7 @@ def test_sighup_takes_new_models_and_tokens_and_loses_no_request(
             assert f"Send SIGHUP to process {server.process.pid}" in json.loads(refused.value.read())["error"]
             refused.value.close()
         over, answers = threading.Event(), list[float]()
-        client = threading.Thread(target=lambda: answers.extend(_askuntil(over, server)))
+        client = threading.Thread(target=lambda: answers.extend(_ask_until(over, server)))
         client.start()
         until(lambda: len(answers) > 0)
         tiny_onnx.write(student, seed=1)
@@ -347,7 +347,7 @@ def _ask(server: Served, token: str) -> float:
         return value
 
 
-def _askuntil(over: threading.Event, server: Served) -> Iterator[float]:
+def _ask_until(over: threading.Event, server: Served) -> Iterator[float]:
     while not over.is_set():
         yield _ask(server, TOKEN)
 

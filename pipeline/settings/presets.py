@@ -117,9 +117,10 @@ def _merge(values: MutableMapping[str, Any], overlay: Mapping[str, Any], prefix:
             changes += _merge(old, new, f"{prefix}{key}.")
         elif key not in values or _plain(old) != _plain(new):
             changes.append(f"{prefix}{key}: {_plain(old) if key in values else '(not set)'} -> {_plain(new)}")
-            if key not in values and before is not None and isinstance(values, CommentedMap):
-                # Behind the key that the overlay has in front of it, not behind the empty line that ends a section.
-                values.insert(list(values).index(before) + 1, key, copy.deepcopy(new))
+            if key not in values and isinstance(values, CommentedMap):
+                # Behind the key that the overlay has in front of it, or first: not behind the empty line that ends a
+                # section.
+                values.insert(0 if before is None else list(values).index(before) + 1, key, copy.deepcopy(new))
             else:
                 values[key] = copy.deepcopy(new)
         before = key

@@ -85,20 +85,8 @@ def plan(
                 values["deploy"] = {"method": method, "seed": seed}
                 checked = parse(Params, values, "", f"{pair}, {method}")
                 check_all(checked)
-                if checked.teach.cache:
-                    raise ParamsError(
-                        "teach.cache is true, but the runs of a table share no folder in which a teacher cache could "
-                        "lie. Set it to false; teach.views may stay, and the numbers are the same."
-                    )
-                if checked.student.pruned is not None and checked.student.pruned.speedup is not None:
-                    raise ParamsError(
-                        "student.pruned.speedup is measured where a student is cut, and the runs of a table cut theirs "
-                        "one by one, beside other work: they would train different students. Set "
-                        "student.pruned.share_of_macs instead."
-                    )
+                _check_for_a_table(checked)
                 deciding = {name: values.get(name) for name in _DECIDING}
-                if checked.teach.views is not None:
-                    deciding["views"] = checked.teach.views
                 runs.append(
                     Run(
                         pair,
@@ -114,6 +102,14 @@ def plan(
                     )
                 )
     return runs
+
+
+def _check_for_a_table(settings: Params) -> None:
+    if settings.student.pruned is not None and settings.student.pruned.speedup is not None:
+        raise ParamsError(
+            "student.pruned.speedup is measured where a student is cut, and the runs of a table cut theirs one by one, "
+            "beside other work: they would train different students. Set student.pruned.share_of_macs instead."
+        )
 
 
 def refusals(runs: Iterable[Run]) -> dict[tuple[str, str], str]:

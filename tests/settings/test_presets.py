@@ -7,6 +7,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.settings import params, presets
+from pipeline.settings.data import Augment, Data
+from pipeline.settings.networks import Teach
 from pipeline.settings.reading import read_yaml
 from pipeline.settings.training import Train
 from pipeline.system.errors import ParamsError
@@ -44,6 +46,13 @@ def test_comments_survive(target: Path, tmp_path: Path) -> None:
     before = comments(target)
     presets.apply(write("data: {image_px: 64}\ndistill: {train: {milestones: [0.5]}}\n", tmp_path), target)
     assert comments(target) == before
+
+
+def test_a_key_that_is_new_stands_within_its_section(target: Path, tmp_path: Path) -> None:
+    presets.apply(write("student: {image_px: null}\ndistill: {train: {schedule: cosine}}\n", tmp_path), target)
+    text = target.read_text()
+    assert "docs/large-images.md\n  image_px: null\n  arch: resnet8\n" in text
+    assert "  train:\n    schedule: cosine\n    epochs: 8\n" in text
 
 
 def test_applying_twice_changes_nothing_more(target: Path, tmp_path: Path) -> None:
@@ -116,7 +125,33 @@ def test_a_protocol_leaves_nothing_that_decides_a_result_to_params_yaml(path: Pa
     free = {"compile", "precision", "processes"}  # of the machine; results are the same but for rounding
     for section in ("teacher", "distill"):
         assert set(protocol[section]["train"]) == set(Train.model_fields) - free
-    assert protocol["augment"]["strong"] is False
+    # Which images there are, a table takes from params.yaml; how they are stored, seen and normalised, from here.
+    of_the_images = {"source", "path", "image_px", "val_fraction", "on_bad", "leaks", "unlabelled", "seed", "sources"}
+    assert set(protocol["data"]) == set(Data.model_fields) - of_the_images
+    assert set(protocol["augment"]) == set(Augment.model_fields) - {"crop_scale", "crop_ratio"}
+    assert (protocol["augment"]["crop"], protocol["augment"]["strong"]) == ("padded", False)
+    assert set(protocol["teach"]) == set(Teach.model_fields)
+    assert protocol["student"] == {"image_px": None}
+
+
+@pytest.mark.parametrize("names", [("cifar100", "protocols/unified", "pairs/a"), ("cifar100_quick",)], ids=str)
+def test_what_params_yaml_said_of_other_images_is_no_more(names: tuple[str, ...], target: Path, tmp_path: Path) -> None:
+    fresh = Path(shutil.copy(target, tmp_path / "fresh.yaml"))
+    crops = "crop: resized, crop_scale: [0.08, 1], crop_ratio: [0.75, 1.3333]"
+    scaled = "normalization: {mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}"
+    photos = f"data: {{image_px: 224, storage_px: 256, {scaled}}}\naugment: {{{crops}}}\nstudent: {{image_px: 160}}\n"
+    presets.apply(write(photos, tmp_path), target)
+    for name in names:
+        presets.apply(ROOT / f"presets/{name}.yaml", target)
+        presets.apply(ROOT / f"presets/{name}.yaml", fresh)
+    assert params.load(target) == params.load(fresh)
+    assert params.load(target).data.stored_px == 32
+
+
+def test_a_protocol_trains_on_new_views_and_needs_no_cache(target: Path, tmp_path: Path) -> None:
+    presets.apply(write("teach: {views: 2, cache: true}\n", tmp_path), target)
+    presets.apply(ROOT / "presets/protocols/unified.yaml", target)
+    assert params.load(target).teach == Teach()
 
 
 def test_a_preset_that_is_no_text_is_refused(target: Path, tmp_path: Path) -> None:

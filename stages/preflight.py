@@ -23,7 +23,7 @@ from pipeline.system import registry
 from pipeline.system.errors import DataError
 from pipeline.system.files import sha256, write_json
 from pipeline.teaching import recall
-from pipeline.weights import weight_files
+from pipeline.weights import foreign_weights, weight_files
 from serve import machine
 from stages import _run
 
@@ -48,6 +48,10 @@ def preflight(params: Path, out: Path) -> None:
     write_json(out / "source.json", _source(settings.data, out / "source.json"))
     weights = settings.teacher.weights
     write_json(out / "weights.json", {"sha256": weights and weight_files.sha256(Path(weights))})
+    if weights is not None:
+        # How many classes the data have is known after prepare; any other misfit is said here.
+        classes = None if settings.teacher.head is None else 2
+        foreign_weights.fit(Path(weights), settings.teacher.arch, classes, settings.data.image_px)
     readiness.set_aside(out.parent / "students", settings.distill)
     readiness.say_what_is_never_reached(settings)
 

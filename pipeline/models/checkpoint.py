@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -53,6 +53,20 @@ class Header(BaseModel):
     """Whether validation images were among the training images."""
     licence: str | None
     """Of the data."""
+
+    @model_validator(mode="after")
+    def _model_names_its_network(self) -> "Header":
+        spec: Any = self.model
+        while spec is not None:
+            if not isinstance(spec, dict) or not isinstance(spec.get("arch"), str):
+                raise ValueError(f"expected a spec with arch, the name of a network, but it is {_short(spec)}")
+            classes = spec.get("num_classes")
+            if type(classes) is not int or classes < 1:
+                raise ValueError(f"num_classes of {spec['arch']} is {classes!r}, not a whole number from 1 on")
+            if self.labels and classes != len(self.labels):
+                raise ValueError(f"num_classes of {spec['arch']} is {classes}, but there are {len(self.labels)} labels")
+            spec = spec.get("body")
+        return self
 
 
 def save(model: Classifier, header: Header, path: Path) -> None:
@@ -134,7 +148,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     Raises CheckpointError for a missing, torn or foreign file.
     """
     tensors, metadata = read_file(path)
-    return tensors, json.loads(metadata[_KEY]) if _KEY in metadata else None
+    return tensors, _raw(metadata, path)
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -151,15 +165,38 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def header_of(metadata: dict[str, str], path: Path) -> Header | None:
-    """What Pupil wrote into a file, or None. Raises CheckpointError for a header of another version."""
-    return _header(json.loads(metadata[_KEY]), path) if _KEY in metadata else None
+    """What Pupil wrote into a file, or None. Raises CheckpointError for one that is damaged or of another version."""
+    raw = _raw(metadata, path)
+    return None if raw is None else _header(raw, path)
+
+
+def json_object(text: str | bytes, where: str) -> dict[str, Any]:
+    """What a JSON object holds. Raises CheckpointError, saying `where` the text stands, if it is none."""
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError(f"it is a {type(found).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not a JSON object ({error}). Copy or download it again.") from error
+    return found
+
+
+def _raw(metadata: dict[str, str], path: Path) -> dict[str, Any] | None:
+    return json_object(metadata[_KEY], f"the header of {path}") if _KEY in metadata else None
 
 
 def _header(raw: dict[str, Any], path: Path) -> Header:
     try:
         return Header.model_validate(raw)
     except ValidationError as error:
-        raise CheckpointError(f"{path} has a header of another version: {error}") from error
+        found = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'model'}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()[:3]
+        )
+        raise CheckpointError(
+            f"{path} has a header that is damaged or of another version ({found}). Copy it again, or train the network "
+            "again."
+        ) from error
 
 
 def _fill(model: Classifier, tensors: dict[str, Tensor], path: Path) -> None:
@@ -181,17 +218,19 @@ def _fill(model: Classifier, tensors: dict[str, Tensor], path: Path) -> None:
         )
         raise CheckpointError(
             f"{path} does not hold a {model.spec['arch']} with {model.spec['num_classes']} classes: {found}. "
-            "Check teacher.arch and the number of classes of the data."
+            "The file was made by another version of this network, or is damaged: train it again."
         )
     model.load_state_dict(tensors, strict=False)
     check_finite(model.eval(), path)
 
 
 def check_finite(model: Classifier, path: Path) -> None:
-    """Raise CheckpointError where a weight that came from `path` is no number."""
-    for parameter in model.parameters():
-        if not torch.isfinite(parameter).all():
-            raise CheckpointError(f"{path} holds weights that are not finite.")
+    """Raise CheckpointError where a weight or a statistic of BN that came from `path` is no number."""
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path} holds weights that are not finite, such as {name}. Take another file, or train it again."
+            )
 
 
 def _short(value: Any) -> str:

@@ -34,13 +34,14 @@ def student_of(
     speedup_of: Callable[[Classifier], float],
     batches: Iterable[tuple[Tensor, Tensor]] = (),
     teacher_px: int | None = None,
+    speed: str = "its speed",
 ) -> Classifier:
     """The largest student cut from `network` that has at most `share_of_macs`, or is at least `speedup` times as fast.
 
     image_px, teacher_px: height and width of the images that the student and `network` itself see; None: the same.
-    `speedup_of` measures how many times as fast as `network` a candidate is. `batches` of (images, labels) show what
-    its channels and blocks are worth. Without them magnitude decides, and blocks go evenly: all that one can say of a
-    network that is not trained.
+    `speedup_of` measures how many times as fast as `network` a candidate is, and `speed` names in an error what that is
+    a multiple of. `batches` of (images, labels) show what its channels and blocks are worth. Without them magnitude
+    decides, and blocks go evenly: all that one can say of a network that is not trained.
 
     Raises ParamsError for a target that no student reaches, with the nearest one, and as `cut` does.
     """
@@ -60,7 +61,7 @@ def student_of(
     if found is None:
         asked = f"speedup is {times:g}" if share is None else f"share_of_macs is {share:g}"
         nearest = measured(cut_to(1 / STEPS))
-        reached = f"{nearest:.2f} times its speed" if share is None else f"{nearest:.3f} of its multiply-accumulates"
+        reached = f"{nearest:.2f} times {speed}" if share is None else f"{nearest:.3f} of its multiply-accumulates"
         least, way_out = (
             (f"with channels in multiples of {settings.round_to}", "lower round_to")
             if settings.cut == "channels"

@@ -10,7 +10,7 @@ from pipeline.data.card import DataCard
 from pipeline.distillation import vanilla
 from pipeline.distillation.base import Method, Teacher, find
 from pipeline.models import cutting
-from pipeline.models.base import Classifier, build, check_pretrained, shapes, spec_of
+from pipeline.models.base import Classifier, build, check_pretrained, count_macs, shapes, spec_of
 from pipeline.settings.data import Normalization
 from pipeline.settings.networks import Pruned
 from pipeline.settings.params import Params, method_config
@@ -111,10 +111,16 @@ def _blank(role: str, arch: str, card: DataCard) -> Classifier:
 
 def _cut(teacher: Classifier, settings: Pruned, params: Params) -> Classifier:
     """A student of about the size that is asked for. How fast one is, is not measured before there is a teacher."""
-    if settings.speedup is not None:
-        settings = settings.model_copy(update={"speedup": None, "share_of_macs": 1 / settings.speedup})
     px, teacher_px = params.student_px, params.data.image_px
-    return cutting.student_of(teacher, px, settings, lambda candidate: 0.0, teacher_px=teacher_px)
+    whole = count_macs(teacher, teacher_px)
+    return cutting.student_of(
+        teacher,
+        px,
+        settings,
+        lambda candidate: whole / count_macs(candidate, px),
+        teacher_px=teacher_px,
+        speed="its speed, as multiply-accumulates tell before there is a teacher",
+    )
 
 
 def stand_in(image_px: int, num_classes: int = CLASSES) -> DataCard:

@@ -20,6 +20,7 @@ _SEEN = (
     "note: it was trained on its validation images too (data.train_includes_val). Where this run has the same ones, "
     "validation figures of it and of its students are too high."
 )
+_NEW_HEAD = "Set teacher.head to retrain: then a new last layer for the data's classes is trained on its features"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,12 @@ def fit(path: Path, arch: str, num_classes: int | None = None, image_px: int | N
     spec: Spec = file.header.model if file.header else fresh
     model = build(spec if num_classes is None else _with_classes(spec, num_classes))
     match = weight_names.match(model, file.holders, path)
-    if problems := match.problems(with_head=num_classes is None):
+    problems = match.problems(with_head=num_classes is None)
+    if problems and num_classes is None and not match.problems(with_head=False):
+        raise CheckpointError(
+            f"{path} holds a {arch}, but no last layer that is known: {'; '.join(problems)}. {_NEW_HEAD}."
+        )
+    if problems:
         raise CheckpointError(
             f"{path} does not hold a {arch}: {'; '.join(problems)}. Check teacher.arch. The same layers "
             "under other names are not taken."
@@ -127,17 +133,16 @@ def _check_arch(path: Path, arch: str, file: WeightsFile) -> None:
 
 def _check_classes(path: Path, fitted: Fitted, card: DataCard) -> None:
     classes = fitted.model.fc.out_features
-    cure = "Set teacher.head to retrain: then a new last layer for these classes is trained on its features"
     if classes != card.num_classes:
-        raise CheckpointError(f"{path} knows {classes} classes, but the data set has {card.num_classes}. {cure}.")
+        raise CheckpointError(f"{path} knows {classes} classes, but the data set has {card.num_classes}. {_NEW_HEAD}.")
     if fitted.labels == card.labels or fitted.labels is None:
         return
     if sorted(fitted.labels) == sorted(card.labels):
         number = next(k for k, pair in enumerate(zip(fitted.labels, card.labels, strict=True)) if pair[0] != pair[1])
         raise CheckpointError(
             f"{path} knows the data set's classes in another order: its class {number} is "
-            f"'{fitted.labels[number]}', that of the data '{card.labels[number]}'. {cure}; or save the rows of its "
-            "last layer in the data's order, which is that of the labels in data/prepared/card.json."
+            f"'{fitted.labels[number]}', that of the data '{card.labels[number]}'. {_NEW_HEAD}; or save the rows of "
+            "its last layer in the data's order, which is that of the labels in data/prepared/card.json."
         )
     # Another file may name the same classes by other words: what it is worth on the data, shows on the data.
     if fitted.is_ours:

@@ -9,7 +9,6 @@ The bytes decide what a file is, not its name. Tensors stay in the file, mapped 
 
 import argparse
 import hashlib
-import json
 import pickle
 import re
 import warnings
@@ -75,7 +74,7 @@ def read(path: Path) -> WeightsFile:
     for file in _weights(path):
         found, metadata, header = _read(file)
         if CONFIG in metadata:
-            config = json.loads(metadata[CONFIG])
+            config = checkpoint.json_object(metadata[CONFIG], f"{CONFIG} in the metadata of {file}")
         for place, tensors in found.items():
             holders.setdefault(place, {}).update(tensors)
     if not holders:
@@ -107,7 +106,7 @@ def _weights(path: Path) -> list[Path]:
         if (path / name).is_file():
             return [path / name]
         if index.is_file():
-            named = _json(index).get("weight_map")
+            named = checkpoint.json_object(index.read_bytes(), str(index)).get("weight_map")
             shards = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
             absent = [shard for shard in shards if Path(shard).name != shard or not (path / shard).is_file()]
             if absent or not shards:
@@ -123,21 +122,18 @@ def _weights(path: Path) -> list[Path]:
 
 
 def _settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    config, preprocessor = (_json(path / name) if (path / name).is_file() else {} for name in _SETTINGS)
+    config, preprocessor = (
+        checkpoint.json_object(file.read_bytes(), str(file)) if file.is_file() else {}
+        for file in (path / name for name in _SETTINGS)
+    )
     return config, preprocessor
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a JSON object ({error}). {_AGAIN}.") from error
 
 
 def _stated(config: dict[str, Any], preprocessor: dict[str, Any], path: Path) -> Stated:
     """From the layouts of timm, of transformers, and of what stages.import_weights writes."""
     try:
         arch = config.get("pupil_arch") or (f"timm/{config['architecture']}" if "architecture" in config else None)
+        arch = arch and str(arch)
         named = config.get("label_names") or config.get("id2label")
         in_order = [named[key] for key in sorted(named, key=int)] if isinstance(named, Mapping) else named
         labels = tuple(map(str, in_order)) if in_order else None

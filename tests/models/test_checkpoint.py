@@ -1,7 +1,9 @@
 """Weights files: round trips, same bytes, and every way a file can be the wrong one."""
 
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,8 +77,53 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         model.fc.weight[0, 0] = float("nan")
     checkpoint.save(model, header(), tmp_path / "m.safetensors")
-    with pytest.raises(CheckpointError, match="not finite"):
+    with pytest.raises(CheckpointError, match=r"not finite, such as fc\.weight"):
         checkpoint.load(tmp_path / "m.safetensors")
+
+
+def test_statistics_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = tiny.network()
+    model.get_buffer("bn1.running_var")[0] = float("nan")
+    checkpoint.save(model, header(), tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=r"not finite, such as bn1\.running_var\. Take another file, or train"):
+        checkpoint.load(tmp_path / "m.safetensors")
+
+
+def test_a_file_that_does_not_fill_its_own_network_is_damaged(tmp_path: Path) -> None:
+    checkpoint.save(tiny.network(), header("resnet14"), tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=r"a resnet14 with 4 classes: it lacks .* is damaged: train it again"):
+        checkpoint.load(tmp_path / "m.safetensors")
+
+
+def written(**model: Any) -> str:
+    """A header with another spec of its network, as JSON."""
+    return json.dumps(header().model_dump(mode="json") | {"model": model})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", r"the header of .* is not a JSON object \(Expecting property name.*Copy or download it again"),
+        ("[1]", r"is not a JSON object \(it is a list\)"),
+        ("[" * 100_000, "is not a JSON object"),
+        ("{}", r"is damaged or of another version \(model: Field required; .*Copy it again, or train the network"),
+        (written(), r"model: expected a spec with arch, the name of a network, but it is \{\}"),
+        (written(arch=8, num_classes=4), "expected a spec with arch"),
+        (written(arch="resnet8"), "num_classes of resnet8 is None, not a whole number from 1 on"),
+        (written(arch="resnet8", num_classes=0), "num_classes of resnet8 is 0, not"),
+        (written(arch="resnet8", num_classes="4"), "num_classes of resnet8 is '4', not"),
+        (written(arch="resnet8", num_classes=5), "num_classes of resnet8 is 5, but there are 4 labels"),
+        (written(arch="pruned", num_classes=4, body=[1]), r"expected a spec with arch.* but it is 1"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_header_that_is_damaged_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file(tiny.network().state_dict(), path, metadata={"pupil": text})
+    with pytest.raises(CheckpointError, match=said) as caught:
+        checkpoint.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_a_file_without_header_are_named(tmp_path: Path) -> None:

@@ -183,7 +183,9 @@ def test_a_teacher_that_knows_nothing_is_taken_with_a_warning(
     assert "and chance is 25.0 %. Check that its classes" in said
 
 
-def test_preflight_sees_another_content_of_a_folder_that_is_named_alike(tmp_path: Path, body: Classifier) -> None:
+def test_preflight_sees_another_content_of_a_folder_that_is_named_alike_and_what_does_not_fit(
+    tmp_path: Path, body: Classifier
+) -> None:
     params = settings(tmp_path, weights=str(tmp_path / "hub"), head="retrain")
     (tmp_path / "hub").mkdir()
     path, seen = weights(tmp_path / "hub", body), []
@@ -191,7 +193,7 @@ def test_preflight_sees_another_content_of_a_folder_that_is_named_alike(tmp_path
         lambda: None,
         lambda: (tmp_path / "hub/README.md").write_text("# Words"),
         lambda: (tmp_path / "hub/config.json").write_text('{"mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]}'),
-        lambda: save_file({"x": torch.ones(1)}, path),
+        lambda: weights(tmp_path / "hub", tiny.network(ARCH, classes=1000, seed=4)),
     ]
     for change in changes:
         change()
@@ -199,6 +201,9 @@ def test_preflight_sees_another_content_of_a_folder_that_is_named_alike(tmp_path
         seen.append(json.loads((tmp_path / "artifacts/preflight/weights.json").read_text())["sha256"])
     assert seen[0] == seen[1]
     assert len(set(seen)) == 3
+    save_file({"x": torch.ones(1)}, path)
+    with pytest.raises(CheckpointError, match="does not hold a"):
+        preflight(params, tmp_path / "artifacts/preflight")
 
 
 def test_a_folder_goes_along_to_the_node_of_a_table_that_takes_it(

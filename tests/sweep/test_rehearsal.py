@@ -54,6 +54,13 @@ def test_pair_and_recipe_are_tried_whether_the_teacher_is_trained_or_given(given
         rehearse(settings(**teacher, distill=mixed, deploy={"method": "kd"}))
 
 
+def test_a_student_that_is_asked_to_be_too_fast_is_said_by_its_own_key() -> None:
+    cut = {"arch": "pruned", "pruned": {"speedup": 1000.0}}
+    with pytest.raises(ParamsError, match=r"pruned\.speedup is 1000, .* has [\d.]+ times its speed, as multiply-acc"):
+        rehearse(settings(student=cut))
+    rehearse(settings(student={"arch": "pruned", "pruned": {"speedup": 1.5, "round_to": 4}}))
+
+
 def test_the_batches_of_a_given_teacher_are_not_tried() -> None:
     rehearse(settings(teacher={"arch": "resnet18", "weights": "w", "train": {"batch_size": 1}}, data={"image_px": 32}))
 

@@ -452,6 +452,15 @@ def config_of_other_words(folder: Path) -> Path:
     return folder
 
 
+def with_metadata(**metadata: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        save_file(state(), folder / "w.safetensors", metadata=metadata)
+        return folder / "w.safetensors"
+
+    write.__name__ = str(metadata)
+    return write
+
+
 def config_of_another_network(folder: Path) -> Path:
     (timm_folder(folder) / "config.json").write_text(json.dumps({"architecture": "resnet34"}))
     return folder
@@ -533,6 +542,10 @@ REFUSED: list[tuple[Callable[[Path], Path], str]] = [
     (a_shard_too_few, r"index\.json names model-00002-of-00002\.safetensors: not in "),
     (a_shard_elsewhere, r"index\.json names \.\./w\.safetensors: not in "),
     (torn_config, r"config\.json is not a JSON object"),
+    (with_metadata(pupil="{"), rf"the header of .* is not a JSON object \(Expecting .*{AGAIN}"),
+    (with_metadata(pupil='{"model": {}}'), r"has a header that is damaged or of another version \(.*train the network"),
+    (with_metadata(pupil_config="{"), rf"pupil_config in the metadata of .* is not a JSON object .*{AGAIN}"),
+    (with_metadata(pupil_config="[1]"), rf"pupil_config in .* is not a JSON object \(it is a list\)\. {AGAIN}"),
     (
         grey_config,
         r"does not name classes, mean and std as timm or transformers do \(4 validation errors .*mean\.1;",
@@ -551,7 +564,9 @@ REFUSED: list[tuple[Callable[[Path], Path], str]] = [
     (a_block_more, r"it has in addition layer4\.1\.conv1\.weight\. Check"),
     (a_wrong_shape, r"net\.bn1\.bias is \(3,\), not \(\d+,\)"),
     (whole_numbers, r"is of torch\.int8, not of floating-point numbers"),
-    (not_finite, "holds weights that are not finite"),
+    (not_finite, r"holds weights that are not finite, such as net\.fc\.bias"),
+    (without_head, r"but no last layer that is known: it lacks net\.fc\.weight, .*Set teacher\.head to retrain"),
+    (head_of_two_layers, r"but no last layer that is known: .*fc\.2\.weight.*Set teacher\.head to retrain"),
     (two_networks, r"holds several networks that fit equally well, below 'encoder_q\.' and 'encoder_k\.'"),
     (other_classes, r"knows 7 classes, but the data set has 4\. Set teacher\.head to retrain"),
     (
@@ -611,6 +626,12 @@ def test_a_file_that_says_what_it_is_is_held_to_it(
     checkpoint.save(tiny.network(), test_checkpoint.header(), tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=said):
         foreign_weights.teacher(tmp_path / "m.safetensors", arch, normalization, tiny.card(), False)
+
+
+def test_an_architecture_that_is_no_name_is_said(tmp_path: Path) -> None:
+    path = with_metadata(pupil_config='{"pupil_arch": 5}')(tmp_path)
+    with pytest.raises(CheckpointError, match=r"teacher\.arch is resnet8, but the file says 5"):
+        foreign_weights.fit(path, "resnet8")
 
 
 def test_a_file_with_classes_in_another_order_is_refused(tmp_path: Path) -> None:

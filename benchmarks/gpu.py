@@ -9,7 +9,7 @@ The JSON is written anew after every figure, so that a stop loses none. A part t
 next one begins. Values are those of the same float32 networks on this machine's processor: the largest difference of
 any parameter after some steps, over the largest change of that parameter. "busy" is the share of a step in which the
 GPU computes, by torch's profiler; the rest is the host's. The plain loop is that of benchmarks/plain.py, its images
-moved to the GPU one batch at a time by pageable memory, as published codes do.
+moved to the GPU one batch at a time by pageable memory, as published codes do. It alone computes convolutions in TF32.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from benchmarks import gpu_whole, provenance
 from benchmarks.pair import AUGMENT, CLASSES, CPU, IMAGE_PX, NORMALIZATION, SETTINGS, make_method, noise_split
 from benchmarks.plain import PlainLoop
 from pipeline.data.feed import Feed, num_batches
-from pipeline.devices.precision import best_device
+from pipeline.devices.precision import best_device, forbid_tf32
 from pipeline.distillation.batch import Batch
 from pipeline.settings.training import Train
 from pipeline.system import interruption, registry
@@ -135,7 +135,7 @@ def speed(
                 network.to(device)
             loop = PlainLoop(method, IMAGE_PX, SETTINGS.lr, SETTINGS.momentum, SETTINGS.weight_decay)
             method.to(device)  # what the loop puts in the place of AFD's attention
-            call = partial(loop.step, batch)
+            call = partial(_with_tf32, loop, batch)
         else:
             method.place_on(device)
             if kind == "compiled":
@@ -147,6 +147,15 @@ def speed(
         if device.type == "cuda":
             record[kind] |= {"busy": busy(call), "peak_bytes": torch.cuda.max_memory_allocated(device)}
     return record
+
+
+def _with_tf32(loop: PlainLoop, batch: Batch) -> float:
+    """A step with TF32 where torch has it by default, in cuDNN's convolutions: published codes leave it so."""
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        return loop.step(batch)
+    finally:
+        forbid_tf32()
 
 
 def epoch(

@@ -50,7 +50,7 @@ def _watch(stage: Callable[[], None], number: int) -> None:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch, interruption.listen() as stop:
         folder, asked = Path(scratch), False
-        running: Any = start_processes(_work, (stage, number, folder), number, join=False)  # type: ignore[no-untyped-call]
+        running: Any = start_processes(_work, (stage, number, folder, os.getpid()), number, join=False)  # type: ignore[no-untyped-call]
         try:
             while not running.join(timeout=0.2, grace_period=5):
                 if stop.received is not None and not asked:
@@ -75,8 +75,9 @@ def _watch(stage: Callable[[], None], number: int) -> None:
             raise StoppedError(said, stop.received)
 
 
-def _work(rank: int, stage: Callable[[], None], number: int, folder: Path) -> None:
+def _work(rank: int, stage: Callable[[], None], number: int, folder: Path, parent: int) -> None:
     """One of the processes."""
+    interruption.follow(parent, signal.SIGTERM)  # torch does so too, but on Linux alone
     # A group of its own: Ctrl-C reaches the watching process alone, which passes it on once.
     os.setpgrp()
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
@@ -91,8 +92,7 @@ def _work(rank: int, stage: Callable[[], None], number: int, folder: Path) -> No
         stage()
     except PupilError as error:
         (folder / f"said-{rank}").write_text(str(error), encoding="utf-8")
-        if not isinstance(error, StoppedError):
-            sys.exit(1)
+        sys.exit(0 if isinstance(error, StoppedError) else 1)
 
 
 def _said(folder: Path) -> str:

@@ -170,6 +170,7 @@ def check_same(what: str, value: str) -> None:
     different = [str(r) for r, other in enumerate(said) if other != said[0]]
     if different:
         raise TrainingError(
-            f"the processes of this training differ in {what}: process {', '.join(different)} differs from process 0. "
+            f"the processes of this training differ in {what}: it is not the same as in process 0 in "
+            f"these: {', '.join(different)}. "
             "All machines must hold the same project, data and resume folder (a shared disk, or equal copies)."
         )

@@ -1,5 +1,9 @@
 """Where the networks compute, in what layout, and in what precision."""
 
+import platform
+import re
+import sys
+from functools import cache
 from typing import Literal
 
 import torch
@@ -9,12 +13,34 @@ from pipeline.system.errors import ParamsError
 
 
 def best_device() -> torch.device:
-    """The accelerator, if there is one.
+    """The accelerator, if there is one that this torch has kernels for. From here on float32 is IEEE's there."""
+    forbid_tf32()
+    return torch.device("cuda" if torch.cuda.is_available() and _has_kernels() else "cpu")
 
-    From here on float32 is IEEE's there: torch lets cuDNN round the factors of convolutions to 10 bits (TF32).
-    """
+
+def forbid_tf32() -> None:
+    """From here on float32 is IEEE's on a GPU: torch lets cuDNN round the factors of convolutions to 10 bits (TF32)."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def _has_kernels() -> bool:
+    """Whether torch was built for this GPU. One that is too old is "available" too, and its first kernel fails.
+
+    Machine code (sm) runs where the major number is the same and the minor one no smaller, PTX (compute) on all newer.
+    """
+    kinds = [re.match(r"(sm|compute)_(\d+)(\d)", kind) for kind in torch.cuda.get_arch_list()]
+    built = [(kind[1], (int(kind[2]), int(kind[3]))) for kind in kinds if kind]
+    own = torch.cuda.get_device_capability()
+    # ROCm's kinds have other names, of which nothing is known here.
+    if not built or any(it <= own and (code == "compute" or it[0] == own[0]) for code, it in built):
+        return True
+    print(
+        f"There is a GPU ({torch.cuda.get_device_name()}, sm_{own[0]}{own[1]}), but the CPU is used: this torch is "
+        f"built for {', '.join(torch.cuda.get_arch_list())}. Install a torch that is built for it too.",
+        file=sys.stderr,
+    )
+    return False
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -54,6 +80,9 @@ def _has_bf16(device: torch.device) -> bool:
     """Not by emulation, which is slower than float32: what GPUs before Ampere would do."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # On ARM oneDNN has no kernels for the gradients of bf16 convolutions, and takes its reference code.
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
     # Where torch is built without oneDNN, as for macOS, the operator does not exist.
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return has_onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -94,6 +94,9 @@ class Method(nn.Module):
     views: ClassVar[Literal[1, 2]] = 1
     """Of each image. With 2, the second one is strong (pipeline/data/strong.py), both networks see each view in a
     forward pass of its own, and `terms` gets `Both` of student and teacher. The weak one's logits are deployed."""
+    cuda_graphs: ClassVar[bool] = True
+    """False where a compiled step cannot be recorded as a CUDA graph: it keeps what it computed for a later step, whose
+    replay would overwrite it, or calls an operation that waits for the GPU."""
     compares_logits: ClassVar[bool] = False
     """The method's own terms compare predictions, so that teacher and data need the same classes at any kl_weight."""
     reads: tuple[str, ...] | None = None
@@ -110,20 +113,20 @@ class Method(nn.Module):
         self.teacher_px = (teacher.image_px if teacher else None) or card.image_px
         if card.num_classes < self.fewest_classes:
             raise ParamsError(
-                f"{type(self).__module__} learns from {self.fewest_classes} classes or more, but the data set has "
-                f"{card.num_classes}. Choose another method."
+                f"{self.name} learns from {self.fewest_classes} classes or more, but the data set has "
+                f"{card.num_classes}. Remove {self.name} from distill.methods."
             )
         self._borrowed: tuple[Classifier, ...] = ()
         self._renormalize: tuple[Tensor, Tensor] | None = None
         if not self.needs_teacher:
             return
         if teacher is None:
-            raise ParamsError(f"{type(self).__module__} learns from a teacher, but none was given.")
+            raise ParamsError(f"{self.name} learns from a teacher, but none was given.")
         classes = teacher.model.fc.out_features
         if (self.compares_logits or config.kl_weight > 0) and classes != card.num_classes:
             cause, cure = f"kl_weight is {config.kl_weight}", "Set kl_weight to 0 or choose another teacher."
             if self.compares_logits:
-                cause, cure = f"{type(self).__module__} compares predictions", "Choose another teacher or method."
+                cause, cure = f"{self.name} compares predictions", "Choose another teacher or method."
             raise ParamsError(
                 f"{cause}, but the teacher knows {classes} classes and the data set has {card.num_classes}: their "
                 f"predictions cannot be compared. {cure}"
@@ -134,40 +137,28 @@ class Method(nn.Module):
             self._renormalize = _between(card.normalization, teacher.normalization)
 
     @property
+    def name(self) -> str:
+        """That of the method's file, by which distill.methods lists it."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
     def teacher(self) -> Classifier:
         """The borrowed network, always in eval mode and without gradients."""
         return self._borrowed[0]
 
     def check_recipe(self, settings: Train) -> None:
         """Refuse, before training, a recipe that the method cannot follow."""
-        if settings.mixes and self.recall is not None:
-            raise ParamsError(
-                "a teacher cache keeps the answers to single images, but distill.train mixes images. Set teach.cache "
-                "to false, or distill.train.mixup_alpha and cutmix_alpha to 0."
-            )
         if settings.mixes and not self.takes_mixed:
-            name = type(self).__module__.rpartition(".")[2]
             raise ParamsError(
-                f"{name} expects that each image shows its labelled class alone, but distill.train mixes images of "
-                f"two classes. Set distill.train.mixup_alpha and cutmix_alpha to 0, or remove {name} from "
+                f"{self.name} expects that each image shows its labelled class alone, but distill.train mixes images "
+                f"of two classes. Set distill.train.mixup_alpha and cutmix_alpha to 0, or remove {self.name} from "
                 "distill.methods."
             )
-
-        if settings.unlabelled_share:
-            self._check_unlabelled()
-
-    def _check_unlabelled(self) -> None:
-        name = type(self).__module__.rpartition(".")[2]
-        if self.recall is not None:
-            raise ParamsError(
-                "a teacher cache keeps the answers to the training images, but distill.train.unlabelled_share asks "
-                "about others too. Set teach.cache to false, or distill.train.unlabelled_share to 0."
-            )
-        if not (self.needs_teacher and self.takes_mixed):
+        if settings.unlabelled_share and not (self.needs_teacher and self.takes_mixed):
             why = "reads the label of every image" if self.needs_teacher else "learns from labels alone"
             raise ParamsError(
-                f"{name} {why}, but by distill.train.unlabelled_share a part of each batch has none. Set "
-                f"distill.train.unlabelled_share to 0, or remove {name} from distill.methods."
+                f"{self.name} {why}, but by distill.train.unlabelled_share a part of each batch has none. Set "
+                f"distill.train.unlabelled_share to 0, or remove {self.name} from distill.methods."
             )
 
     def begin(self, labels: Tensor) -> None:

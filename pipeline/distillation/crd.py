@@ -60,6 +60,7 @@ class Method(base.Method):
     """Contrast with memory banks."""
 
     takes_mixed: ClassVar[bool] = False
+    cuda_graphs: ClassVar[bool] = False  # banks and Z are outputs of the step before
     reads = ("logits", "pooled")
 
     order: Tensor

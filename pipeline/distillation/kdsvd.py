@@ -25,6 +25,7 @@ differ by less than 1e-6 of the largest square are left out of the gradient.
 """
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, linalg
@@ -49,6 +50,8 @@ class Config(base.Config):
 
 class Method(base.Method):
     """Main directions of the channels, from stage to stage."""
+
+    cuda_graphs: ClassVar[bool] = False  # eigh waits for the GPU, to look whether it converged
 
     def __init__(self, config: Config, student: Classifier, teacher: base.Teacher | None, card: DataCard) -> None:
         super().__init__(config, student, teacher, card)

@@ -156,7 +156,8 @@ def compile_for(objective: Method, device: torch.device) -> None:
             "train.compile is true, which works with one process only. Set it to false, or start one process."
         )
     # Small networks are bound by the launches of kernels on a GPU; this mode records a step as one CUDA graph.
-    objective.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
+    recorded = device.type == "cuda" and objective.cuda_graphs
+    objective.compile(mode="reduce-overhead" if recorded else "default")
 
 
 def make_optimizer(objective: Method, settings: Train) -> torch.optim.Optimizer:
@@ -274,7 +275,7 @@ def _check_finite(tally: Tally, epoch: int) -> None:
     bad = tally.not_finite()
     if bad:
         raise TrainingError(
-            f"the loss term {' and '.join(map(repr, bad))} is no longer finite in epoch {epoch + 1}, by step "
-            f"{tally.steps}. The last good state is kept. Lower train.lr or that term's weight, or set "
-            "train.precision to fp32."
+            f"these loss terms are no longer finite in epoch {epoch + 1}, by step {tally.steps}: "
+            f"{', '.join(map(repr, bad))}. The last good state is kept. Lower train.lr or the weight of that term, or "
+            "set train.precision to fp32."
         )

@@ -193,7 +193,7 @@ def test_two_processes_predict_in_the_same_batches_and_so_to_the_same_bits(both:
 def disagree() -> None:
     """What must be the same and is not; what one process alone knows. Raises in the group, and so in the fixture."""
     distributed.check_same("a thing that is the same", "same")
-    with pytest.raises(TrainingError, match="differ in the data: process 1 differs from process 0"):
+    with pytest.raises(TrainingError, match="differ in the data: it is not the same as in process 0 in these: 1"):
         distributed.check_same("the data", str(distributed.rank()))
     with pytest.raises(ParamsError, match="equal parts of each batch, but an epoch would have a batch of 7 images"):
         distributed.check_batches({8, 7}, distributed.world())

@@ -1,6 +1,7 @@
 """What the precisions of params.yaml mean on processors and GPUs that are not here."""
 
 import copy
+import platform
 
 import pytest
 import torch
@@ -30,6 +31,51 @@ def test_a_torch_without_onednn_computes_in_fp32(monkeypatch: pytest.MonkeyPatch
     assert precision.computes_in(CPU, "auto") == "fp32"
     with pytest.raises(ParamsError, match="which this processor cannot compute in"):
         precision.computes_in(CPU, "bf16")
+
+
+@pytest.mark.parametrize(("machine", "expected"), [("x86_64", "bf16"), ("AMD64", "bf16"), ("aarch64", "fp32")])
+def test_auto_is_bf16_on_a_processor_that_has_kernels_for_its_gradients(
+    machine: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
+    assert precision.computes_in(CPU, "auto") == expected
+
+
+CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "own", "expected"),
+    [
+        (CUDA_13, (7, 0), CPU),
+        (CUDA_13, (8, 9), GPU),
+        (CUDA_13, (9, 0), GPU),
+        (CUDA_13, (13, 0), GPU),  # from PTX
+        (["sm_86"], (8, 0), CPU),
+        (["sm_80"], (9, 0), CPU),
+        (["gfx90a", "gfx942"], (9, 4), GPU),
+        ([], (9, 0), GPU),
+    ],
+)
+def test_a_gpu_is_taken_if_torch_is_built_for_it(
+    kinds: list[str],
+    own: tuple[int, int],
+    expected: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: kinds)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: own)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
+    precision._has_kernels.cache_clear()
+    assert precision.best_device() == precision.best_device() == expected
+    precision._has_kernels.cache_clear()
+    said = capsys.readouterr().err
+    assert said.count("\n") == (expected == CPU)
+    assert said == "" or said.startswith(f"There is a GPU (Old GPU, sm_{own[0]}{own[1]}), but the CPU is used: this ")
 
 
 def test_float32_is_ieee_on_a_gpu() -> None:

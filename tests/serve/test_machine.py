@@ -1,11 +1,13 @@
 """serve.machine: the same answer twice, and the right one for a machine laid out in a folder."""
 
+import ctypes
 import json
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +47,29 @@ def test_reads_cpu_governor_and_gpus(tmp_path: Path) -> None:
     assert described["cpu_flags"] == ["avx2", "avx512_vnni", "amx_int8"]
     assert described["governor"] == "powersave"
     assert described["gpus"] == ["NVIDIA One", "NVIDIA Two"]
+
+
+def test_the_gpu_that_computes_stands_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        def cuInit(self, flags: int) -> int:
+            return 0
+
+        def cuDeviceGet(self, device: Any, number: int) -> int:
+            device._obj.value = 7 + number
+            return 0
+
+        def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
+            name.value = {7: b"NVIDIA Two"}[device.value]
+            return 0
+
+    for number, model in enumerate(("One", "Two", "Three")):
+        path = tmp_path / f"proc/driver/nvidia/gpus/0000:0{number}:00.0/information"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"Model: \t\t NVIDIA {model}\n")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    assert machine.describe(tmp_path)["gpus"] == ["NVIDIA Two", "NVIDIA One", "NVIDIA Three"]
+    monkeypatch.setattr(Driver, "cuInit", lambda self, flags: 100)
+    assert machine.describe(tmp_path)["gpus"] == ["NVIDIA One", "NVIDIA Two", "NVIDIA Three"]
 
 
 def test_an_arm_processor_is_told_from_others(tmp_path: Path) -> None:

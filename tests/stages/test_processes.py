@@ -124,6 +124,20 @@ def test_a_lost_process_ends_all_with_one_message(project: Path) -> None:
     assert (project / "lost.state").is_file()
 
 
+def test_the_processes_stop_when_the_one_that_watches_is_killed(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with start(project, "orphans") as run:
+        wait_for_epoch(run, 1)
+        run.kill()
+        # All of them hold the other end of this pipe for as long as they live.
+        run.communicate(timeout=120)
+    # By torch they would be told of SIGINT, and on Linux alone.
+    (said,) = (file.read_text() for file in tmp_path.rglob("said-0"))
+    assert said.startswith("stopped by SIGTERM in epoch")
+
+
 def test_what_cannot_be_divided_is_said_once(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     uneven = PARAMS["distill"]["train"] | {"batch_size": 66, "drop_last": False}
     write(project, PARAMS | {"distill": PARAMS["distill"] | {"train": uneven | {"processes": 3}}})

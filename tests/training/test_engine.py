@@ -260,7 +260,7 @@ class _Diverges(Method):
 def test_a_term_that_turns_nan_is_named_and_the_last_good_state_kept(tmp_path: Path) -> None:
     module = tiny.method("vanilla")
     method = _Diverges(module.config, module.student, None, tiny.card())
-    with pytest.raises(TrainingError, match="'extra' is no longer finite in epoch 2, by step 1"):
+    with pytest.raises(TrainingError, match="no longer finite in epoch 2, by step 1: 'extra'"):
         fit(method, tmp_path / "state")
     tensors, facts = Resume(tmp_path / "state", "k").load() or ({}, {})
     assert [r["epoch"] for r in facts["history"]] == [1]
@@ -273,7 +273,7 @@ def test_a_stop_keeps_no_state_that_is_not_finite(tmp_path: Path, monkeypatch: p
     module = tiny.method("vanilla")
     method = _Diverges(module.config, module.student, None, tiny.card())
     stop_at(method, 1, 0, signal.SIGTERM)
-    with pytest.raises(TrainingError, match=r"'extra' is no longer finite in epoch 2, by step 1\. The last good state"):
+    with pytest.raises(TrainingError, match=r"no longer finite in epoch 2, by step 1: 'extra'\. The last good state"):
         fit(method, tmp_path / "state")
     _, facts = Resume(tmp_path / "state", "k").load() or ({}, {})
     assert [r["epoch"] for r in facts["history"]] == [1]
@@ -450,6 +450,24 @@ def test_momentum_is_forgotten_at_a_milestone_only_when_asked(tmp_path: Path) ->
         ends.append((result.history[0]["train"], result.history[1]["train"]))
     assert ends[0][0] == ends[1][0]
     assert ends[0][1] != ends[1][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "expected"),
+    [
+        ("kd", "cuda", "reduce-overhead"),
+        ("crd", "cuda", "default"),
+        ("kdsvd", "cuda", "default"),
+        ("kd", "cpu", "default"),
+    ],
+)
+def test_a_step_is_recorded_on_a_gpu_unless_the_method_forbids_it(
+    name: str, device: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, modes = tiny.method(name), []
+    monkeypatch.setattr(method, "compile", lambda mode: modes.append(mode))
+    engine.compile_for(method, torch.device(device))
+    assert modes == [expected]
 
 
 @pytest.mark.slow

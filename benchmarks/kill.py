@@ -21,13 +21,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from benchmarks import provenance
 from pipeline.system.files import sha256, write_json
 from serve import machine
 
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     methods = arguments.methods.split(",")
+    head = provenance.head("kill", machine.load_average(), "torch", "safetensors")
     draw = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -68,9 +69,7 @@ def main() -> None:
     moments = dict(Counter(record["moment"] for record in rounds))
     print(f"{identical} of {len(rounds)} end in the same bytes as a run that nobody killed. Killed: {moments}")
     result = {
-        "command": "python -m benchmarks.kill " + " ".join(sys.argv[1:]),
-        "machine": machine.describe(),
-        "versions": {name: version(name) for name in ("torch", "safetensors")},
+        **head,
         "seed": arguments.seed,
         "params": PARAMS,
         "undisturbed": {method: asdict(run) for method, run in whole.items()},

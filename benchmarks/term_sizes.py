@@ -8,8 +8,6 @@ pixels.
 """
 
 import argparse
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
 
+from benchmarks import provenance
 from benchmarks.pair import NORMALIZATION
 from pipeline.data import augment
 from pipeline.data.card import DataCard
@@ -25,6 +24,7 @@ from pipeline.distillation.batch import Batch
 from pipeline.models.base import build, shapes
 from pipeline.preparation import decode
 from pipeline.system.files import write_json
+from serve import machine
 
 PAIRS = (
     (32, "wrn_40_2", "wrn_16_2"),
@@ -44,12 +44,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    head = provenance.head("term_sizes", machine.load_average(), "torch", "pillow", "scikit-learn")
     results = [measure(*pair) for pair in PAIRS]
     write_json(
         arguments.out,
         {
-            "command": "python -m benchmarks.term_sizes " + " ".join(sys.argv[1:]),
-            "versions": {name: version(name) for name in ("torch", "pillow", "scikit-learn")},
+            **head,
             "seed": SEED,
             "images": PIECES,
             "results": results,

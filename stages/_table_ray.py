@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline.models import checkpoint
 from pipeline.sweep import cluster
+from pipeline.sweep.packing import Files, pack, pack_and_remove, unpack
 from pipeline.sweep.plan import Run
-from pipeline.sweep.shipping import Files, pack, pack_and_remove, unpack
 from stages import _table_run
 from stages._table_run import EVALUATED
 

@@ -1,4 +1,4 @@
-"""Measure one network on the test split, which nothing else looks at while choices are still being made."""
+"""Measure one network on the test split, which chooses nothing."""
 
 from pathlib import Path
 

@@ -66,8 +66,10 @@ def experiments() -> Iterator[tuple[list[dict[str, Any]], Read]]:
                 with repo.switch(revision):
                     text: str = repo.dvcfs.read_text(path, encoding="utf-8")
                     return text
-            except (OSError, DvcException):
+            except FileNotFoundError:
                 return None
+            except (OSError, DvcException) as error:
+                raise PupilError(f"{path} cannot be read ({error}).") from error
 
         commits = ["HEAD", *repo.experiments.ls(all_commits=True)]
         yield [state.dumpd() for state in repo.experiments.show(revs=commits)], read

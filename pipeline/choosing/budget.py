@@ -43,8 +43,8 @@ class Budget:
     def fits(self, row: Row) -> str | None:
         """The file that keeps to every bound: "float32"; "int8" where only that one does; None for neither.
 
-        Where the float32 file does and int8 ships in its place, the size is kept too, and so are the others, but for
-        what a benchmark cannot tell apart, as long as `deploy.prefer` is speed.
+        Where the float32 file does and int8 ships in its place, int8 does too: it is smaller, and with
+        `deploy.prefer: speed` no benchmark could measure that it is slower.
         """
         if not self.bounds():
             return None

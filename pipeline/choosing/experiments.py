@@ -92,7 +92,7 @@ def _texts(state: Mapping[str, Any], executor: str, read: Read, places: Places) 
     _check_whole(state["data"], places)
     texts = {file: read(state["rev"], places.path(file)) for file in STAGES}
     if missing := [places.path(file) for file, text in texts.items() if text is None]:
-        raise PupilError(f"DVC has no longer {', '.join(missing)}; try `dvc fetch --all-commits`.")
+        raise PupilError(f"DVC no longer has {', '.join(missing)}; try `dvc fetch --all-commits`.")
     return {file: text for file, text in texts.items() if text is not None}
 
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from pipeline.data.card import DataCard
 from pipeline.evaluation.choice import Choice
 from pipeline.evaluation.comparison import wilson
-from pipeline.report.artefacts.measured import TEACHER, Latency, Ratio
+from pipeline.report.artefacts.measured import TEACHER_ONNX, Latency, Ratio
 from pipeline.report.artefacts.records import Deployed, Quantization
 from pipeline.report.artefacts.shipped import shipped
 from pipeline.system.errors import PupilError
@@ -117,7 +117,7 @@ def measured(name: str, texts: Mapping[str, str]) -> Student:
         size_bytes=ships.size_bytes,
         machine=_machine(latency),
         val_images=card.sha256["val/images.npy"],
-        teacher=Teacher(taught["arch"], taught["val"]["top1"], p50_ms[TEACHER], ships.teacher_size_bytes),
+        teacher=Teacher(taught["arch"], taught["val"]["top1"], p50_ms[TEACHER_ONNX], ships.teacher_size_bytes),
     )
 
 

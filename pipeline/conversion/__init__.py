@@ -1,4 +1,1 @@
-"""The deployed student for other runtimes than ONNX Runtime: a file for each, whose packages nobody has to install.
-
-The stage convert enters. It knows deployment, models, data and what stands below.
-"""
+"""The deployed student for other runtimes than ONNX Runtime: a file for each, whose packages nobody has to install."""

@@ -1,4 +1,1 @@
-"""Where numbers are computed, in what precision, and by how many processes.
-
-Data and every room above enter. It knows system and settings.
-"""
+"""Where numbers are computed, in what precision, and by how many processes."""

@@ -32,7 +32,7 @@ from pipeline.devices import distributed
 from pipeline.distillation import base
 from pipeline.distillation.base import Weight
 from pipeline.distillation.batch import Batch
-from pipeline.distillation.blocks import in_map_precision
+from pipeline.distillation.blocks import in_map_precision, pool_larger
 from pipeline.models.base import Classifier, Features, MapShape
 from pipeline.settings.training import Train
 from pipeline.system.errors import ParamsError
@@ -119,13 +119,8 @@ def _similarities(maps: Tensor) -> Tensor:
 
 def _distance(project: nn.Module, map_s: Tensor, map_t: Tensor) -> Tensor:
     """Mean squared difference of each image (B,), at the smaller of the two sizes."""
-    size = (min(map_s.shape[2], map_t.shape[2]), min(map_s.shape[3], map_t.shape[3]))
-    projected = in_map_precision(project, _pooled(map_s, size))
-    return (projected.float() - _pooled(map_t.float(), size)).square().mean((1, 2, 3))
-
-
-def _pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return maps if maps.shape[2:] == size else functional.adaptive_avg_pool2d(maps, size)
+    smaller_s, smaller_t = pool_larger(map_s, map_t.float())
+    return (in_map_precision(project, smaller_s).float() - smaller_t).square().mean((1, 2, 3))
 
 
 def _embed(batch_size: int) -> nn.Sequential:

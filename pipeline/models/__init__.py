@@ -1,4 +1,1 @@
-"""One file a family of networks, on the contract of base.py; checkpoint.py writes and rebuilds them.
-
-Distillation and every room above enter. It knows data, settings and system.
-"""
+"""One file a family of networks, on the contract of base.py; checkpoint.py writes and rebuilds them."""

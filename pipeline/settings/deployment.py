@@ -9,7 +9,7 @@ from pipeline.settings.training import Train
 
 
 class Evaluate(Section):
-    """Confidence intervals of the results on the test split, which is used only once (stages evaluate and compare)."""
+    """Confidence intervals of the results on the test split, which chooses nothing."""
 
     resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
     """Number of bootstrap samples for each confidence interval."""

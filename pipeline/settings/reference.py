@@ -182,15 +182,3 @@ def _allowed(value: Schema, schema: Schema) -> str:
 
 def _code(value: object) -> str:
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
-
-
-def undocumented(section: Schema, schema: Schema, prefix: str = "") -> list[str]:
-    """Dotted keys below a section that no docstring explains, those of sections, sources and methods in it too."""
-    found = []
-    for name, value in section["properties"].items():
-        inner = _resolved(value, schema)
-        if "description" not in value and "description" not in inner:
-            found.append(f"{prefix}{name}")
-        if "properties" in inner:
-            found += undocumented(inner, schema, f"{prefix}{name}.")
-    return found

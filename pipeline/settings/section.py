@@ -27,7 +27,7 @@ SeedOrBest = Annotated[Seed | Literal["best"], BeforeValidator(_seed_or_best)]
 
 def _differing(values: tuple[T, ...]) -> tuple[T, ...]:
     if twice := [str(value) for value in dict.fromkeys(values) if values.count(value) > 1]:
-        raise ValueError(f"{', '.join(twice)} is there more than once, but all values must differ")
+        raise ValueError(f"all values must differ, but these occur more than once: {', '.join(twice)}")
     return values
 
 

@@ -63,8 +63,8 @@ def say_what_is_never_reached(settings: Params) -> None:
     for section, train in (("teacher.train", settings.teacher.train), ("distill.train", settings.distill.train)):
         if late := never_reached(train):
             print(
-                f"warning: {section} has {train.epochs} epochs and never reaches the milestone "
-                f"{' and '.join(f'{milestone:g}' for milestone in late)}, so that the learning rate does not drop "
-                "there. Train longer, or move it: below 1, a milestone is a fraction of the epochs.",
+                f"warning: {section} has {train.epochs} epochs and never reaches these milestones: "
+                f"{', '.join(f'{milestone:g}' for milestone in late)}. The learning rate does not drop there. Train "
+                "longer, or move them: below 1, a milestone is a fraction of the epochs.",
                 file=sys.stderr,
             )

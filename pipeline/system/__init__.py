@@ -1,4 +1,1 @@
-"""What any program needs: errors, files that are written whole or not at all, interruption, names of plug-ins.
-
-Every room may enter. It knows no other room, and no image.
-"""
+"""What any program needs: errors, files that are written whole or not at all, interruption, names of plug-ins."""

@@ -76,7 +76,7 @@ def attach(method: Method, folder: Path, expected: Facts) -> None:
     """
     if not method.needs_teacher:
         return
-    name = type(method).__module__.rpartition(".")[2]
+    name = method.name
     _check_can_be_kept(name, method, method.config)
     if method.reads is None:
         print(

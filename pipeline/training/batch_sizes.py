@@ -83,7 +83,6 @@ def check(objective: Method, smallest: int, fewest: int) -> None:
         fewest: that it takes: `smallest_batch`, or more where `one_value` is true.
     """
     if smallest < fewest:
-        name = type(objective).__module__.rpartition(".")[2]
         why = (
             ""
             if fewest == objective.smallest_batch
@@ -91,7 +90,7 @@ def check(objective: Method, smallest: int, fewest: int) -> None:
             "normalisation a single value"
         )
         raise ParamsError(
-            f"{name} needs at least {fewest} images in a batch{why}, but an epoch would have a batch of "
+            f"{objective.name} needs at least {fewest} images in a batch{why}, but an epoch would have a batch of "
             f"{smallest}. Set train.batch_size to {fewest} or more, and train on at least as many images."
         )
 

@@ -79,17 +79,13 @@ class Batcher:
         self._metrics = metrics
         self._image_shape = (model.card.image_px, model.card.image_px, 3)
         self._waiting: deque[_Slot] = deque()
-        self._num_waiting = 0  # images
+        self.num_waiting = 0
+        """Images in the queue."""
         self._num_running = 0  # batches
         self._is_retired = False
         self._timer: asyncio.TimerHandle | None = None
         self._jobs: SimpleQueue[_Batch | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-
-    @property
-    def num_waiting(self) -> int:
-        """Images in the queue."""
-        return self._num_waiting
 
     async def __call__(self, pixels: Pixels, deadline_ms: float | None = None, is_left: IsLeft = never) -> Answer:
         """(n, H, W, 3) uint8 pixels -> (n, K) probabilities and (n, K) logits.
@@ -110,11 +106,11 @@ class Batcher:
                 self._remove(slot)
                 slot.leave()
         if self._is_full_for(len(pixels)):
-            raise Overloaded(f"{self._num_waiting} images wait already, which is as many as may; try again later.")
+            raise Overloaded(f"{self.num_waiting} images wait already, which is as many as may; try again later.")
         loop = asyncio.get_running_loop()
         slot = _Slot(pixels, loop.time(), loop.create_future(), is_left)
         self._waiting.append(slot)
-        self._num_waiting += len(pixels)
+        self.num_waiting += len(pixels)
         limit_ms = settings.deadline_ms if deadline_ms is None else min(deadline_ms, settings.deadline_ms)
         expiry = loop.call_later(limit_ms / 1000, _expire, slot, limit_ms)
         self._dispatch()
@@ -124,7 +120,7 @@ class Batcher:
             expiry.cancel()
             if slot.is_waiting:
                 self._remove(slot)
-                self._metrics.queue_images.set(self._num_waiting)
+                self._metrics.queue_images.set(self.num_waiting)
 
     def warm_up(self) -> None:
         """Compute some batch sizes once: the first call of a size plans its memory, and on a GPU picks its kernels.
@@ -159,18 +155,18 @@ class Batcher:
         return threads
 
     def _is_full_for(self, num_images: int) -> bool:
-        return len(self._waiting) > 0 and self._num_waiting + num_images > self.settings.max_queue
+        return len(self._waiting) > 0 and self.num_waiting + num_images > self.settings.max_queue
 
     def _remove(self, slot: _Slot) -> None:
         self._waiting.remove(slot)
-        self._num_waiting -= len(slot.pixels)
+        self.num_waiting -= len(slot.pixels)
         slot.is_waiting = False
 
     def _dispatch(self) -> None:
         """Start what may start now, and see to it that somebody looks again when more may."""
         settings = self.settings
         while self._waiting and self._num_running < settings.num_threads:
-            if self._num_running > 0 and self._num_waiting < settings.max_batch:
+            if self._num_running > 0 and self.num_waiting < settings.max_batch:
                 loop = asyncio.get_running_loop()
                 due = self._waiting[0].arrived + settings.max_delay_ms / 1000
                 if loop.time() < due:
@@ -180,7 +176,7 @@ class Batcher:
             batch = self._gather()
             if batch.slots:
                 self._start(batch)
-        self._metrics.queue_images.set(self._num_waiting)
+        self._metrics.queue_images.set(self.num_waiting)
 
     def _delay_is_over(self) -> None:
         self._timer = None
@@ -195,7 +191,7 @@ class Batcher:
             if batch.slots and batch.num_images + num_images > self.settings.max_batch:
                 break
             self._waiting.popleft()
-            self._num_waiting -= num_images
+            self.num_waiting -= num_images
             slot.is_waiting = False
             if slot.answer.done():
                 continue

@@ -1,4 +1,4 @@
 """The load generator: arrivals as users make them, and what they say of a server.
 
-The command load enters. It talks to any server of the protocol and knows none of http.
+It talks to any server of the protocol and knows none of http.
 """

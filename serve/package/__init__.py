@@ -1,4 +1,1 @@
-"""What others need to run exported models: a folder with a model card, a Triton repository, a KServe manifest.
-
-The command package enters. It knows model.
-"""
+"""What others need to run exported models: a folder with a model card, a Triton repository, a KServe manifest."""

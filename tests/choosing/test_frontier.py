@@ -199,7 +199,7 @@ def test_files_that_do_not_suit_are_named(recorded: Recorded, files: dict[str, A
     for line, said in zip(
         left_out,
         (
-            "gone: DVC has no longer artifacts/deploy/latency.json; try `dvc fetch --all-commits`.",
+            "gone: DVC no longer has artifacts/deploy/latency.json; try `dvc fetch --all-commits`.",
             "old: its Latency is not of this version (machine: Field required).",
             "batches: was not timed with one image a call; add 1 to benchmark.batch_sizes.",
             "seen: was trained on its validation images (data.train_includes_val).",

@@ -43,5 +43,5 @@ def test_students_that_are_not_listed_are_moved_aside_and_kept(
     said = capsys.readouterr()
     assert said.out.count("note: params.yaml does not list dkd/0; what lay in") == 1
     # Two epochs do not reach 0.75 of them, which the stages that train say no more.
-    warning = "warning: {}.train has 2 epochs and never reaches the milestone 0.75 and 0.875"
+    warning = "warning: {}.train has 2 epochs and never reaches these milestones: 0.75, 0.875"
     assert all(said.err.count(warning.format(section)) == 2 for section in ("teacher", "distill"))

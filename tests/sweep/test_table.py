@@ -115,7 +115,7 @@ def test_a_run_that_fails_and_one_that_cannot_be_do_not_hold_up_the_others(
     assert run.stderr.strip().splitlines()[-1] == "error: 1 of 2 runs failed, 1 could not be trained, as said above."
     text = (copy / "artifacts/table/tiny/RESULTS.md").read_text()
     assert "1 of 2 runs are finished." in text
-    assert "hopeless kd seed 0 failed: distill: the loss term" in text
+    assert "hopeless kd seed 0 failed: distill: these loss terms" in text
     assert "semckd is left out of hopeless: params.yaml: distill.train: semckd compares the images of a batch" in text
     assert "| vanilla | **" in text
 

@@ -222,10 +222,3 @@ def test_a_method_that_takes_no_mixtures_is_refused_before_training(name: str, t
 def test_every_other_method_trains_on_mixtures(name: str, tmp_path: Path) -> None:
     settings = BOTH.model_copy(update={"epochs": 1, "batch_size": 8, "drop_last": True})
     assert fit(tiny.method(name), tmp_path / "state", settings).history
-
-
-def test_a_teacher_cache_is_not_asked_about_mixtures() -> None:
-    method = tiny.method("kd")
-    method.recall = lambda batch: None
-    with pytest.raises(ParamsError, match="answers to single images"):
-        method.check_recipe(Train(mixup_alpha=0.2))

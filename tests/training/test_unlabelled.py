@@ -156,13 +156,6 @@ def test_a_method_that_needs_every_label_is_refused_before_training(name: str, t
         rehearse(params)
 
 
-def test_a_teacher_cache_is_not_asked_about_them() -> None:
-    method = tiny.method("kd")
-    method.recall = lambda batch: None
-    with pytest.raises(ParamsError, match="keeps the answers to the training images"):
-        method.check_recipe(HALF)
-
-
 @pytest.mark.parametrize(
     ("train", "said"),
     [

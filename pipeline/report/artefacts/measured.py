@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.report.artefacts.records import Record
 
-TEACHER = "teacher_onnx"
+TEACHER_ONNX = "teacher_onnx"
 """The candidate that the student is held against: the teacher in the runtime that serves."""
 
 
@@ -58,17 +58,17 @@ class Batch(Record):
     @model_validator(mode="after")
     def _holds_the_answer(self) -> "Batch":
         for name in self.candidates:
-            if parts(name)[::2] == ("student", "onnx") and f"{TEACHER} / {name}" not in self.ratios:
-                raise ValueError(f"the ratio '{TEACHER} / {name}' is needed")
-        if not {"student_onnx", TEACHER} <= self.candidates.keys():
-            raise ValueError(f"student_onnx and {TEACHER} are needed")
+            if parts(name)[::2] == ("student", "onnx") and f"{TEACHER_ONNX} / {name}" not in self.ratios:
+                raise ValueError(f"the ratio '{TEACHER_ONNX} / {name}' is needed")
+        if not {"student_onnx", TEACHER_ONNX} <= self.candidates.keys():
+            raise ValueError(f"student_onnx and {TEACHER_ONNX} are needed")
         if self.after_pause is not None and not self.candidates.keys() <= self.after_pause.p50_ms.keys():
             raise ValueError("after_pause needs all candidates that were timed")
         return self
 
     def teacher_over(self, candidate: str) -> Ratio:
         """How many times as long the teacher takes as a student, both in ONNX Runtime."""
-        return self.ratios[f"{TEACHER} / {candidate}"]
+        return self.ratios[f"{TEACHER_ONNX} / {candidate}"]
 
 
 class Memory(Record):

@@ -3,7 +3,7 @@
 import math
 
 from pipeline.evaluation.comparison import BASELINE
-from pipeline.report.artefacts.measured import TEACHER, Batch, Ratio
+from pipeline.report.artefacts.measured import TEACHER_ONNX, Batch, Ratio
 from pipeline.report.artefacts.records import Difference
 from pipeline.report.artefacts.results import Results
 from pipeline.report.findings.formats import bounds, count, interval, milliseconds, percent, probability, share, size
@@ -29,7 +29,7 @@ def headline(results: Results) -> list[tuple[str, bool]]:
 def details(results: Results) -> str:
     """What the ratios of the headline were made of."""
     ships, batch = results.shipped, results.latency.smallest_batch()
-    student, teacher = (batch.candidates[name].p50_ms for name in (ships.candidate, TEACHER))
+    student, teacher = (batch.candidates[name].p50_ms for name in (ships.candidate, TEACHER_ONNX))
     low, high = ships.against_teacher.interval
     doubt = ", a difference that may be chance" if low <= 0 <= high else ""
     return (
@@ -45,7 +45,7 @@ def _pause(batch: Batch, ships: str) -> str:
     it = batch.after_pause
     if it is None:
         return ""
-    student, teacher = (milliseconds(it.p50_ms[name]) for name in (ships, TEACHER))
+    student, teacher = (milliseconds(it.p50_ms[name]) for name in (ships, TEACHER_ONNX))
     return f"The first call after a pause of {it.pause_ms:g} ms takes {student} against {teacher} ms (p50). "
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sweep.shipping import pack, pack_and_remove, unpack
+from pipeline.sweep.packing import pack, pack_and_remove, unpack
 from pipeline.system.errors import PupilError
 
 

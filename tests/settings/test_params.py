@@ -27,7 +27,7 @@ def load(text: str, tmp_path: Path) -> params.Params:
         ("augment: {flip: 1}", r"augment\.flip is 1: .*boolean"),
         ("augment: {pad_mode: wrap}", r"augment\.pad_mode is 'wrap': .*'zeros' or 'reflect'"),
         ("distill: {seeds: []}", r"distill\.seeds is \[\]"),
-        ("distill: {seeds: [0, 1, 0]}", r"distill\.seeds is \[0, 1, 0\]: .*all values must differ, .* more than once: 0"),
+        ("distill: {seeds: [0, 1, 0]}", r"distill\.seeds is \[0, 1, 0\]: .*all values .* more than once: 0"),
         ("benchmark: {batch_sizes: [8, 8]}", r"benchmark\.batch_sizes is \[8, 8\]: .* more than once: 8"),
         ("benchmark: {thread_counts: [1, 1]}", r"benchmark\.thread_counts is \[1, 1\]"),
         ("benchmark: {thread_counts: [1, 2, 2, 1]}", r"benchmark\.thread_counts is .* more than once: 1, 2"),

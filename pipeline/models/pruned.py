@@ -51,7 +51,7 @@ def build(spec: base.Spec) -> Classifier:
         if spec["history"]:
             _check_history(network, spec["history"])
             _graph(network, spec["image_px"]).load_pruning_history(copy.deepcopy(spec["history"]))
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"what was pruned does not fit a {title(spec['body'])} ({type(error).__name__}: {error}). The file was "
             "made by another version of that network, or is damaged: cut and train the student again."

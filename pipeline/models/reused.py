@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.models import base
-from pipeline.models.base import Classifier, Tap
-from pipeline.system.errors import ParamsError
+from pipeline.models.base import Classifier, Tap, title
+from pipeline.system.errors import CheckpointError, ParamsError
 
 
 def build(spec: base.Spec) -> "Reused":
-    """Body, projector and head with fresh weights. Raises ParamsError for a spec that names no body."""
+    """Body, projector and head with fresh weights.
+
+    Raises ParamsError for a spec that names no body, CheckpointError for one that does not say what is on top of it.
+    """
     if "body" not in spec:
         raise ParamsError(
             "'reused' is not a network to train from the start: simkd puts it together, and its file says from what. "
@@ -33,8 +36,14 @@ def build(spec: base.Spec) -> "Reused":
     body = base.build(spec["body"])
     channels = body.map_channels
     body.drop_head()
-    head = nn.Linear(spec["channels"], spec["num_classes"])
-    return Reused(spec, body, projector(channels, spec["channels"], spec["factor"]), head)
+    try:
+        head = nn.Linear(spec["channels"], spec["num_classes"])
+        return Reused(spec, body, projector(channels, spec["channels"], spec["factor"]), head)
+    except (LookupError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"what was reused does not fit a {title(spec['body'])} ({type(error).__name__}: {error}). The file was "
+            "made by another version of this network, or is damaged: train the student again."
+        ) from error
 
 
 def projector(channels_in: int, channels: int, factor: int) -> nn.Sequential:

@@ -188,6 +188,14 @@ def test_blocks_that_a_network_lacks_are_refused(blocks: list[object]) -> None:
         build(spec)
 
 
+def test_a_header_that_lacks_what_was_done_to_the_network_is_refused() -> None:
+    body = {"arch": "resnet8", "num_classes": 4}
+    with pytest.raises(CheckpointError, match=r"what was pruned does not fit a resnet8 .*'history'"):
+        build({"arch": "pruned", "num_classes": 4, "body": body})
+    with pytest.raises(CheckpointError, match=r"what was reused does not fit a resnet8 .*'channels'"):
+        build({"arch": "reused", "num_classes": 4, "body": body})
+
+
 @pytest.mark.parametrize("history", [[["layer9.0", True, [0]]], [["conv1", True, [99]]], [["conv1", True, 3]]])
 def test_a_history_that_does_not_fit_its_network_is_refused(history: list[object]) -> None:
     spec = student_of(tiny.network("resnet8")).spec | {"history": history}

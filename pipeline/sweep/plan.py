@@ -22,7 +22,7 @@ from pipeline.system.files import write_json
 from pipeline.weights import weight_files
 
 PUBLISHED = "published"
-_DECIDING = ("data", "augment", "student", "distill", "evaluate")
+_DECIDING = ("data", "augment", "teach", "student", "distill", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,11 @@ def plan(
 
 
 def _check_for_a_table(settings: Params) -> None:
+    if settings.teach.cache:
+        raise ParamsError(
+            "teach.cache is true, but the runs of a table share no folder in which a teacher cache could lie. Set it "
+            "to false; teach.views may stay, and the numbers are the same."
+        )
     if settings.student.pruned is not None and settings.student.pruned.speedup is not None:
         raise ParamsError(
             "student.pruned.speedup is measured where a student is cut, and the runs of a table cut theirs one by one, "

@@ -281,3 +281,18 @@ def test_what_a_method_adds_to_its_student_is_no_other_pair(tmp_path: Path) -> N
 def test_the_table_says_where_validation_images_were_trained_on(tmp_path: Path) -> None:
     results = aggregated([finished(tmp_path, "kd", 0, 70.0, seen=True)])
     assert "; val (images seen in training) last 69.00, best 71.00; published" in table.markdown(results)
+
+
+def test_repeated_views_are_another_run_and_a_teacher_cache_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    shutil.copytree(ROOT / "presets/protocols", tmp_path / "protocols")
+
+    def key(views: str, cache: str) -> str:
+        # The protocols themselves have no views that repeat, whatever params.yaml says.
+        (tmp_path / "pairs/a.yaml").write_text(f"teach: {{views: {views}, cache: {cache}}}\n")
+        (run,) = sweep.plan(ROOT / "params.yaml", tmp_path, ["a"], ["kd"], [0], "unified", Path("out"))
+        return run.key
+
+    assert len({key("null", "false"), key("8", "false"), key("9", "false")}) == 3
+    with pytest.raises(ParamsError, match="but the runs of a table share no folder"):
+        key("8", "true")

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from ruamel.yaml import YAML
 
+from benchmarks import provenance
 from benchmarks.memory import watch
 from pipeline.preparation.divide import divide
 from pipeline.preparation.reading import WORKERS, Reader
@@ -71,11 +71,10 @@ def main() -> None:
     write_json(
         arguments.out,
         {
+            **provenance.head("prepare", load_before, "numpy", "pillow", "datasets", "pyarrow", after=True),
+            # In place of the head's, which has the folder's path.
             "command": " ".join(["python -m benchmarks.prepare", *(["--cifar FOLDER"] if arguments.cifar else [])])
             + f" {' '.join(options)} --out {arguments.out.name}",
-            "machine": machine.describe(),
-            "load_average": {"before": load_before, "after": machine.load_average()},
-            "versions": {name: version(name) for name in ("numpy", "pillow", "datasets", "pyarrow")},
             "results": results,
         },
     )

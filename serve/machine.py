@@ -104,14 +104,19 @@ def _gpus(root: Path) -> list[str]:
 
 def _first_gpu() -> str | None:
     """Name of CUDA's device 0, which torch and ONNX Runtime take: the fastest one that CUDA_VISIBLE_DEVICES shows."""
+    driver, device, name = cuda_driver(), ctypes.c_int(0), ctypes.create_string_buffer(256)
+    if not driver or driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, 256, device):
+        return None
+    return name.value.decode()
+
+
+def cuda_driver() -> ctypes.CDLL | None:
+    """NVIDIA's driver, ready to be asked; None where there is none, or it finds no GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
-    device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, 256, device):
-        return None
-    return name.value.decode()
+    return None if driver.cuInit(0) else driver
 
 
 def _read(path: Path) -> str | None:

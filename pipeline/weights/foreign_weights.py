@@ -54,12 +54,11 @@ def fit(path: Path, arch: str, num_classes: int | None = None, image_px: int | N
     spec: Spec = file.header.model if file.header else fresh
     model = build(spec if num_classes is None else _with_classes(spec, num_classes))
     match = weight_names.match(model, file.holders, path)
-    problems = match.problems(with_head=num_classes is None)
-    if problems and num_classes is None and not match.problems(with_head=False):
-        raise CheckpointError(
-            f"{path} holds a {arch}, but no last layer that is known: {'; '.join(problems)}. {_NEW_HEAD}."
-        )
-    if problems:
+    if problems := match.problems(with_head=num_classes is None):
+        if num_classes is None and not match.problems(with_head=False):
+            raise CheckpointError(
+                f"{path} holds a {arch}, but no last layer that is known: {'; '.join(problems)}. {_NEW_HEAD}."
+            )
         raise CheckpointError(
             f"{path} does not hold a {arch}: {'; '.join(problems)}. Check teacher.arch. The same layers "
             "under other names are not taken."

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import onnxruntime  # type: ignore[import-untyped]
 
 from serve.errors import ServeError
+from serve.machine import cuda_driver
 
 Device = Literal["auto", "cpu", "cuda"]
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -65,12 +66,8 @@ def _missing() -> str | None:
 @cache
 def _num_gpus() -> int:
     """As the driver counts them, also inside containers and under CUDA_VISIBLE_DEVICES."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    driver, count = cuda_driver(), ctypes.c_int(0)
+    if not driver or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
 

@@ -115,19 +115,22 @@ def _plain(float32: onnx.ModelProto, drawn: np.ndarray[Any, Any]) -> onnx.ModelP
     """As a person would do it who knows of nothing but quantize_static."""
     quantization = onnxruntime.quantization
     # It asks to fold BN first, which the exporter has done, and warns of every BN that it could not fold.
-    logging.getLogger().setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(float32, source)
-        quantization.quantize_static(
-            source,
-            made,
-            quantize.OneBatch(drawn),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
-        return onnx.load(made)
+    logging.disable(logging.WARNING)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            source, made = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+            onnx.save(float32, source)
+            quantization.quantize_static(
+                source,
+                made,
+                quantize.OneBatch(drawn),
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+            return onnx.load(made)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:

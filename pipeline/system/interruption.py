@@ -45,6 +45,9 @@ def listen() -> Iterator[StopRequest]:
 
     def note(number: int, frame: Any) -> None:
         request.received = signal.Signals(number)
+        # Linux signals the end of each of the parent's threads in turn: the next one would act as a second request.
+        if sys.platform.startswith("linux"):
+            _at_the_end_of_the_parent(0)
         restore()
 
     for number in SIGNALS:
@@ -70,9 +73,14 @@ def follow(parent: int, number: signal.Signals) -> None:
     if not sys.platform.startswith("linux"):
         threading.Thread(target=_watch, args=(parent, number), name="follow", daemon=True).start()
         return
-    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(number))
+    _at_the_end_of_the_parent(int(number))
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+def _at_the_end_of_the_parent(number: int) -> None:
+    """Have Linux send `number` to this process then, or nothing for 0."""
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, number)
 
 
 def _watch(parent: int, number: signal.Signals) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def endless(project: Path) -> Iterator[Path]:
+    """The same, with so many epochs that what stops a run from outside comes before its end on any machine."""
+    many = PARAMS["distill"]["train"] | {"epochs": 10_000}
+    write(project, PARAMS | {"distill": PARAMS["distill"] | {"train": many}})
+    yield project
+    write(project, PARAMS)
+
+
 def write(folder: Path, params: dict[str, Any]) -> None:
     with (folder / "params.yaml").open("w") as file:
         YAML(typ="safe", pure=True).dump(params, file)
@@ -74,7 +83,7 @@ def losses(folder: Path, out: str) -> list[float]:
 
 def test_a_stopped_run_goes_on_under_torchrun_and_ends_as_one_process_does(project: Path) -> None:
     with start(project, "stopped") as run:
-        wait_for_epoch(run, 3)
+        wait_for_epoch(run, 1)
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate()
     assert run.returncode == 128 + signal.SIGTERM
@@ -93,8 +102,8 @@ def test_a_stopped_run_goes_on_under_torchrun_and_ends_as_one_process_does(proje
     assert losses(project, "stopped") == pytest.approx(losses(project, "alone"), rel=5e-3)
 
 
-def test_a_stop_before_the_first_epoch_is_told_as_one(project: Path) -> None:
-    with start(project, "early") as run:
+def test_a_stop_before_the_first_epoch_is_told_as_one(endless: Path) -> None:
+    with start(endless, "early") as run:
         children = ""
         while not children and run.poll() is None:
             command = ["pgrep", "-P", str(run.pid), "-f", "spawn_main"]
@@ -106,8 +115,8 @@ def test_a_stop_before_the_first_epoch_is_told_as_one(project: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_a_lost_process_ends_all_with_one_message(project: Path) -> None:
-    with start(project, "lost") as run:
+def test_a_lost_process_ends_all_with_one_message(endless: Path) -> None:
+    with start(endless, "lost") as run:
         wait_for_epoch(run, 1)
         children = subprocess.run(["pgrep", "-P", str(run.pid), "-f", "spawn_main"], capture_output=True, text=True)
         first, second = map(int, children.stdout.split())
@@ -121,14 +130,14 @@ def test_a_lost_process_ends_all_with_one_message(project: Path) -> None:
     )
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
-    assert (project / "lost.state").is_file()
+    assert (endless / "lost.state").is_file()
 
 
 def test_the_processes_stop_when_the_one_that_watches_is_killed(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with start(project, "orphans") as run:
+    with start(endless, "orphans") as run:
         wait_for_epoch(run, 1)
         run.kill()
         # All of them hold the other end of this pipe for as long as they live.

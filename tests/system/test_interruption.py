@@ -16,21 +16,49 @@ print("ready", flush=True)
 time.sleep(20)
 print("nobody stopped me", flush=True)
 """
-PARENT = """
-import os, subprocess, sys
+LISTENER = """
+import time
 from pipeline.system import interruption
+with interruption.listen() as stop:
+    interruption.stop_with_parent()
+    print("ready", flush=True)
+    for _ in range(2000):
+        if stop.received is not None:
+            break
+        time.sleep(0.01)
+    time.sleep(0.3)
+    print(f"saved after {stop.received.name}")
+"""
+PARENT = """
+import os, subprocess, sys, threading, time
+from pipeline.system import interruption
+for _ in range(int(sys.argv[2])):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 environment = os.environ | {interruption.PARENT: str(os.getpid())}
 subprocess.run([sys.executable, "-c", sys.argv[1]], env=environment)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells a process that its parent ended")
-def test_a_stage_is_stopped_when_the_process_that_started_it_is_killed() -> None:
-    command = [sys.executable, "-c", PARENT, CHILD]
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="Linux alone tells a process that its parent ended"
+)
+
+
+def said_after_the_parent_is_killed(child: str, threads: int) -> str:
+    command = [sys.executable, "-c", PARENT, child, str(threads)]
     with subprocess.Popen(command, cwd=toy.ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "ready\n"
         parent.send_signal(signal.SIGKILL)
         # The child holds the other end of this pipe for as long as it lives.
-        assert parent.stdout.read() == ""
+        said = parent.stdout.read()
     assert parent.returncode == -signal.SIGKILL
+    return said
+
+
+def test_a_stage_is_stopped_when_the_process_that_started_it_is_killed() -> None:
+    assert said_after_the_parent_is_killed(CHILD, threads=0) == ""
+
+
+def test_a_stage_that_listens_saves_first_however_many_threads_the_killed_one_had() -> None:
+    assert said_after_the_parent_is_killed(LISTENER, threads=32) == "saved after SIGTERM\n"

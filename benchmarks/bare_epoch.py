@@ -17,6 +17,7 @@ from pipeline.data import card as cards
 from pipeline.data.arrays import Split
 from pipeline.data.feed import Feed
 from pipeline.devices.memory import keep_freed_memory
+from pipeline.devices.precision import best_device
 from pipeline.distillation import vanilla
 from pipeline.models.base import Classifier, Tap
 from pipeline.settings import params as parameters
@@ -50,7 +51,7 @@ def main(params: Path, data: Path, state: Path) -> None:
     settings, card = parameters.load(params), cards.load(data)
     torch.manual_seed(settings.teacher.seed)
     objective = vanilla.Method(vanilla.Config(), Patches(card.num_classes), None, card)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     train, val = (Feed(Split.load(data, name, card), card.normalization, device) for name in ("train", "val"))
     records: list[Record] = []
     resume = Resume(state, run_key({"data": card.sha256}, "torch"))

@@ -20,8 +20,8 @@ Wei, Luo, Luo, "Scale Decoupled Distillation", CVPR 2024, arXiv:2403.13512. The 
 over regions too, the whole image counts 1 / N. In nkd, as in the official code, the second part is a cross-entropy of
 all classes: it is large, and never 0. (In its own paper NKD leaves the labelled class out there.) The defaults are
 those of SD-DKD from ResNet-32x4 to -8x4. Of the source's other settings, num_scales is 3 for networks of two families,
-and nontarget_weight of dkd and nkd is 6 for WRN-40-2 and VGG-13 as teachers (8 for ShuffleNetV1 and VGG-8 as their
-students), 2 for ResNet-56 and -110, else 8. SD-KD is kind kd with ce_weight 0.1, region_weight 0.9 and warmup_epochs 0.
+and nontarget_weight of dkd and nkd is 6 for WRN-40-2 and VGG-13 as teachers (8 for WRN-40-2's students ShuffleNetV1 and
+VGG-8), 2 for ResNet-56 and -110, else 8. SD-KD is kind kd with ce_weight 0.1, region_weight 0.9 and warmup_epochs 0.
 The warm-up counts whole epochs, so shorten it for a run that is not much longer. Networks whose classifier reads an
 average behind one more convolution, as MobileNetV2 and ShuffleNetV2 do, are refused, though the source has figures of
 such students: it takes the map behind that convolution, which is no tap here.

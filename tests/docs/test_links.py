@@ -51,7 +51,7 @@ def is_made(name: str) -> bool:
         for path in ([entry] if isinstance(entry, str) else entry)
     ]
     around = any(re.sub(r"\\", "", pattern).startswith(name.rstrip("/") + "/") for pattern in patterns)
-    by_command = name.startswith(("artifacts/table/", "report/frontier/"))
+    by_command = name.startswith(("artifacts/table/", "artifacts/converted", "report/frontier/", "report/survey"))
     return around or by_command or any(re.match(f"{p}(/|$)", name) for p in patterns)
 
 

@@ -2,12 +2,15 @@
 
 import argparse
 import inspect
+import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from pipeline.system import interruption
+from pipeline.system.alone import alone_at
 from pipeline.system.errors import PupilError, StoppedError
 
 _TYPES = {str: str, int: int, float: float, float | None: float, Path: Path, Path | None: Path}
@@ -41,7 +44,8 @@ def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
     interruption.stop_with_parent()
     try:
         given = vars(parser.parse_args())
-        stage(*[given.pop(name) for name in unnamed], **given)
+        with _alone(given.get("resume")):
+            stage(*[given.pop(name) for name in unnamed], **given)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.signal)
@@ -55,3 +59,11 @@ def main(stage: Callable[..., None], *errors: type[Exception]) -> None:
             f"error: {error.filename}: {error.strerror}. Give this user access, or name another path.", file=sys.stderr
         )
         sys.exit(1)
+
+
+def _alone(resume: Path | None) -> AbstractContextManager[None]:
+    """Two processes with one state would take turns at writing it, and what they make; those of one training share it.
+
+    The others of a training that torchrun started wait where all of them meet.
+    """
+    return nullcontext() if resume is None or os.environ.get("RANK", "0") != "0" else alone_at(resume)

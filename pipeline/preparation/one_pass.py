@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from pipeline.data.arrays import ImagesWriter, RowReader, header
 from pipeline.preparation.audit_twins import Place
-from pipeline.preparation.reading import LOOK, WORKERS, Reader
+from pipeline.preparation.reading import LOOK, WORKERS, Block, Reader
 from pipeline.system import interruption
-from pipeline.system.errors import StoppedError
+from pipeline.system.errors import PupilError, StoppedError
 from pipeline.system.files import cannot_write
 from pipeline.system.growing import Growing
 
@@ -65,7 +65,7 @@ class OnePass:
         done, total = self._growing.facts["done"], self._ends[-1]
         settled = time.monotonic()
         with interruption.listen() as stop, _bar(done, total, progress) as bar:
-            for name, block in self._reader.blocks(done, WORKERS):
+            for name, block in _until_stopped(self._reader.blocks(done, WORKERS), stop):
                 with _blamed(self._place):
                     self._growing.append(f"{name}.images", block.pixels.data)
                     self._growing.append(_LOOKS, block.looks.tobytes())
@@ -75,16 +75,16 @@ class OnePass:
                     self.histogram += block.histogram
                 done += len(block.looks)
                 bar.update(len(block.looks))
-                if stop.received is not None or time.monotonic() - settled > _SETTLE_S:
+                if time.monotonic() - settled > _SETTLE_S:
                     self._settle(done)
                     settled = time.monotonic()
-                if stop.received is not None:
-                    raise StoppedError(
-                        f"stopped by {stop.received.name} after {done:,} of {total:,} images. With "
-                        "--resume, the same command goes on from there.",
-                        stop.received,
-                    )
         self._settle(done)
+        if stop.received is not None:
+            raise StoppedError(
+                f"stopped by {stop.received.name} after {done:,} of {total:,} images. With --resume, the same command "
+                "goes on from there.",
+                stop.received,
+            )
 
     def looks(self) -> dict[str, NDArray[np.void]]:
         """(N,) of LOOK by split."""
@@ -149,6 +149,18 @@ class OnePass:
 
     def _header(self, num: int) -> bytes:
         return header("|u1", (num, self._reader.size_px, self._reader.size_px, 3))
+
+
+def _until_stopped(blocks: Iterator[tuple[str, Block]], stop: interruption.StopRequest) -> Iterator[tuple[str, Block]]:
+    """The blocks up to the one under way when somebody asks to stop: who asks a whole group kills the readers first."""
+    try:
+        for each in blocks:
+            yield each
+            if stop.received is not None:
+                return
+    except PupilError:
+        if stop.received is None:
+            raise
 
 
 @contextmanager

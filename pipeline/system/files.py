@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,8 +32,10 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
     renames = {path: scratch_beside(linked(path)) for path in paths if path.is_file() or not path.exists()}
     scratches = [renames.get(path, path) for path in paths]
     try:
-        for scratch in scratches:
+        for path, scratch in renames.items():
             scratch.parent.mkdir(parents=True, exist_ok=True)
+            for left, _ in left_behind(linked(path)):
+                left.unlink(missing_ok=True)
         yield scratches
         for scratch in renames.values():
             with scratch.open("rb") as file:
@@ -59,6 +62,26 @@ def linked(path: Path) -> Path:
 def scratch_beside(path: Path, kind: str = "partial") -> Path:
     """Where to write what is to be renamed to `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+
+
+def left_behind(path: Path) -> list[tuple[Path, str]]:
+    """What killed processes left beside `path`, with its kind; living ones may be writing there still."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(partial|replaced)")
+    found = ((each, pattern.fullmatch(each.name)) for each in path.parent.iterdir())
+    return [(each, match[2]) for each, match in found if match is not None and not _is_another_process(int(match[1]))]
+
+
+def _is_another_process(pid: int) -> bool:
+    """Whether `pid` lives and is not this process, which may have been given the number of a killed one."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def cannot_write(what: str, path: Path, error: OSError) -> PupilError:

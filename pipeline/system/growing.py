@@ -4,6 +4,7 @@ They lie outside DVC's outputs, which DVC deletes before a rerun. What has anoth
 named and removed, never used.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -66,14 +67,15 @@ class Growing:
     def hand_over(self, name: str, target: Path) -> None:
         """Let `target` be a finished file, which is no longer appended to.
 
-        It stays here too, as the same file, so that nothing is lost if `target` is given up before `clear`. Only where
-        the file system has no hard links does it go from here at once.
+        It stays here too, as the same file or, on another disk, as a second one, so that nothing is lost if `target` is
+        given up before `clear`. Only where the file system has no hard links does it go from here at once.
         """
         self._files[name].close()
         try:
             os.link(self.folder / name, target)
-        except OSError:
-            shutil.move(self.folder / name, target)
+        except OSError as error:
+            hand = shutil.copyfile if error.errno == errno.EXDEV else shutil.move
+            hand(self.folder / name, target)
 
     def clear(self) -> None:
         """Forget the pass: nothing of it stays but what was handed over."""

@@ -1,13 +1,12 @@
 """A folder that is there whole or not at all: written aside, then renamed. What `files.replacing` is for a file."""
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.system.files import cannot_write, linked, scratch_beside
+from pipeline.system.files import cannot_write, left_behind, linked, scratch_beside
 
 
 @contextmanager
@@ -40,12 +39,8 @@ def replacing_folder(out: Path) -> Iterator[Path]:
 
 def _clear_leftovers(out: Path) -> None:
     """Remove what killed runs left beside `out`. Those of living processes stay: another run may be writing there."""
-    pattern = re.compile(rf"\.{re.escape(out.name)}\.(\d+)\.(partial|replaced)")
-    for folder in list(out.parent.iterdir()):
-        match = pattern.fullmatch(folder.name)
-        if match is None or _is_another_process(int(match[1])):
-            continue
-        if match[2] == "replaced":
+    for folder, kind in left_behind(out):
+        if kind == "replaced":
             _retire(folder, out)
         else:
             shutil.rmtree(folder)
@@ -56,19 +51,6 @@ def _retire(replaced: Path, out: Path) -> None:
     if replaced.exists() and not out.exists():
         replaced.rename(out)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _is_another_process(pid: int) -> bool:
-    """Whether `pid` lives and is not this process, which may have been given the number of a killed one."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _sync(path: Path) -> None:

@@ -139,6 +139,9 @@ def fit(
             if distributed.rank() == 0:
                 left = clock.left((settings.epochs - epoch - 1) * steps)
                 print(epoch_line(record, settings.epochs, left, val_is_seen), file=sys.stderr, flush=True)
+        if distributed.anybody(stop.received is not None):
+            by = stop.received or signal.SIGTERM
+            raise StoppedError(f"stopped by {by.name} after the last epoch. The same command finishes the run.", by)
     shipped = settings.epochs
     if settings.select == "best":
         objective.load_state_dict(progress.best)

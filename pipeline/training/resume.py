@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.models import checkpoint
-from pipeline.system.errors import CheckpointError
+from pipeline.system.errors import CheckpointError, PupilError
 
 
 @dataclass
@@ -37,13 +37,16 @@ class Resume:
             self.found = self.path
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The state of this very run, or None; a torn or foreign file is said and not used."""
+        """The state of this very run, or None; a torn or foreign file is said and not used.
+
+        Raises PupilError for one that cannot be read, which may be whole all the same.
+        """
         refused = []
         for path in (self.path, self._beside(self.key)):
             if not path.exists():
                 continue
             try:
-                tensors, facts = checkpoint.read_tensors(path)
+                tensors, facts = _read(path)
             except CheckpointError as error:
                 refused.append(str(error))
                 continue
@@ -65,8 +68,10 @@ class Resume:
 
     def _keep_another(self) -> None:
         """Put a state of another run out of the way; a torn one is of no use to anybody."""
+        if not self.path.exists():
+            return
         try:
-            _, facts = checkpoint.read_tensors(self.path)
+            _, facts = _read(self.path)
         except CheckpointError:
             return
         other = "" if facts is None else facts.get("key", "")
@@ -78,3 +83,15 @@ class Resume:
 
     def _beside(self, key: str) -> Path:
         return self.path.with_name(f"{self.path.stem}.{key[:8] or 'other'}{self.path.suffix}")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise PupilError(
+            f"{path}, from which a training may go on, cannot be read ({error.strerror}). Make it readable and run "
+            "again, or remove it to start anew."
+        ) from error
+    return checkpoint.read_tensors(path)

@@ -294,6 +294,24 @@ def test_a_process_that_is_killed_is_said(spoilt: Source, tmp_path: Path, monkey
     assert not list(tmp_path.iterdir())
 
 
+def test_a_signal_to_the_whole_group_is_a_request_to_stop(
+    spoilt: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end_all(self: Files, index: int) -> None:
+        try:
+            (tmp_path / "asked").touch(exist_ok=False)
+        except FileExistsError:  # the other reader was here first
+            signal.pause()
+        for process in (os.getppid(), os.getpid()):
+            os.kill(process, signal.SIGTERM)
+
+    monkeypatch.setattr(reading, "_LARGEST_BLOCK", 5)
+    monkeypatch.setattr(one_pass, "WORKERS", 2)
+    monkeypatch.setattr(Files, "read", end_all)
+    with pytest.raises(StoppedError, match="stopped by SIGTERM after 0 of 59 images"):
+        prepare.write(spoilt, SKIP, tmp_path / "out", progress=False, resume=tmp_path / "resume")
+
+
 def test_the_page_on_the_audit_knows_every_kind_and_setting() -> None:
     page = (ROOT / "docs/data-audit.md").read_text(encoding="utf-8")
     assert tuple(re.findall(r"^\| (\w+) \|", page, re.MULTILINE))[1:] == KINDS

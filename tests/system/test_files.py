@@ -1,6 +1,8 @@
 """What is written by rename: files alone are replaced; links, devices and pipes stay what they are."""
 
+import errno
 import os
+import subprocess
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from pipeline.system.errors import PupilError
 from pipeline.system.files import replacing, replacing_all, write_json
+from pipeline.system.growing import Growing
 from pipeline.system.scratch import replacing_folder
 from serve import files
 
@@ -94,3 +97,30 @@ def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     assert os.listdir(tmp_path / "there") == ["new"]
     assert sorted(os.listdir(tmp_path)) == ["link", "there"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    dead, alive = (tmp_path / f".file.{pid}.partial" for pid in (ended.pid, os.getppid()))
+    other = tmp_path / f".another.{ended.pid}.partial"
+    for path in (dead, alive, other):
+        path.write_text("half")
+    by_pipeline(tmp_path / "file", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", alive.name, other.name}
+
+
+@pytest.mark.parametrize(("refusal", "stays"), [(errno.EXDEV, True), (errno.EPERM, False)])
+def test_a_finished_file_is_handed_to_another_disk(
+    refusal: int, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(os, "link", refuse)
+    growing = Growing(tmp_path / "pass", "key")
+    growing.start({"rows": b"abc"}, {})
+    growing.hand_over("rows", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"abc"
+    # Where the pass is given up now, nothing of it is lost if the rows are there.
+    assert (tmp_path / "pass" / "rows").exists() == stays

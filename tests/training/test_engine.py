@@ -16,7 +16,7 @@ from pipeline.evaluation import metrics
 from pipeline.models import resnet
 from pipeline.settings.data import Augment
 from pipeline.settings.training import Train
-from pipeline.system.errors import ParamsError, StoppedError, TrainingError
+from pipeline.system.errors import ParamsError, PupilError, StoppedError, TrainingError
 from pipeline.training import engine
 from pipeline.training.mixing import Mixer
 from pipeline.training.resume import Resume
@@ -244,6 +244,26 @@ def test_a_torn_state_is_said_and_not_loaded(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "state").write_bytes(torn[: len(torn) // 2])
     assert len(fit(tiny.method("kd"), tmp_path / "state").history) == 3
     assert "not a complete safetensors file" in capsys.readouterr().err
+
+
+def test_a_state_that_cannot_be_read_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    with pytest.raises(PupilError, match=r"state, from which a training may go on, cannot be read \(Is a directory\)"):
+        fit(tiny.method("kd"), tmp_path / "state")
+    assert (tmp_path / "state").is_dir()
+
+
+def test_a_request_during_the_last_validation_is_heard(tmp_path: Path) -> None:
+    def hear(record: Record) -> None:
+        if record["epoch"] == SETTINGS.epochs:
+            signal.raise_signal(signal.SIGINT)
+
+    module, resume = tiny.method("vanilla"), Resume(tmp_path / "state", "k")
+    with pytest.raises(StoppedError, match="stopped by SIGINT after the last epoch"):
+        engine.fit(module, tiny.feed(), tiny.feed(32, seed=1), SETTINGS, AUGMENT, 0, resume, hear)
+    again = tiny.method("vanilla")
+    assert len(fit(again, tmp_path / "state").history) == SETTINGS.epochs
+    assert_same(weights(again), weights(module))
 
 
 class _Diverges(Method):

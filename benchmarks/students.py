@@ -21,6 +21,7 @@ from pipeline.deployment import trial
 from pipeline.models import checkpoint
 from pipeline.models.base import Classifier, build, count_macs, num_parameters, spec_of, title
 from pipeline.settings import presets
+from pipeline.sweep.packing import EVALUATED
 from pipeline.system.files import write_json
 from serve import machine
 from serve.timing import versus
@@ -91,7 +92,7 @@ def main() -> None:
         _table_run.prepare(settings, data)
         _table_run.train_teacher(settings, data, teacher)
         out = _folder(work, name, epochs)
-        if not (out / _table_run.EVALUATED).is_file():
+        if not (out / EVALUATED).is_file():
             print(f"{name}: {epochs} epochs", flush=True)
             _table_run.train_student(settings, method, 0, data, teacher, out)
     made = [

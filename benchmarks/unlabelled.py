@@ -22,6 +22,7 @@ from pipeline.preparation.divide import hold_out
 from pipeline.settings import presets
 from pipeline.settings.data import Data
 from pipeline.sources import huggingface
+from pipeline.sweep.packing import EVALUATED
 from pipeline.system.files import write_json
 from pipeline.system.scratch import replacing_folder
 from serve import machine
@@ -58,7 +59,7 @@ def main() -> None:
                 _table_run.prepare(settings, work / "data")
                 _table_run.train_teacher(settings, work / "data", work / "teacher")
                 out = work / f"{arguments.student}-{method}-{share:g}-{epochs}-{seed}"
-                if not (out / _table_run.EVALUATED).is_file():
+                if not (out / EVALUATED).is_file():
                     print(f"{method}, share {share:g}, {epochs} epochs, seed {seed}", flush=True)
                     _table_run.train_student(settings, method, seed, work / "data", work / "teacher", out)
                 rows.append({"method": method, "share": share, "epochs": epochs, "seed": seed, **_scores(out)})

@@ -4,7 +4,6 @@ A task is a pure function: settings, data and teacher come to it as bytes, and f
 any node will do, and what a lost node was at is started again on another. On one node, a run that was cut off goes on.
 """
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,32 @@ import numpy as np
 
 from pipeline.models import checkpoint
 from pipeline.sweep import cluster
-from pipeline.sweep.packing import Files, pack, pack_and_remove, unpack
+from pipeline.sweep.packing import EVALUATED, Files, pack, pack_and_remove, unpack
 from pipeline.sweep.plan import Run
+from pipeline.system import interruption
+from pipeline.system.errors import StoppedError
 from stages import _table_run
-from stages._table_run import EVALUATED
 
 WEIGHTS = "weights"
+_LOOK_S = 1.0
+"""Between two looks whether somebody asked to stop."""
 
 
 def train(runs: list[Run], cpus: float, gpus: float | None) -> Iterator[tuple[Run, str | None]]:
     """Every run as soon as its files are in its folder, with None, or with the reason why it failed.
 
-    Each takes that many cores and GPUs of a node (see cluster.needs). The data of all runs are prepared.
+    Each takes that many cores and GPUs of a node (see cluster.needs). The data of all runs are prepared. Raises
+    StoppedError where somebody asked to stop; what is under way saves its state then.
     """
     if not runs:  # starting Ray takes seconds
         return
-    with cluster.joined(Path(__file__).parent.parent):
-        yield from _train(runs, cluster.needs(cpus, gpus))
+    with cluster.joined(Path(__file__).parent.parent), interruption.listen() as stop:
+        yield from _train(runs, cluster.needs(cpus, gpus), stop)
 
 
-def _train(runs: list[Run], needs: dict[str, float]) -> Iterator[tuple[Run, str | None]]:
+def _train(
+    runs: list[Run], needs: dict[str, float], stop: interruption.StopRequest
+) -> Iterator[tuple[Run, str | None]]:
     # Ray settles when it is imported where it will listen: see cluster.joined.
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -56,7 +61,15 @@ def _train(runs: list[Run], needs: dict[str, float]) -> Iterator[tuple[Run, str 
         else:
             tasks[teacher.remote(first, data[first.teacher_data], _weights(first))] = folder
     while tasks:
-        (ready,), _ = ray.wait(list(tasks), num_returns=1)
+        now_ready, _ = ray.wait(list(tasks), num_returns=1, timeout=_LOOK_S)
+        if stop.received is not None:
+            raise StoppedError(
+                f"stopped by {stop.received.name}, with {len(tasks)} runs begun or waiting. The same command goes on.",
+                stop.received,
+            )
+        if not now_ready:
+            continue
+        (ready,) = now_ready
         done = tasks.pop(ready)
         try:
             files = unpack(ray.get(ready), done.out if isinstance(done, Run) else done)
@@ -82,19 +95,19 @@ def _weights(run: Run) -> Files:
 
 
 def _teacher(run: Run, data: Files, weights: Files) -> Files:
-    with tempfile.TemporaryDirectory() as folder, cluster.own_folder(run.teacher.name) as out:
+    with cluster.own_folders(run.teacher.name) as (taken, out):
         params = run.teacher_params
         if weights:
             # teacher.weights may name a file that this node does not have, or has at another place.
-            taken = unpack(weights, Path(folder) / "weights")
-            taken = taken / WEIGHTS if list(weights) == [WEIGHTS] else taken
-            params = {**params, "teacher": {**params["teacher"], "weights": str(taken)}}
-        _table_run.train_teacher(params, unpack(data, Path(folder) / "data"), out)
+            folder = unpack(weights, taken / "weights")
+            path = folder / WEIGHTS if list(weights) == [WEIGHTS] else folder
+            params = {**params, "teacher": {**params["teacher"], "weights": str(path)}}
+        _table_run.train_teacher(params, unpack(data, taken / "data"), out)
         return pack_and_remove(out)
 
 
 def _student(run: Run, data: Files, teacher: Files) -> Files:
-    with tempfile.TemporaryDirectory() as folder, cluster.own_folder(run.key) as out:
-        places = unpack(data, Path(folder) / "data"), unpack(teacher, Path(folder) / "teacher")
+    with cluster.own_folders(run.key) as (taken, out):
+        places = unpack(data, taken / "data"), unpack(teacher, taken / "teacher")
         _table_run.train_student(run.params, run.method, run.seed, *places, out)
         return pack_and_remove(out)

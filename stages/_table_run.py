@@ -9,12 +9,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.sweep.packing import EVALUATED
 from pipeline.system import interruption
 from pipeline.system.errors import PupilError
 from pipeline.system.files import replacing
 
-EVALUATED = "logits.npy"
-"""The last file that a step leaves: with it, the step is done."""
+TRAINED = "history.json"
+"""The last file that a training leaves."""
 
 
 def prepare(params: dict[str, Any], out: Path) -> None:
@@ -28,7 +29,7 @@ def train_teacher(params: dict[str, Any], data: Path, out: Path) -> None:
     if (out / EVALUATED).is_file():
         return
     settings, model = write_settings(out, params), out / "model.safetensors"
-    if not model.is_file():
+    if not (out / TRAINED).is_file():
         _stage("train_teacher", params=settings, data=data, out=out, resume=out / "resume")
     _stage("evaluate", params=settings, data=data, model=model, out=out)
 
@@ -41,10 +42,11 @@ def train_student(params: dict[str, Any], method: str, seed: int, data: Path, te
     known = {"params": write_settings(out, params), "data": data, "out": out}
     weights = teacher / "model.safetensors"
     cut = {}
-    if params["student"].get("pruned"):
-        cut["start"] = out / "start"
-        _stage("cut_student", params=known["params"], teacher=weights, data=data, out=cut["start"])
-    _stage("distill", **known, teacher=weights, method=method, seed=seed, resume=out / "resume", **cut)
+    if not (out / TRAINED).is_file():
+        if params["student"].get("pruned"):
+            cut["start"] = out / "start"
+            _stage("cut_student", params=known["params"], teacher=weights, data=data, out=cut["start"])
+        _stage("distill", **known, teacher=weights, method=method, seed=seed, resume=out / "resume", **cut)
     _stage("evaluate", **known, teacher=teacher / "logits.npy", model=out / "model.safetensors")
 
 
@@ -63,7 +65,8 @@ def _stage(name: str, **arguments: Any) -> None:
         command += [f"--{option}", str(value)]
     last = ""
     environment = os.environ | {interruption.PARENT: str(os.getpid())}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as stage:
+    # In a session of its own: Ray kills the process group of a worker that ends.
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as stage:
         assert stage.stderr is not None
         for line in stage.stderr:
             last = line.strip() or last

@@ -1,13 +1,14 @@
 """Ray on this machine, or the cluster that RAY_ADDRESS names, for work that falls into independent parts."""
 
-import fcntl
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.system.alone import alone_at
 from pipeline.system.errors import ParamsError
 
 _NOT_CODE = ["/.git", "/.dvc", "/artifacts", "/benchmarks", "/data", "/docs", "/report", "/results", "/tests", "/.venv"]
@@ -17,6 +18,8 @@ _NOT_CODE = ["/.git", "/.dvc", "/artifacts", "/benchmarks", "/data", "/docs", "/
 def joined(root: Path) -> Iterator[None]:
     """Within the block Ray runs; the code below `root` goes to every node. A Ray made here ends with the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would end by SIGKILL what its workers have started; stages hear of a worker's end, and save their state.
+    os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "false")
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
         # Ray's switch for systems that it runs no clusters on, read when it is imported: it listens on loopback alone.
@@ -49,13 +52,17 @@ def needs(cpus: float, gpus: float | None) -> dict[str, float]:
 
 
 @contextmanager
-def own_folder(name: str) -> Iterator[Path]:
-    """A folder on this node for one piece of work, the same for the same work: what was cut off here goes on here.
+def own_folders(name: str) -> Iterator[tuple[Path, Path]]:
+    """Two folders on this node for one piece of work: for what it takes, which is gone afterwards, and what it makes.
 
-    Another attempt at it, of another table perhaps, waits until this one has ended.
+    They are the same for the same work: what was cut off here goes on here. Another attempt at it, of another table
+    perhaps, waits until this one has ended.
     """
-    folder = Path(tempfile.gettempdir()) / f"pupil-{os.getuid()}" / name
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with folder.with_name(f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
+    made = Path(tempfile.gettempdir()) / f"pupil-{os.getuid()}" / name
+    taken = made.with_name(f"{name}-taken")
+    made.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with alone_at(made):
+        try:
+            yield taken, made
+        finally:
+            shutil.rmtree(taken, ignore_errors=True)

@@ -42,6 +42,8 @@ def set_aside(students: Path, listed: Distill) -> None:
     Stages that compare students depend on the whole folder, as DVC cannot depend on what a list names. A student that
     is left over would be part of what they depend on, but is in no stage, so that no other machine could ever get it.
     """
+    if students.is_symlink():  # to another disk perhaps, from which no folder can be renamed to beside the link
+        students = students.resolve()
     wanted = {(method, str(seed)) for method in listed.methods for seed in listed.seeds}
     aside = students.with_name(f"{students.name}-not-listed")
     for folder in sorted(students.glob("*/*")):

@@ -44,16 +44,18 @@ def test_the_same_work_is_done_once_at_a_time(tmp_path: Path, monkeypatch: pytes
     seen = []
 
     def work(name: str) -> None:
-        with cluster.own_folder("work") as folder:
-            folder.mkdir()
+        with cluster.own_folders("work") as (taken, made):
+            taken.mkdir()
+            made.mkdir()
             seen.append(name)
             time.sleep(0.2)
-            folder.rmdir()
+            made.rmdir()
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    # The second one would have met the folder of the first.
+    # The second one would have met the folders of the first.
     assert sorted(seen) == ["a", "b"]
+    assert list(tmp_path.rglob("pupil-*/*")) == []

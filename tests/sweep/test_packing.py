@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline.sweep.packing import pack, pack_and_remove, unpack
+from pipeline.sweep.packing import EVALUATED, pack, pack_and_remove, unpack
 from pipeline.system.errors import PupilError
 
 
@@ -39,3 +40,17 @@ def test_a_file_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) ->
     with pytest.raises(PupilError, match="could not be written"):
         unpack({"b/c": files["a"]}, tmp_path)
     assert contents(tmp_path) == {"a": b"earlier", "b": b"a file where a folder is needed"}
+
+
+def test_what_says_that_a_step_is_done_comes_last(tmp_path: Path) -> None:
+    content = np.zeros(1, np.uint8)
+    (tmp_path / "z").write_bytes(b"a file where a folder is needed")
+    with pytest.raises(PupilError, match="could not be written"):
+        unpack({EVALUATED: content, "model.safetensors": content, "z/last": content}, tmp_path)
+    assert not (tmp_path / EVALUATED).exists()
+
+
+def test_what_killed_processes_leave_is_not_sent(tmp_path: Path) -> None:
+    for name in ("model.safetensors", ".model.safetensors.7.partial", ".tmpAbCdEf"):
+        (tmp_path / name).write_bytes(b"x")
+    assert list(pack(tmp_path)) == ["model.safetensors"]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from ray.cluster_utils import Cluster
 from pipeline.system.errors import PupilError
 from stages import _table_run
 from tests import toy
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +24,7 @@ PRESETS = {
     "pairs/tiny.yaml": NETWORKS,
     "pairs/hopeless.yaml": NETWORKS + "distill: {methods: {kd: {kl_weight: 1.0e+38}}}\n",
     "protocols/tiny.yaml": "teacher: {train: {epochs: 1}}\ndistill: {train: {epochs: 1}}\n",
+    "protocols/long.yaml": "teacher: {train: {epochs: 1}}\ndistill: {train: {epochs: 10000}}\n",
 }
 METHODS = "vanilla,norm,at"
 
@@ -35,8 +38,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(methods: str, pair: str = "tiny", out: str = "artifacts/table") -> list[str]:
-    options = {"pairs": pair, "methods": methods, "protocol": "tiny", "out": out, "cpus": "2"}
+def command(methods: str, pair: str = "tiny", out: str = "artifacts/table", protocol: str = "tiny") -> list[str]:
+    options = {"pairs": pair, "methods": methods, "protocol": protocol, "out": out, "cpus": "2"}
     return ["python", "-u", "-m", "stages.table", *(part for k, v in options.items() for part in (f"--{k}", v))]
 
 
@@ -127,3 +130,45 @@ def test_a_stage_that_the_system_ended_is_told_by_its_signal(tmp_path: Path, mon
     monkeypatch.setattr(sys, "executable", str(killed))
     with pytest.raises(PupilError, match=r"prepare was ended by signal 9 \(the system .*: epoch 3/8  lr 0\.05$"):
         _table_run.prepare({}, tmp_path / "data")
+
+
+def test_a_student_that_was_cut_off_while_evaluated_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def stage(name: str, **arguments: Any) -> None:
+        begun.append(name)
+        if name == "distill":
+            (arguments["out"] / "history.json").write_text("{}")
+        elif begun.count(name) == 1:
+            raise PupilError("cut off")
+
+    monkeypatch.setattr(_table_run, "_stage", stage)
+    work = ({"student": {}}, "kd", 0, tmp_path / "data", tmp_path / "teacher", tmp_path / "out")
+    with pytest.raises(PupilError, match="cut off"):
+        _table_run.train_student(*work)
+    _table_run.train_student(*work)
+    assert begun == ["distill", "evaluate", "evaluate"]
+
+
+def test_a_table_that_is_asked_to_stop_lets_its_runs_end_in_order(project: Path, table: Path, tmp_path: Path) -> None:
+    # Sockets of Ray have short names.
+    environment = toy.environment() | {"TMPDIR": str(tmp_path), "RAY_TMPDIR": "/tmp"}
+    with subprocess.Popen(
+        command("vanilla", protocol="long"),
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        next(line for line in run.stdout if "epoch 2/10000" in line)
+        (lock,) = tmp_path.glob("pupil-*/*/.resume.lock")
+        run.send_signal(signal.SIGTERM)
+        said = run.stdout.read()
+    assert run.returncode == 128 + signal.SIGTERM, said
+    assert "stopped by SIGTERM, with 1 runs begun or waiting. The same command goes on." in said
+    # Ray ends what waits for the stage, and that lets the stage end: one that is killed leaves its lock.
+    until(lambda: not lock.exists())

@@ -39,6 +39,8 @@ def _replacing(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut can leave an empty file in place of a whole one
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

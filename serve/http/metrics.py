@@ -4,6 +4,9 @@ With several worker processes, which share PROMETHEUS_MULTIPROC_DIR, whichever a
 """
 
 import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,6 +18,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from serve.errors import ServeError
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 4.0, 8.0)
@@ -86,6 +91,27 @@ class Metrics:
     def of_model(self, model: str) -> ModelMetrics:
         """The series of a model."""
         return ModelMetrics(self, model)
+
+    def take_room(self, routes: Iterable[str]) -> None:
+        """Take the room on the disk that the series of one of several processes fill. Raises ServeError.
+
+        They are files that are mapped, and have holes at first. If the disk were full when one is filled, SIGBUS would
+        end the process.
+        """
+        if self._folder is None or sys.platform != "linux":
+            return
+        self.errors.labels("left")  # the counters have no file before one of them is asked for
+        for route in routes:
+            self.request_seconds.labels(route)
+        for path in Path(self._folder).glob(f"*_{os.getpid()}.db"):
+            with path.open("r+b") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+                except OSError as error:
+                    raise ServeError(
+                        f"{path.parent} has no room for the metrics of a worker ({error.strerror}). Free some, or name "
+                        "a folder on another disk by TMPDIR."
+                    ) from error
 
     def text(self) -> bytes:
         """Everything, as Prometheus reads it."""

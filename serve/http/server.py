@@ -19,6 +19,7 @@ from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from serve.errors import ServeError
 from serve.http import connection, logs, tls, tokens
@@ -27,6 +28,7 @@ from serve.http.app import create_app
 from serve.http.batching import Batching
 from serve.http.clocks import Clocks
 from serve.http.limits import Limits
+from serve.http.metrics import Metrics
 from serve.http.repository import Repository
 from serve.http.tokens import Digest
 from serve.model.classifier import OnnxClassifier
@@ -103,6 +105,8 @@ def _application(settings: Settings, listener: socket.socket, parent: int | None
     repository: Repository = app.state.repository
     for batcher in repository.batchers.values():
         batcher.warm_up()
+    metrics: Metrics = app.state.metrics
+    metrics.take_room(["none", *(route.path for route in app.routes if isinstance(route, Route))])
     return app
 
 
@@ -204,19 +208,22 @@ class Server(uvicorn.Server):
             await self._read_again()
 
     async def _read_again(self) -> None:
-        """Models, tokens, certificate: what cannot be used stays as it was."""
+        """Tokens, certificate, models: what cannot be used stays as it was."""
+        try:
+            self._app.state.doorkeeper.tokens = tokens.read(self._token_file)
+        except ServeError as error:
+            _LOG.error("%s Until then the server goes on with the tokens that it had.", error)
+        try:
+            if self._tls is not None and self._https is not None:
+                tls.load(self._tls, self._https)
+        except ServeError as error:
+            _LOG.error("%s Until then the server goes on with the certificate that it had.", error)
         repository: Repository = self._app.state.repository
         for name in repository.names:
             try:
                 await repository.load_again(name)
             except ServeError as error:
                 _LOG.error("%s Until then %s is served as it was.", error, name)
-        try:
-            self._app.state.doorkeeper.tokens = tokens.read(self._token_file)
-            if self._tls is not None and self._https is not None:
-                tls.load(self._tls, self._https)
-        except ServeError as error:
-            _LOG.error("%s Until then the server goes on with what it had.", error)
         _LOG.info("The files were read again.")
 
     def _on_surplus(self) -> None:

@@ -49,7 +49,7 @@ class OnnxClassifier:
             raise ModelError(
                 f"{path} is not a usable Pupil model: {error}. Export it again, or name another."
             ) from error
-        self.file_bytes = path.stat().st_size
+        self.file_bytes = len(content)
         self.provider = self._session.get_providers()[0]
         devices.check(device, self.provider)
 
@@ -76,9 +76,9 @@ class OnnxClassifier:
 
 
 def _content(path: Path) -> bytes:
-    if not path.is_file():
-        raise ModelError("there is no such file")
     try:
+        if not path.is_file():
+            raise ModelError("there is no such file")
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"it cannot be read ({error.strerror})") from error

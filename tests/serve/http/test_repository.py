@@ -330,7 +330,7 @@ def test_sighup_takes_new_models_and_tokens_and_loses_no_request(
         errors = [line["message"] for line in map(json.loads, server.errors().splitlines()) if line["level"] == "error"]
     assert len(errors) == 2 * num_workers
     assert {error.partition("token is")[2] or error.rpartition(" Until")[2] for error in errors} == {
-        " empty; write one token into each line. Until then the server goes on with what it had.",
+        " empty; write one token into each line. Until then the server goes on with the tokens that it had.",
         " then student is served as it was.",
     }
 

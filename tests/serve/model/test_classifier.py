@@ -206,6 +206,7 @@ def test_texts_that_are_no_card(text: str, complaint: str) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "none.onnx")
     assert "no such file" in refusal(tmp_path)
+    assert "it cannot be read (File name too long)" in refusal(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"\x00" * 100, b"\x0a\x0apupil_card\x12"])

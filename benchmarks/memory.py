@@ -138,7 +138,9 @@ def memory(pid: int) -> dict[str, int]:
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
         if not children:
-            return _sizes(f"/proc/{pid}/status")
+            sizes = _sizes(f"/proc/{pid}/status")
+            # A file on a tmpfs is mapped as shared memory is.
+            return sizes | {"RssFile": sizes.get("RssFile", 0) + sizes.get("RssShmem", 0)}
         # Each page counts for its share in every process that has it.
         shares = [_sizes(f"/proc/{each}/smaps_rollup") for each in (pid, *children)]
     except (FileNotFoundError, ProcessLookupError):

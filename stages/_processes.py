@@ -1,7 +1,7 @@
 """Start a stage in several processes of this machine, and end it with one message whatever becomes of them.
 
-torchrun would do this too, but its store listens on every network address. These processes meet in a file and talk
-over the loopback device alone. Across machines, start the stage by torchrun: then it has a RANK, and starts nothing.
+torchrun's store listens on every network address; these meet in a file and talk over the loopback device alone.
+Across machines, start the stage by torchrun: then it has a RANK, and starts nothing.
 """
 
 import functools
@@ -46,7 +46,7 @@ def in_processes(number_of: Callable[[parameters.Params], int]) -> Callable[[Cal
 
 def _watch(stage: Callable[[], None], number: int) -> None:
     """Wait for all processes; pass SIGTERM and Ctrl-C on, and say what one of them said, or which one was lost."""
-    # It would say which process it terminates after another one failed: what follows from the message at the end.
+    # It would say which process it terminates after another one failed: our own message says so.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch, interruption.listen() as stop:
         folder, asked = Path(scratch), False
@@ -60,16 +60,17 @@ def _watch(stage: Callable[[], None], number: int) -> None:
         except ProcessException as error:
             if said := _said(folder):
                 raise PupilError(said) from None
-            # Those that wait for a lost one are terminated, or fail because it does not answer.
+            # Those that wait for a lost one are terminated, or fail because it does not answer; slow ones are killed.
             ends = ((i, -(process.exitcode or 0)) for i, process in enumerate(running.processes))
-            lost = [(i, signal.Signals(end).name) for i, end in ends if end > 0 and end != signal.SIGTERM]
+            lost = {i: signal.Signals(end).name for i, end in ends if end > 0 and end != signal.SIGTERM}
             if not lost and (by := stop.received) is not None and isinstance(error, ProcessExitedException):
                 raise StoppedError(f"stopped by {by.name}. The same command goes on from the last state.", by) from None
             if not lost:
                 raise
+            first = error.error_index if error.error_index in lost else min(lost)
             raise TrainingError(
-                f"process {lost[0][0]} of {number} was ended by {lost[0][1]}, and the training ended with it. The "
-                "state of the last epoch is kept: the same command goes on from there."
+                f"process {first} of {number} was ended by {lost[first]}, and the training ended with it. The state of "
+                "the last epoch is kept: the same command goes on from there."
             ) from error
         if stop.received is not None and (said := _said(folder)):
             raise StoppedError(said, stop.received)
@@ -78,8 +79,7 @@ def _watch(stage: Callable[[], None], number: int) -> None:
 def _work(rank: int, stage: Callable[[], None], number: int, folder: Path, parent: int) -> None:
     """One of the processes."""
     interruption.follow(parent, signal.SIGTERM)  # torch does so too, but on Linux alone
-    # A group of its own: Ctrl-C reaches the watching process alone, which passes it on once.
-    os.setpgrp()
+    os.setpgrp()  # Ctrl-C reaches the watching process alone, which passes it on once
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
     os.environ |= {"PUPIL_STORE": str(folder / "store"), "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}

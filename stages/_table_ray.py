@@ -8,17 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.models import checkpoint
 from pipeline.sweep import cluster
-from pipeline.sweep.packing import EVALUATED, Files, pack, pack_and_remove, unpack
+from pipeline.sweep.packing import EVALUATED, pack, unpack
 from pipeline.sweep.plan import Run
 from pipeline.system import interruption
 from pipeline.system.errors import StoppedError
-from stages import _table_run
+from stages import _table_task
 
-WEIGHTS = "weights"
 _LOOK_S = 1.0
 """Between two looks whether somebody asked to stop."""
 
@@ -43,8 +40,8 @@ def _train(
     from ray.exceptions import RayError, RayTaskError
 
     # A lost node is no fault of the run: it is tried again. What the run itself cannot do is said at once.
-    teacher: Any = ray.remote(_teacher).options(max_retries=3, **needs)
-    student: Any = ray.remote(_student).options(max_retries=3, **needs)
+    teacher: Any = ray.remote(_table_task.teacher).options(max_retries=3, **needs)
+    student: Any = ray.remote(_table_task.student).options(max_retries=3, **needs)
     data = {folder: ray.put(pack(folder)) for folder in {f for run in runs for f in (run.data, run.teacher_data)}}
     waiting: dict[Path, list[Run]] = {}
     for run in runs:
@@ -59,7 +56,7 @@ def _train(
         if (folder / EVALUATED).is_file():
             students_of(folder)
         else:
-            tasks[teacher.remote(first, data[first.teacher_data], _weights(first))] = folder
+            tasks[teacher.remote(first, data[first.teacher_data], _table_task.weights_of(first))] = folder
     while tasks:
         now_ready, _ = ray.wait(list(tasks), num_returns=1, timeout=_LOOK_S)
         if stop.received is not None:
@@ -83,31 +80,3 @@ def _train(
             yield done, None
         else:
             students_of(done)
-
-
-def _weights(run: Run) -> Files:
-    """The file or folder that teacher.weights names, if it names one."""
-    named = run.teacher_params["teacher"].get("weights")
-    if not named:
-        return {}
-    path = Path(named).expanduser()
-    return pack(path) if path.is_dir() else {WEIGHTS: np.fromfile(path, np.uint8)}
-
-
-def _teacher(run: Run, data: Files, weights: Files) -> Files:
-    with cluster.own_folders(run.teacher.name) as (taken, out):
-        params = run.teacher_params
-        if weights:
-            # teacher.weights may name a file that this node does not have, or has at another place.
-            folder = unpack(weights, taken / "weights")
-            path = folder / WEIGHTS if list(weights) == [WEIGHTS] else folder
-            params = {**params, "teacher": {**params["teacher"], "weights": str(path)}}
-        _table_run.train_teacher(params, unpack(data, taken / "data"), out)
-        return pack_and_remove(out)
-
-
-def _student(run: Run, data: Files, teacher: Files) -> Files:
-    with cluster.own_folders(run.key) as (taken, out):
-        places = unpack(data, taken / "data"), unpack(teacher, taken / "teacher")
-        _table_run.train_student(run.params, run.method, run.seed, *places, out)
-        return pack_and_remove(out)

@@ -64,7 +64,8 @@ class Command(NamedTuple):
 @functools.cache
 def folder() -> Path:
     """Where `python` and `dvc` lie, for the front of PATH; what stands behind them ends with this process."""
-    home = Path(tempfile.mkdtemp(prefix="forks"))
+    # Names of sockets are short, and TMPDIR may be long.
+    home = Path(tempfile.mkdtemp(prefix="forks", dir="/tmp"))
     for name in ("python", "dvc"):
         text = CLIENT.format(python=sys.executable, address=str(home / "socket"))
         (home / name).write_text(text, encoding="utf-8")

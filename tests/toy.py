@@ -50,6 +50,7 @@ def environment() -> dict[str, str]:
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_NO_ANALYTICS": "1",
+        "DVC_GLOBAL_CONFIG_DIR": str(ROOT / "no such folder"),
         "OMP_NUM_THREADS": "1",
         # Ray's workers step back before all others, and other tests run beside these.
         "RAY_worker_niceness": "0",

@@ -1,5 +1,6 @@
 """Ray on this machine, or the cluster that RAY_ADDRESS names, for work that falls into independent parts."""
 
+import hashlib
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from pipeline.system.alone import alone_at
 from pipeline.system.errors import ParamsError
 
+_ROOT = Path(__file__).parents[2]
 _NOT_CODE = ["/.git", "/.dvc", "/artifacts", "/benchmarks", "/data", "/docs", "/report", "/results", "/tests", "/.venv"]
 
 
@@ -55,11 +57,14 @@ def needs(cpus: float, gpus: float | None) -> dict[str, float]:
 def own_folders(name: str) -> Iterator[tuple[Path, Path]]:
     """Two folders on this node for one piece of work: for what it takes, which is gone afterwards, and what it makes.
 
-    They are the same for the same work: what was cut off here goes on here. Another attempt at it, of another table
-    perhaps, waits until this one has ended.
+    They are the same for the same work by the same code: what was cut off here goes on here. Another attempt at it, of
+    another table perhaps, waits until this one has ended.
     """
-    made = Path(tempfile.gettempdir()) / f"pupil-{os.getuid()}" / name
-    taken = made.with_name(f"{name}-taken")
+    code = hashlib.sha256()
+    for path in sorted(path for room in ("pipeline", "stages") for path in (_ROOT / room).rglob("*.py")):
+        code.update(path.read_bytes())
+    made = Path(tempfile.gettempdir()) / f"pupil-{os.getuid()}" / f"{name}-{code.hexdigest()[:8]}"
+    taken = made.with_name(f"{made.name}-taken")
     made.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with alone_at(made):
         try:

@@ -2,6 +2,7 @@
 
 import copy
 import platform
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -46,6 +47,14 @@ def test_auto_is_bf16_on_a_processor_that_has_kernels_for_its_gradients(
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_120", "compute_120"]
 
 
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """No answer about kernels is remembered, before or after."""
+    precision._has_kernels.cache_clear()
+    yield
+    precision._has_kernels.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("kinds", "own", "expected"),
     [
@@ -59,6 +68,7 @@ CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_120", "compute_120"]
         ([], (9, 0), GPU),
     ],
 )
+@pytest.mark.usefixtures("asked_anew")
 def test_a_gpu_is_taken_if_torch_is_built_for_it(
     kinds: list[str],
     own: tuple[int, int],
@@ -70,9 +80,7 @@ def test_a_gpu_is_taken_if_torch_is_built_for_it(
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: kinds)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: own)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
-    precision._has_kernels.cache_clear()
     assert precision.best_device() == precision.best_device() == expected
-    precision._has_kernels.cache_clear()
     said = capsys.readouterr().err
     assert said.count("\n") == (expected == CPU)
     assert said == "" or said.startswith(f"There is a GPU (Old GPU, sm_{own[0]}{own[1]}), but the CPU is used: this ")

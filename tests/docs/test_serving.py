@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def begun(text: str, project: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
 def test_the_page_can_be_followed_from_top_to_end(project: Path) -> None:
     def shorter(text: str, pid: int) -> str | None:
         if not text.startswith(LOAD):

@@ -26,6 +26,8 @@ def files(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
+    for path in [folder, *folder.rglob("*")]:  # for nobody too, whatever the umask
+        path.chmod(0o755)
     return folder
 
 
@@ -53,6 +55,8 @@ def open_place() -> Iterator[Path]:
     """A folder that everybody may reach; pytest's own are closed to others."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
+    if any(not parent.stat().st_mode & 0o001 for parent in folder.parents):
+        pytest.skip(f"{folder.parent} is closed to others")
     yield folder
     shutil.rmtree(folder)
 

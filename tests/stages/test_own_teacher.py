@@ -18,7 +18,7 @@ from pipeline.models.base import Classifier, num_parameters
 from pipeline.settings.data import Normalization
 from pipeline.sweep.plan import Run
 from pipeline.system.errors import CheckpointError, ParamsError, StoppedError
-from stages import _run, _table_ray
+from stages import _run, _table_task
 from stages.distill import distill
 from stages.import_weights import import_weights
 from stages.preflight import preflight
@@ -223,11 +223,11 @@ def test_a_folder_goes_along_to_the_node_of_a_table_that_takes_it(
         (out / "model").write_text("taken")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(_table_ray._table_run, "train_teacher", take)
+    monkeypatch.setattr(_table_task._table_run, "train_teacher", take)
     values = {"teacher": {"weights": str(hub)}}
     places = {name: tmp_path / name for name in ("data", "teacher_data", "teacher", "out")}
     run = Run("pair", "kd", 0, values, values, **places, key="k")
-    assert _table_ray._teacher(run, {}, _table_ray._weights(run)).keys() == {"model"}
+    assert _table_task.teacher(run, {}, _table_task.weights_of(run)).keys() == {"model"}
     assert seen == {"weights": ["config.json", "weights.safetensors"]}
 
 

@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -76,6 +78,12 @@ def wait_for_epoch(run: "subprocess.Popen[str]", number: int) -> None:
     pytest.fail("it ended before")
 
 
+def workers(run: "subprocess.Popen[str]") -> list[int]:
+    """Processes that train, in the order of their ranks."""
+    children = psutil.Process(run.pid).children()
+    return sorted(child.pid for child in children if any("spawn_main" in part for part in child.cmdline()))
+
+
 def losses(folder: Path, out: str) -> list[float]:
     history = json.loads((folder / out / "history.json").read_text())
     return [epoch["train"]["loss"] for epoch in history["epochs"]]
@@ -85,8 +93,7 @@ def test_a_stopped_run_goes_on_under_torchrun_and_ends_as_one_process_does(proje
     with start(project, "stopped") as run:
         wait_for_epoch(run, 1)
         # To all of them, as a system that shuts down does; the one that watches passes its own on a second time.
-        children = subprocess.run(["pgrep", "-P", str(run.pid), "-f", "spawn_main"], capture_output=True, text=True)
-        for process in (*map(int, children.stdout.split()), run.pid):
+        for process in (*workers(run), run.pid):
             os.kill(process, signal.SIGTERM)
         _, said = run.communicate()
     assert run.returncode == 128 + signal.SIGTERM
@@ -107,10 +114,8 @@ def test_a_stopped_run_goes_on_under_torchrun_and_ends_as_one_process_does(proje
 
 def test_a_stop_before_the_first_epoch_is_told_as_one(endless: Path) -> None:
     with start(endless, "early") as run:
-        children = ""
-        while not children and run.poll() is None:
-            command = ["pgrep", "-P", str(run.pid), "-f", "spawn_main"]
-            children = subprocess.run(command, capture_output=True, text=True).stdout
+        while not workers(run) and run.poll() is None:
+            time.sleep(0.01)
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=120)
     assert run.returncode == 128 + signal.SIGTERM
@@ -121,8 +126,7 @@ def test_a_stop_before_the_first_epoch_is_told_as_one(endless: Path) -> None:
 def test_a_lost_process_ends_all_with_one_message(endless: Path) -> None:
     with start(endless, "lost") as run:
         wait_for_epoch(run, 1)
-        children = subprocess.run(["pgrep", "-P", str(run.pid), "-f", "spawn_main"], capture_output=True, text=True)
-        first, second = map(int, children.stdout.split())
+        first, second = workers(run)
         os.kill(second, signal.SIGKILL)
         _, said = run.communicate(timeout=120)
     assert run.returncode == 1

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -497,6 +498,9 @@ def test_a_step_is_recorded_on_a_gpu_unless_the_method_forbids_it(
 def test_a_compiled_training_has_the_losses_of_a_plain_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Torch takes kernels from there that it made for wider registers, if the folder was on another processor before.
+    capability = torch.backends.cpu.get_cpu_capability().replace(" ", "-")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor-{os.getuid()}-{capability}")
     # A stem and one block: each further kernel that differs costs a second of a C++ compiler.
     monkeypatch.setitem(resnet.SIZES, "resnet4", resnet._Size(16, (16,), (1,), imagenet_stem=False))
 

@@ -17,6 +17,7 @@ from PIL import Image
 from benchmarks.attacks import CHUNKED, ENDLESS, answers, connect, flood, head
 from benchmarks.serving import Served, served
 from serve.http.limits import Limits
+from serve.machine import num_cores
 from tests import tiny_onnx
 from tests.attacks import INFER, TOKEN, ask, ask_and_close, infer, is_well, post, said_by, withstood
 from tests.waiting import until
@@ -161,7 +162,8 @@ def test_clients_that_leave_have_no_image_decoded(server: Served) -> None:
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     small = post(buffer.getvalue(), "Content-Type: image/png", target="/classify")
     before = counted(server, "left")
-    with withstood(server, rise_mib=450):  # two are decoded at once, and a body of each of those that wait is held
+    # As many are decoded at once as there are cores, up to four, and a body of each of those that wait is held.
+    with withstood(server, rise_mib=250 + 100 * min(4, num_cores())):
         for _ in range(60):
             with connect(server.port) as client:
                 client.sendall(large)

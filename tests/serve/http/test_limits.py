@@ -291,13 +291,18 @@ def test_over_tls_too_who_does_not_read_is_hung_up_on(tmp_path: Path) -> None:
     files = certify(tmp_path / "files")
     context = ssl.create_default_context(cafile=str(files.certificate))
     limits = Limits(write_timeout_s=0.3, keep_alive_s=1000)
-    with large_answers(tmp_path, limits, files) as (server, request):
-        with context.wrap_socket(server.connect(), server_hostname="localhost") as client:
-            client.sendall(request)
-            until(lambda: server.server.server_state.total_requests == 1 and server.num_connections() == 0)
-        with context.wrap_socket(server.connect(), server_hostname="localhost") as client:
-            client.sendall(request)
-            assert len(answer(client)[2]) == 0  # and who reads has it whole
+    with (
+        large_answers(tmp_path, limits, files) as (server, request),
+        context.wrap_socket(server.connect(), server_hostname="localhost") as client,
+    ):
+        client.sendall(request)
+        until(lambda: server.server.server_state.total_requests == 1 and server.num_connections() == 0)
+    with (
+        large_answers(tmp_path, Limits(keep_alive_s=1000), files) as (server, request),
+        context.wrap_socket(server.connect(), server_hostname="localhost") as client,
+    ):
+        client.sendall(request)
+        assert len(answer(client)[2]) == 0  # and who reads has it whole
 
 
 def test_one_connection_too_many_is_503(server: Running) -> None:

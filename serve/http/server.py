@@ -30,6 +30,7 @@ from serve.http.clocks import Clocks
 from serve.http.limits import Limits
 from serve.http.metrics import Metrics
 from serve.http.repository import Repository
+from serve.http.terminal import Terminal
 from serve.http.tokens import Digest
 from serve.model.classifier import OnnxClassifier
 from serve.model.devices import Device
@@ -154,6 +155,7 @@ class Server(uvicorn.Server):
         self._parent = parent
         self._told = -_SILENCE_S
         self._is_hung_up = False
+        self._terminal = Terminal()
         self._reading: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -197,6 +199,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _on_hangup(self) -> None:
+        if self._terminal.has_closed():
+            self.should_exit = True
+            return
         self._is_hung_up = True
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().create_task(self._read_until_heard())

@@ -22,6 +22,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from serve.errors import ServeError
 from serve.http import logs, server
 from serve.http.server import Settings
+from serve.http.terminal import Terminal
 
 _READY = "ready "
 _POLL_S = 0.2
@@ -32,6 +33,7 @@ _LOG = logging.getLogger("serve.http.workers")
 def serve(settings: Settings, listener: socket.socket, num: int, on_ready: Callable[[list[str]], None]) -> None:
     """Serve with `num` processes until a signal comes. Raises ServeError if one cannot begin."""
     logs.set_up(settings.access_log)
+    terminal = Terminal()
     with tempfile.TemporaryDirectory(prefix="pupil-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by the workers as they import prometheus_client
         crew = _Crew(settings, listener, folder)
@@ -43,6 +45,8 @@ def serve(settings: Settings, listener: socket.socket, num: int, on_ready: Calla
                 while not signals.came:
                     crew.mend(signals)
                     if signals.take_hangup():
+                        if terminal.has_closed():
+                            break
                         crew.hang_up()
                 listener.close()
         finally:

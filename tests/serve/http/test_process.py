@@ -423,3 +423,31 @@ def test_ctrl_c_of_a_terminal_ends_workers_in_order(student: Path) -> None:
         os.killpg(server.pid, signal.SIGINT)
         out, err = server.communicate(timeout=60)
     assert (server.returncode, out, err) == (0, "", "")
+
+
+IN_TERMINAL = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execv(sys.argv[2], sys.argv[2:])"
+"""A session's first process takes the terminal that it opens, on Linux."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a terminal is taken in another way")
+@pytest.mark.parametrize("options", [[], ["--workers", "2"]])
+def test_a_server_ends_with_its_terminal(student: Path, options: list[str]) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "serve", "run", str(student), "--port", "0", *options]
+    with subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, os.ttyname(theirs), *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("Serving student on")
+        for end in (ours, theirs):
+            os.close(end)
+        try:
+            out, err = server.communicate(timeout=60)
+        finally:
+            server.kill()
+    assert (server.returncode, out, err) == (0, "", "")

@@ -179,9 +179,10 @@ _reader: Reader
 def _begin(reader: Reader, parent: int) -> None:
     global _reader
     _reader = reader
-    # Ctrl-C reaches the whole group; the parent decides what it means. Nobody else would end the children of a parent
-    # that was killed.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a closed terminal reach the whole group; the parent decides what they mean. Nobody else would end the
+    # children of a parent that was killed.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     interruption.follow(parent, signal.SIGKILL)
 

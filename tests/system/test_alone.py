@@ -1,5 +1,7 @@
 """One process at a time works on a path, and the next one goes on when it has ended, whatever ended it."""
 
+import errno
+import fcntl
 import signal
 import subprocess
 import sys
@@ -57,3 +59,15 @@ def test_a_folder_that_refuses_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PupilError, match=r"\.state\.lock could not be written"), alone_at(tmp_path / "file" / "state"):
         pass
+
+
+def test_where_there_are_no_locks_a_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with alone_at(tmp_path / "state"):
+        pass
+    assert f"note: {tmp_path} knows no locks, so nothing keeps a second run off" in capsys.readouterr().err

@@ -165,7 +165,12 @@ def _readers(reader: Reader, workers: int) -> Iterator[tuple[Callable[[str, int,
                 # Newer Pythons warn where threads run. Those of the libraries that opened the source wait for work,
                 # and a child calls none of what they may hold.
                 warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-                pool.submit(os.getpid).result()
+                # Until it has its own handlers, a reader would only note that it is to end, and nobody ends it again.
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+                try:
+                    pool.submit(os.getpid).result()
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     try:
         yield lambda name, start, stop: pool.submit(task, name, start, stop), 2 * workers
     finally:
@@ -184,6 +189,7 @@ def _begin(reader: Reader, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     interruption.follow(parent, signal.SIGKILL)
 
 

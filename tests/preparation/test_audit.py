@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,7 +302,7 @@ def test_a_signal_to_the_whole_group_is_a_request_to_stop(
         try:
             (tmp_path / "asked").touch(exist_ok=False)
         except FileExistsError:  # the other reader was here first
-            signal.pause()
+            time.sleep(60)
         for process in (os.getppid(), os.getpid()):
             os.kill(process, signal.SIGTERM)
 

@@ -30,12 +30,17 @@ def describe(root: Path = Path("/")) -> dict[str, object]:
         "cpu": _cpu(cpuinfo),
         "cpu_flags": [flag for flag in (*_X86, *_AMX, *_ARM) if flag in flags],
         "cores": num_cores(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory_bytes(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "governor": _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "gpus": _gpus(root),
     }
+
+
+def memory_bytes() -> int:
+    """Main memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def num_cores() -> int:

@@ -32,8 +32,7 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.startswith(OTHERS):
             del os.environ[name]
-    own = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "no_proxy": "127.0.0.1,localhost,::1"}
-    os.environ |= own
+    os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "no_proxy": "127.0.0.1,localhost,::1"}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -50,8 +49,7 @@ def _ctrl_c_is_heard() -> None:
 
 def pytest_xdist_auto_num_workers() -> int:
     """With `-n auto`: one worker more than cores, because tests wait for servers, nodes and processes that start."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(machine.num_cores() + 1, memory_bytes // WORKER_BYTES))
+    return max(1, min(machine.num_cores() + 1, machine.memory_bytes() // WORKER_BYTES))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -19,6 +18,7 @@ from stages.distill import distill
 from stages.prepare import prepare
 from stages.train_teacher import train_teacher
 from tests import toy
+from tests.processes import spawned
 
 pytestmark = pytest.mark.slow
 
@@ -78,12 +78,6 @@ def wait_for_epoch(run: "subprocess.Popen[str]", number: int) -> None:
     pytest.fail("it ended before")
 
 
-def workers(run: "subprocess.Popen[str]") -> list[int]:
-    """Processes that train, in the order of their ranks."""
-    children = psutil.Process(run.pid).children()
-    return sorted(child.pid for child in children if any("spawn_main" in part for part in child.cmdline()))
-
-
 def losses(folder: Path, out: str) -> list[float]:
     history = json.loads((folder / out / "history.json").read_text())
     return [epoch["train"]["loss"] for epoch in history["epochs"]]
@@ -93,7 +87,7 @@ def test_a_stopped_run_goes_on_under_torchrun_and_ends_as_one_process_does(proje
     with start(project, "stopped") as run:
         wait_for_epoch(run, 1)
         # To all of them, as a system that shuts down does; the one that watches passes its own on a second time.
-        for process in (*workers(run), run.pid):
+        for process in (*spawned(run.pid), run.pid):
             os.kill(process, signal.SIGTERM)
         _, said = run.communicate()
     assert run.returncode == 128 + signal.SIGTERM
@@ -114,7 +108,7 @@ def test_a_stopped_run_goes_on_under_torchrun_and_ends_as_one_process_does(proje
 
 def test_a_stop_before_the_first_epoch_is_told_as_one(endless: Path) -> None:
     with start(endless, "early") as run:
-        while not workers(run) and run.poll() is None:
+        while not spawned(run.pid) and run.poll() is None:
             time.sleep(0.01)
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=120)
@@ -126,7 +120,7 @@ def test_a_stop_before_the_first_epoch_is_told_as_one(endless: Path) -> None:
 def test_a_lost_process_ends_all_with_one_message(endless: Path) -> None:
     with start(endless, "lost") as run:
         wait_for_epoch(run, 1)
-        first, second = workers(run)
+        first, second = spawned(run.pid)
         os.kill(second, signal.SIGKILL)
         _, said = run.communicate(timeout=120)
     assert run.returncode == 1

@@ -26,6 +26,7 @@ from serve.http import server
 from serve.http.limits import Limits
 from serve.http.server import Settings, is_loopback
 from tests import tiny_onnx
+from tests.processes import has_ended, spawned
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -182,12 +183,9 @@ def test_workers_have_the_room_of_their_metrics_before_they_serve(
 
 def test_a_worker_that_dies_is_replaced(student: Path) -> None:
     with served(student, "--workers", 2) as server:
-        before = children(server.process.pid)
+        before = spawned(server.process.pid)
         os.kill(before[-1], signal.SIGKILL)
-        end = time.monotonic() + 30
-        while len(set(children(server.process.pid)) - set(before)) < 1:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: len(set(spawned(server.process.pid)) - set(before)) >= 1)
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
         ask(connection, 3)
         connection.close()
@@ -199,16 +197,16 @@ def test_a_worker_that_dies_is_replaced(student: Path) -> None:
 def test_workers_that_cannot_be_replaced_end_nobody_and_are_once_they_can(student: Path) -> None:
     away = student.with_name("away")
     with served(student, "--workers", 2) as server:
-        (_, survivor) = before = children(server.process.pid)
+        (_, survivor) = before = spawned(server.process.pid)
         student.rename(away)
         os.kill(before[0], signal.SIGKILL)
         until(lambda: "there is no such file" in server.errors())
-        assert survivor in children(server.process.pid)
+        assert survivor in spawned(server.process.pid)
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
         ask(connection, 3)
         os.kill(survivor, signal.SIGKILL)  # and with nobody left, the parent still tries
         away.rename(student)
-        until(lambda: len(children(server.process.pid)) == 2)
+        until(lambda: len(spawned(server.process.pid)) == 2)
         connection.close()
         ask(connection, 4)
         connection.close()
@@ -218,10 +216,10 @@ def test_workers_that_cannot_be_replaced_end_nobody_and_are_once_they_can(studen
 
 def test_a_worker_killed_while_it_starts_ends_nobody(student: Path) -> None:
     with served(student, "--workers", 2) as server:
-        before = children(server.process.pid)
+        before = spawned(server.process.pid)
         os.kill(before[0], signal.SIGKILL)
-        until(lambda: len(set(children(server.process.pid)) - set(before)) == 1)
-        (new,) = set(children(server.process.pid)) - set(before)
+        until(lambda: len(set(spawned(server.process.pid)) - set(before)) == 1)
+        (new,) = set(spawned(server.process.pid)) - set(before)
         os.kill(new, signal.SIGKILL)  # long before it has imported what it needs
         until(lambda: f"Worker {new} ended with status -9" in server.errors())
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
@@ -232,32 +230,11 @@ def test_a_worker_killed_while_it_starts_ends_nobody(student: Path) -> None:
 
 def test_workers_do_not_outlive_a_parent_that_is_killed(student: Path) -> None:
     with served(student, "--workers", 2) as server:
-        workers = children(server.process.pid)
+        workers = spawned(server.process.pid)
         assert len(workers) == 2
         server.process.kill()
         server.process.wait(20)
-        end = time.monotonic() + 30
-        while any(Path(f"/proc/{pid}").exists() and state(pid) != "Z" for pid in workers):
-            assert time.monotonic() < end
-            time.sleep(0.05)
-
-
-def children(pid: int) -> list[int]:
-    """Workers of a process, by age; Python's own helper of spawned processes is none."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in listed if b"spawn_main" in command(child)]
-
-
-def command(pid: str) -> bytes:
-    """What it was started by; nothing where it has just ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        until(lambda: all(map(has_ended, workers)))
 
 
 def test_a_model_that_no_worker_can_load_ends_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 
 from serve.errors import ServeError
@@ -20,6 +19,7 @@ from serve.timing import apart
 from serve.timing.candidates import Bound, Candidate, best_device, open_onnx, usable
 from serve.timing.cold_start import cold_start, peak_bytes
 from tests import tiny_onnx
+from tests.processes import has_ended
 from tests.waiting import until
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -118,11 +118,10 @@ def test_a_process_apart_ends_with_the_one_that_waits_for_it() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        child = psutil.Process(int(parent.stdout.readline()))
-        assert child.is_running()
+        child = int(parent.stdout.readline())
+        assert not has_ended(child)
         parent.send_signal(signal.SIGKILL)
-    # In a container nobody may ask how it ended, and then something of it stays.
-    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: has_ended(child))
 
 
 def test_a_cold_start_is_of_a_fresh_process(student: Path, images: Path) -> None:
